@@ -8,6 +8,9 @@ import msgspec
 
 from edgeplast.documents import Document
 
+TELEMETRY = "telemetry.jsonl"
+"""The file beside the report with one line a step."""
+
 
 class BeforeAfter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One figure before the first step and after the last, None where there was nothing to measure it on."""
@@ -17,11 +20,19 @@ class BeforeAfter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class MemoryReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Peak resident set of the device process in bytes: allowed (None: no limit), predicted, measured."""
+    """Peak resident set of the device process in bytes.
+
+    Attributes:
+        budget_bytes: allowed, by the user or by the control group; None for no limit.
+        predicted_peak_bytes: for the way the run began.
+        measured_peak_bytes: the highest of all its processes, if it was resumed.
+        enforced_by: ``kernel`` (a wall, Linux), ``watcher``, or ``nothing`` where there is no limit.
+    """
 
     budget_bytes: int | None
     predicted_peak_bytes: int
     measured_peak_bytes: int
+    enforced_by: str = "nothing"
 
 
 class SecondsReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,7 +54,7 @@ class EpochReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class RungChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A step down the ladder: at which optimizer step, from what to what, and why."""
+    """A step down the ladder, or up again: at which optimizer step, from what to what, and why."""
 
     step: int
     before: str
@@ -77,8 +88,9 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         best_epoch: the epoch whose weights were kept.
         losses: mean training loss of each optimizer step; one that is not finite is written as the largest float32.
         gradient_norms: global norm of each step's gradient before clipping.
-        rung_changes: steps down the ladder.
-        stopped_because: ``finished``, ``early stopping``, ``diverged`` or ``budget``.
+        rung_changes: steps down the ladder, and up again.
+        resumed_at: optimizer steps at which the run was resumed after an interruption.
+        stopped_because: ``finished``, ``early stopping`` or ``diverged``.
     """
 
     KIND: ClassVar[str] = "adaptation report"
@@ -106,4 +118,5 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     losses: tuple[float, ...]
     gradient_norms: tuple[float, ...]
     rung_changes: tuple[RungChange, ...] = ()
+    resumed_at: tuple[int, ...] = ()
     stopped_because: str = "finished"

@@ -25,6 +25,10 @@ class InputError(EdgeplastError):
     exit_code = 3
 
 
+class DiskFullError(InputError):
+    """No space was left to write something (exit code 3); what was there before is as it was."""
+
+
 class MissingExtraError(InputError):
     """A package that this verb needs is not installed (exit code 3); the message names the command to type."""
 

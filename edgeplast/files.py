@@ -8,29 +8,34 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from edgeplast.errors import InputError, UsageError
+from edgeplast.errors import DiskFullError, InputError, UsageError
 
 OWN_FOLDER = "bundle.json"
 """What a folder must hold to count as written by edgeplast."""
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[BinaryIO]:
+def writing(path: Path, rename: Callable[[Path], Path] | None = None) -> Iterator[BinaryIO]:
     """Open a temporary file beside ``path`` for writing; it takes its name only when the block ends well.
 
     Folders above it are made where they are missing.
 
+    Args:
+        path: the file to make.
+        rename: given the finished temporary file, returns the name in the same folder that it shall have instead,
+            for a name that depends on the content.
+
     Raises:
         UsageError: ``path`` is a folder.
-        InputError: the disk is full or the folder cannot be written; ``path`` is then as it was before.
+        DiskFullError: the disk is full or the folder cannot be written; ``path`` is then as it was before.
     """
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it, or another file.")
-    with _disk_errors(path):
+    with disk_errors(path):
         _make_parent(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         try:
@@ -39,7 +44,7 @@ def writing(path: Path) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
             Path(name).chmod(0o644)
-            Path(name).replace(path)
+            Path(name).replace(path if rename is None else rename(Path(name)))
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -62,23 +67,35 @@ def building_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
 
     Raises:
         UsageError: ``path`` exists and may not be replaced.
-        InputError: the disk is full or the parent cannot be written.
+        DiskFullError: the disk is full or the parent cannot be written.
     """
     refuse_existing(path, force=force)
-    with _disk_errors(path):
+    with disk_errors(path):
         path = path.absolute()
         _make_parent(path)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
         try:
             yield temporary
-            temporary.chmod(0o755)
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    with file.open("rb+") as handle:
-                        os.fsync(handle.fileno())
-            _swap_in(temporary, path)
+            finish_folder(temporary, path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def finish_folder(temporary: Path, path: Path) -> None:
+    """Give a finished folder its name, in place of what has that name; what was there stays until then.
+
+    Raises:
+        DiskFullError: the disk is full.
+    """
+    with disk_errors(path):
+        path = path.absolute()
+        temporary.chmod(0o755)
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as handle:
+                    os.fsync(handle.fileno())
+        sync_folder(temporary)
+        _swap_in(temporary, path)
         sync_folder(path.parent)
 
 
@@ -143,12 +160,13 @@ def _make_parent(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk into a DiskFullError, and a folder that cannot be written into an InputError."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise InputError(
+            raise DiskFullError(
                 f"The disk is full: {path} could not be written and nothing was left behind. "
                 "Free some space, or choose another place."
             ) from error

@@ -122,9 +122,11 @@ def adapt(
     into: str | Path,
     budget: Budget | None = None,
     options: TrainingOptions | None = None,
+    resume: bool = False,
     force: bool = False,
     progress: Progress = silent,
     epoch_done: Callable[[EpochReport], None] | None = None,
+    notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
 ) -> Adaptation:
     """Fine-tune a bundle on images inside a budget; see :func:`edgeplast_devices.adapting.adapt`.
 
@@ -134,17 +136,20 @@ def adapt(
             made from the training images.
         into: folder for the adapted bundle.
         budget: of this process; by default no limit.
-        options: of the training.
-        force: replace what is there.
+        options: of the training; with ``resume`` by default those of the run that was interrupted.
+        resume: go on with the unfinished run of ``into``, if there is one.
+        force: replace what is there, an unfinished run included.
         progress: told of each step.
         epoch_done: told of each epoch.
+        notice: told what a user should know of a resumption.
     """
     from edgeplast_devices.adapting import adapt as adapt_bundle
+    from edgeplast_devices.adapting import interrupted_options
     from edgeplast_devices.images import open_splits
     from edgeplast_devices.options import TrainingOptions
 
     refuse_existing(Path(into), force=force)  # before the bundle is hashed and an archive unpacked
-    options = options or TrainingOptions()
+    options = options or (interrupted_options(Path(into)) if resume else None) or TrainingOptions()
     opened = _bundle(bundle)
     if isinstance(images, str | Path):
         images = open_splits(Path(images), seed=options.seed, progress=progress)
@@ -154,9 +159,11 @@ def adapt(
         into=Path(into),
         budget=budget,
         options=options,
+        resume=resume,
         force=force,
         progress=progress,
         epoch_done=epoch_done,
+        notice=notice,
     )
 
 

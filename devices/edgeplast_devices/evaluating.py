@@ -65,11 +65,19 @@ def measure(
         InputError: not one of the images can be read.
         BudgetError: memory does not suffice for one image.
     """
-    metrics = Metrics(classes)
-    for batch in batches(images, how, micro_batch, unreadable=unreadable):
-        metrics.add(_logits(session, batch.images), batch.labels)
-        progress(activity, int(batch.indices[-1]) + 1, len(images))
-        del batch
+    metrics, done = Metrics(classes), 0
+    while done < len(images):
+        try:
+            for batch in batches(images, how, micro_batch, order=np.arange(done, len(images)), unreadable=unreadable):
+                metrics.add(_logits(session, batch.images), batch.labels)
+                done = int(batch.indices[-1]) + 1
+                progress(activity, done, len(images))
+                del batch
+            done = len(images)
+        except MemoryError as error:  # numpy's or Pillow's: go on with half as many pictures at once
+            if micro_batch == 1:
+                raise OutOfMemoryError(str(error)) from error
+            micro_batch //= 2
     progress(activity, len(images), len(images))
     return metrics.result()
 

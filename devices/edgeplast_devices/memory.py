@@ -1,17 +1,38 @@
-"""What this process and this machine hold in memory.
+"""What this process and this machine hold in memory, and the kernel's wall around the process.
 
-The only file that imports psutil.
+The only file that imports psutil. What to do about the figures is decided in ``guard.py``.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 _STATUS = Path("/proc/self/status")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What was held at one moment, in bytes.
+
+    Attributes:
+        resident: by this process.
+        available: what the machine can still give without swapping.
+        group_available: what the control group around the process can still give; None where there is none.
+    """
+
+    resident: int
+    available: int
+    group_available: int | None = None
+
+
+def read() -> Reading:
+    """Take a reading: 0.1 ms on Linux."""
+    return Reading(resident_bytes(), available_bytes(), group_available_bytes())
 
 
 def resident_bytes() -> int:
@@ -26,9 +47,7 @@ def peak_bytes() -> int:
     (``peak_wset``).
     """
     if _STATUS.exists():
-        for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        return _status_bytes("VmHWM")
     info = psutil.Process().memory_info()
     if hasattr(info, "peak_wset"):
         return int(info.peak_wset)
@@ -39,10 +58,8 @@ def peak_bytes() -> int:
 
 
 def machine_bytes() -> int:
-    """Return the memory of this machine, or of the control group it runs in where that is less."""
-    total = int(psutil.virtual_memory().total)
-    limits = [limit for path in _GROUP_LIMITS if (limit := _read_number(path)) is not None]
-    return min([total, *limits])
+    """Return the memory of this machine."""
+    return int(psutil.virtual_memory().total)
 
 
 def available_bytes() -> int:
@@ -78,10 +95,113 @@ def usable_threads() -> int:
     return psutil.cpu_count(logical=False) or 1
 
 
-_GROUP_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"),
-    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
-)
+class Wall:
+    """Lets the kernel refuse memory that would take this process beyond its budget, while the block runs.
+
+    Linux's ``RLIMIT_DATA`` bounds what a process may map for writing. The resident set grows by such mappings and by
+    pages of files that are mapped (weights, code), so the limit is what is mapped now, plus what is left of the
+    budget, less the files to come. Pages that are mapped already and were never touched (stacks of sleeping threads)
+    are taken to stay so; as long as that holds the resident set cannot pass the budget. What the kernel refuses
+    arrives as MemoryError or as the runtime's allocation error, and the run goes on with less.
+
+    Args:
+        allowed_bytes: of resident memory for the process; None builds no wall.
+        mapped_bytes: of files that will be mapped and touched from here on.
+        untouched_bytes: that will be mapped for writing and never be touched, until :meth:`move` is next called.
+
+    Attributes:
+        stands: whether there is a wall; there cannot be where the kernel has none (macOS, Windows).
+    """
+
+    def __init__(self, allowed_bytes: int | None, *, mapped_bytes: int = 0, untouched_bytes: int = 0) -> None:
+        self.stands = allowed_bytes is not None and data_limit() is not None and _STATUS.exists()
+        self._allowed, self._mapped, self._untouched = allowed_bytes or 0, mapped_bytes, untouched_bytes
+
+    def __enter__(self) -> Wall:
+        if self.stands:
+            self._process = psutil.Process()
+            self._before = self._process.rlimit(psutil.RLIMIT_DATA)
+            self._files = _status_bytes("VmRSS") - _status_bytes("RssAnon")
+            self._set(self._untouched)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.stands:
+            self._process.rlimit(psutil.RLIMIT_DATA, self._before)
+
+    def move(self) -> None:
+        """Set the limit anew from what is mapped and resident now: 0.1 ms."""
+        if self.stands:
+            self._set(0)
+
+    def _set(self, untouched_bytes: int) -> None:
+        resident = _status_bytes("VmRSS")
+        files = resident - _status_bytes("RssAnon")
+        to_come = max(self._mapped - (files - self._files), 0)
+        limit = _status_bytes("VmData") + untouched_bytes + max(self._allowed - resident - to_come, 0)
+        if self._before[1] != psutil.RLIM_INFINITY:
+            limit = min(limit, self._before[1])
+        self._process.rlimit(psutil.RLIMIT_DATA, (limit, self._before[1]))
+
+
+def stack_bytes() -> int:
+    """Return what the system maps for the stack of a new thread."""
+    if not hasattr(psutil, "RLIMIT_STACK"):
+        return 0
+    soft = psutil.Process().rlimit(psutil.RLIMIT_STACK)[0]
+    return int(soft) if 0 < soft < 1 << 30 else 8 << 20
+
+
+def group_limit(root: Path = Path("/")) -> int | None:
+    """Return the smallest memory limit of the control groups around this process; None where there is none.
+
+    Both versions of the kernel's interface (Linux, Documentation/admin-guide/cgroup-v1 and -v2).
+    """
+    return min((limit for _, limit in _limited_groups(root)), default=None)
+
+
+def group_available_bytes(root: Path = Path("/")) -> int | None:
+    """Return what the control groups around this process still leave; None where none sets a limit.
+
+    Pages of files that nobody used lately (``inactive_file``) count as free: the kernel takes them back first.
+    """
+    return min((limit - _group_used(folder) for folder, limit in _limited_groups(root)), default=None)
+
+
+def _limited_groups(root: Path) -> list[tuple[Path, int]]:
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / ("sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup")
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        inside = top / path.lstrip("/")
+        for folder in (inside, *inside.parents):
+            limit = _read_number(folder / name) if folder.is_relative_to(top) else None
+            if limit is not None and limit < 1 << 60:  # version 1 writes "no limit" as nearly 2⁶³
+                found.append((folder, limit))
+    return found
+
+
+def _group_used(folder: Path) -> int:
+    used = _read_number(folder / "memory.current") or _read_number(folder / "memory.usage_in_bytes") or 0
+    try:
+        figures = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return used
+    return used - int(figures.get("total_inactive_file", figures.get("inactive_file", 0)))
+
+
+def _status_bytes(field: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{_STATUS} has no {field}")
 
 
 def _read_number(path: Path) -> int | None:

@@ -38,9 +38,14 @@ class AdamW:
         weight_decay: applied to arrays of two and more dimensions; biases, norms and tokens are spared.
         betas: decay of the two moments.
         epsilon: added to the root of the second moment.
+
+    Attributes:
+        updates: by parameter, how often it was changed; the bias corrections depend on it.
+        state: by ``<slot>/<parameter>``, the moments; float32.
     """
 
     name = "adamw"
+    slots = ("mean", "square")
 
     def __init__(
         self,
@@ -50,20 +55,20 @@ class AdamW:
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-8,
     ) -> None:
-        self.parameters = parameters
+        self.parameters = dict(parameters)
         self.weight_decay, self.betas, self.epsilon = weight_decay, betas, epsilon
-        self.updates = 0
+        self.updates = dict.fromkeys(parameters, 0)
         self.state = {
-            f"{slot}/{name}": np.zeros_like(array) for name, array in parameters.items() for slot in ("mean", "square")
+            f"{slot}/{name}": np.zeros_like(array) for name, array in parameters.items() for slot in self.slots
         }
 
     def update(self, gradients: Mapping[str, np.ndarray], learning_rate: float, scale: float = 1.0) -> None:
         """Apply one step with ``scale · gradient`` (the factor of clipping)."""
-        self.updates += 1
         beta1, beta2 = self.betas
-        size = learning_rate / (1 - beta1**self.updates)
-        correction = (1 - beta2**self.updates) ** -0.5
         for name, gradient in gradients.items():
+            self.updates[name] += 1
+            size = learning_rate / (1 - beta1 ** self.updates[name])
+            correction = (1 - beta2 ** self.updates[name]) ** -0.5
             parameter = self.parameters[name]
             decay = 1 - learning_rate * (self.weight_decay if parameter.ndim >= 2 else 0.0)
             for p, g, mean, square in zip(
@@ -96,19 +101,20 @@ class SGD:
     """
 
     name = "sgd"
+    slots = ("momentum",)
 
     def __init__(
         self, parameters: Mapping[str, np.ndarray], *, weight_decay: float = 0.0, momentum: float = 0.9
     ) -> None:
-        self.parameters = parameters
+        self.parameters = dict(parameters)
         self.weight_decay, self.momentum = weight_decay, momentum
-        self.updates = 0
+        self.updates = dict.fromkeys(parameters, 0)
         self.state = {f"momentum/{name}": np.zeros_like(array) for name, array in parameters.items()}
 
     def update(self, gradients: Mapping[str, np.ndarray], learning_rate: float, scale: float = 1.0) -> None:
         """Apply one step with ``scale · gradient`` (the factor of clipping)."""
-        self.updates += 1
         for name, gradient in gradients.items():
+            self.updates[name] += 1
             parameter = self.parameters[name]
             decay = np.float32(self.weight_decay if parameter.ndim >= 2 else 0.0)
             for p, g, velocity in zip(
@@ -138,8 +144,16 @@ def make_optimizer(
 
 def forget(optimizer: AdamW | SGD, parameter: str) -> None:
     """Free the state of a parameter that no longer trains."""
-    for key in [key for key in optimizer.state if key.partition("/")[2] == parameter]:
-        del optimizer.state[key]
+    del optimizer.updates[parameter], optimizer.parameters[parameter]
+    for slot in optimizer.slots:
+        del optimizer.state[f"{slot}/{parameter}"]
+
+
+def admit(optimizer: AdamW | SGD, name: str, parameter: np.ndarray) -> None:
+    """Begin the state of a parameter that trains from now on; its bias correction starts anew with it."""
+    optimizer.parameters[name], optimizer.updates[name] = parameter, 0
+    for slot in optimizer.slots:
+        optimizer.state[f"{slot}/{name}"] = np.zeros_like(parameter)
 
 
 def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:

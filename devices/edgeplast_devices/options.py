@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -11,6 +12,38 @@ from edgeplast.errors import UsageError, one_of
 from edgeplast.plan import OPTIMIZER_SLOTS
 from edgeplast_devices.images import Augmentation
 from edgeplast_devices.schedules import SCHEDULES
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """How often something is done: every so many optimizer steps, or every so many seconds.
+
+    Attributes:
+        steps: None where the interval is in seconds.
+        seconds: None where it is in steps.
+    """
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Interval:
+        """Read ``20`` or ``20steps``, ``30s``, ``5min``, ``1h``.
+
+        Raises:
+            UsageError: it is none of these, or zero.
+        """
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|s|min|h|)\s*", text)
+        amount, unit = (float(match[1]), match[2]) if match else (0.0, "")
+        whole = amount == int(amount)
+        if amount <= 0 or (unit in ("", "step", "steps") and not whole):
+            raise UsageError(f"--checkpoint-every {text!r} is no interval; give for example 20steps, 30s, 5min or 1h.")
+        if unit in ("", "step", "steps"):
+            return cls(steps=int(amount))
+        return cls(seconds=amount * {"s": 1, "min": 60, "h": 3600}[unit])
+
+    def is_over(self, steps: int, seconds: float) -> bool:
+        """Say whether it has passed, given what was done since the last time."""
+        return steps >= self.steps if self.steps is not None else seconds >= (self.seconds or 0.0)
 
 
 class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,7 +66,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         patience: epochs without a better validation loss before stopping early; 0 never stops early.
         seed: of the data order, the augmentation and the validation split.
         threads: of the runtime; None uses all cores this process may use.
-        checkpoint_steps: optimizer steps between checkpoints; 0 writes one per epoch only.
+        checkpoint_every: how often the state is saved: ``20steps``, ``5min``, ``30s``; see :class:`Interval`.
     """
 
     epochs: int = 4
@@ -52,14 +85,15 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     patience: int = 0
     seed: int = 0
     threads: int | None = None
-    checkpoint_steps: int = 0
+    checkpoint_every: str = "5min"
+
+    WITHOUT_EFFECT_ON_THE_RESULT: ClassVar[tuple[str, ...]] = ("micro_batch", "threads", "checkpoint_every")
 
     def __post_init__(self) -> None:
         for name, low, high in (
             ("epochs", 1, 100_000), ("batch", 1, 65_536), ("micro_batch", 1, 65_536), ("learning_rate", 0.0, 1e3),
             ("warmup", 0.0, 1.0), ("weight_decay", 0.0, 1e3), ("momentum", 0.0, 1.0), ("clip", 0.0, 1e9),
             ("label_smoothing", 0.0, 1.0), ("patience", 0, 100_000), ("seed", 0, 2**63), ("threads", 1, 1024),
-            ("checkpoint_steps", 0, 10**9),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -72,6 +106,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         if self.class_weights not in ("none", "balanced"):
             raise one_of("class weights", self.class_weights, ("none", "balanced"))
         Augmentation.named(self.augment)
+        Interval.parse(self.checkpoint_every)
 
 
 def default_learning_rate(components: tuple[str, ...], optimizer: str) -> float:

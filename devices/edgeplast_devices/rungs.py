@@ -25,7 +25,7 @@ _SESSION_BYTES = 5 << 20
 _GRAPH_FACTOR = 14
 """Memory of a loaded graph over its file size: protobuf, nodes, kernels and the execution plan."""
 
-_PICTURE_BYTES = 12 << 20
+PICTURE_BYTES = 12 << 20
 """Decoding one picture of ordinary size; larger ones are decoded at a reduced scale."""
 
 
@@ -67,7 +67,7 @@ def predicted_peak(manifest: Manifest, rung: Rung, optimizer: str, resident_byte
         + max(footprint.frozen_bytes, manifest.evaluation.frozen_bytes)
         + footprint.state_bytes(optimizer)
         + pictures
-        + _PICTURE_BYTES
+        + PICTURE_BYTES
         + round(_FRAGMENTATION * transient)
     )
 
@@ -91,6 +91,39 @@ def ladder(manifest: Manifest, batch: int, *, micro_batch: int | None = None) ->
         choices = [Rung(tier, graph, size) for graph in tier.graphs for size in sizes]
         rungs += sorted(choices, key=lambda r: (r.image_flops, abs(r.micro_batch - 4)))
     return rungs
+
+
+@dataclass
+class Climbing:
+    """When to try the rung above again after a step down: patiently, and twice as patiently after each failure.
+
+    Attributes:
+        patience: steps of headroom before the next try.
+        since: the step from which they are counted.
+        tried_at: the step of the last try, None before the first.
+    """
+
+    patience: int = 20
+    since: int = 0
+    tried_at: int | None = None
+
+    def is_due(self, step: int) -> bool:
+        """Say whether enough steps have passed."""
+        return step - self.since >= self.patience
+
+    def fell(self, step: int) -> None:
+        """Take note of a step down; soon after a try it says that the try was too early."""
+        if self.tried_at is not None and step - self.tried_at < self.patience:
+            self.patience = min(2 * self.patience, 1280)
+        self.since = step
+
+    def rose(self, step: int) -> None:
+        """Take note of a try."""
+        self.since = self.tried_at = step
+
+    def wait(self, step: int) -> None:
+        """Count anew: there is no room yet."""
+        self.since = step
 
 
 def below(manifest: Manifest, rungs: list[Rung], optimizer: str) -> list[Rung]:

@@ -1,37 +1,39 @@
-"""One run of training on a device, from opened bundle to report: epochs, validation, the best weights kept."""
+"""One run of training on a device: epochs, validation, the best weights kept, the state saved as it goes.
+
+A run is made from an opened bundle, images, a budget and options, and takes up the state of a checkpoint where one is
+given. It can stop between any two micro-batches, by a signal or for lack of memory, and loses nothing then.
+"""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from edgeplast.adaptation import (
-    Adaptation,
-    BeforeAfter,
-    EpochReport,
-    MemoryReport,
-    SecondsReport,
-)
+from edgeplast.adaptation import EpochReport
 from edgeplast.budget import Budget
 from edgeplast.bundle import EVALUATION_GRAPH, Bundle
-from edgeplast.errors import InputError
+from edgeplast.errors import InputError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
+from edgeplast_devices.checkpoints import Checkpoint, RunState, check_same_run, write_checkpoint, write_hashed
 from edgeplast_devices.evaluating import measure
+from edgeplast_devices.guard import Guard, allowed_bytes
 from edgeplast_devices.images import ImageSet, Splits, Unreadable, batches, epoch_order, require_classes
-from edgeplast_devices.memory import peak_bytes, resident_bytes, usable_threads
+from edgeplast_devices.interrupts import Interrupts
+from edgeplast_devices.memory import machine_bytes, peak_bytes, resident_bytes, usable_threads
 from edgeplast_devices.metrics import MOST
-from edgeplast_devices.options import TrainingOptions, default_learning_rate
-from edgeplast_devices.rungs import choose, ladder, predicted_peak
+from edgeplast_devices.options import Interval, TrainingOptions, default_learning_rate
+from edgeplast_devices.rungs import PICTURE_BYTES, Rung, choose, ladder, predicted_peak
 from edgeplast_devices.runtime import EvaluationSession, reserve_arena, runtime_name
 from edgeplast_devices.schedules import learning_rate
-from edgeplast_devices.tensors import read_arrays, write_arrays
+from edgeplast_devices.telemetry import Telemetry
+from edgeplast_devices.tensors import read_arrays
 from edgeplast_devices.training import Trainer, batch_order
 from edgeplast_devices.weights import read_trainable
 
@@ -40,24 +42,43 @@ _MOST_FAILED_STEPS = 5
 
 
 @dataclass
-class _Best:
+class Best:
     """The weights to keep: those of the epoch with the lowest validation loss (of the last one without any)."""
 
     epoch: int = 0
     loss: float = float("inf")
-    file: Path | None = None
+    file: str | None = None
 
 
 @dataclass
-class _Timing:
+class Timing:
+    """Seconds: of this process since its start, and of all processes of the run before it."""
+
     start: float = field(default_factory=time.perf_counter)
+    before: float = 0.0
     load: float = 0.0
     train: float = 0.0
     steps: list[float] = field(default_factory=list)
 
+    @property
+    def total(self) -> float:
+        """Seconds of the run so far."""
+        return self.before + time.perf_counter() - self.start
+
 
 class Run:
-    """The state of one adaptation, from opened bundle to report."""
+    """The state of one adaptation, from opened bundle to what a report is made of.
+
+    Args:
+        bundle: to adapt.
+        images: training images, and validation and test images where there are any.
+        budget: what the process may hold.
+        options: of the training.
+        progress: told of each step.
+        epoch_done: told of each epoch.
+        interrupts: whether someone asked to stop.
+        checkpoint: of the same run, to go on from.
+    """
 
     def __init__(
         self,
@@ -67,139 +88,213 @@ class Run:
         options: TrainingOptions,
         progress: Progress,
         epoch_done: Callable[[EpochReport], None] | None,
+        interrupts: Interrupts,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
-        self.bundle, self.budget, self.progress, self.epoch_done = bundle, budget, progress, epoch_done
-        self.timing, self.best = _Timing(), _Best()
-        manifest = bundle.manifest
-        train = images.train.aligned_to(manifest.classes)
-        require_classes(train, 2)
-        self.splits: dict[str, ImageSet] = {"train": train}
-        for name, split in (("val", images.val), ("test", images.test)):
-            if split is not None and len(split):
-                self.splits[name] = split.aligned_to(manifest.classes)
+        self.bundle, self.progress, self.epoch_done, self.interrupts = bundle, progress, epoch_done, interrupts
+        self.checkpoint = checkpoint
+        self.timing, self.best = Timing(), Best()
+        self.allowed_bytes = allowed_bytes(budget.memory_bytes)
+        self.splits = _aligned(images, bundle.manifest.classes)
         self.measured_on = "test" if "test" in self.splits else "val" if "val" in self.splits else "train"
-        self.batch = min(options.batch or manifest.plan.batch_size, len(train))
-        self.optimizer = options.optimizer or manifest.plan.optimizer
+        self.images = {name: split.fingerprint() for name, split in self.splits.items()}
+        self.batch = min(options.batch or bundle.manifest.plan.batch_size, len(self.splits["train"]))
+        self.optimizer = options.optimizer or bundle.manifest.plan.optimizer
         runtime_name()  # loads the runtime, so that it is counted as resident
-        resident = resident_bytes()
-        rungs = ladder(manifest, self.batch, micro_batch=options.micro_batch)
-        first = choose(manifest, rungs, self.optimizer, resident, budget.memory_bytes)
-        rungs = rungs[rungs.index(first) :]
-        self.predicted = predicted_peak(manifest, first, self.optimizer, resident)
-        self.unreadable = {name: Unreadable() for name in self.splits}
-        for name, split in self.splits.items():
-            next(batches(split, manifest.preprocessing, 1, unreadable=self.unreadable[name]))  # one can be read
-        reserve_arena(first.graph.footprint.transient_bytes(first.micro_batch))
-        self.parameters = read_trainable(bundle)
-        threads = options.threads or usable_threads()
+        self.resident_bytes = resident_bytes()
+        self.rungs = self._rungs_from_here(options)
+        first = self.rungs[0]
         rate = options.learning_rate
         self.options = msgspec.structs.replace(
             options,
             batch=self.batch,
             optimizer=self.optimizer,
             learning_rate=default_learning_rate(first.tier.components, self.optimizer) if rate is None else rate,
-            threads=threads,
+            threads=options.threads or usable_threads(),
         )
-        self.trainer = Trainer(bundle, self.parameters, rungs, train, self.options, self.unreadable["train"])
-        self.trainer.open()
-        self.evaluation = EvaluationSession(bundle.path / EVALUATION_GRAPH, self.parameters, threads)
-        self.timing.load = time.perf_counter() - self.timing.start
+        if checkpoint is not None:
+            check_same_run(checkpoint.state, bundle.fingerprint, self.images, self.options)
+        self.predicted = predicted_peak(bundle.manifest, first, self.optimizer, self.resident_bytes)
+        self.guard = Guard(self.allowed_bytes, machine_bytes())
+        self.unreadable = {name: Unreadable() for name in self.splits}
+        for name, split in self.splits.items():
+            split.decode_limit_bytes = self._decode_limit(split.decode_limit_bytes)
+            next(batches(split, bundle.manifest.preprocessing, 1, unreadable=self.unreadable[name]))  # one can be read
+        self.epoch = self.position = self.failed = 0
         self.losses: list[float] = []
         self.norms: list[float] = []
         self.history: list[EpochReport] = []
+        self.resumed_at: list[int] = []
         self.before: Evaluation | None = None
         self.after: Evaluation | None = None
         self.stopped_because = "finished"
+        self.peak_before = 0
+        self._saved = (0, time.perf_counter())  # steps and seconds at the last checkpoint
+        self._best_saved: str | None = None
 
-    def train(self, folder: Path) -> None:
-        """Run all epochs, keep the best weights, and measure before and after."""
-        options = self.options
-        self.before = self._measure(self.measured_on, f"evaluating {self.measured_on}, before")
-        started, total = time.perf_counter(), options.epochs * len(self._order(0))
-        for epoch in range(options.epochs):
-            steps = self._epoch(epoch, total)
-            if self.stopped_because == "diverged" or self._end_epoch(epoch, steps, folder):
-                break
-        self.timing.train = time.perf_counter() - started
-        self._restore_best()
+    def _rungs_from_here(self, options: TrainingOptions) -> list[Rung]:
+        """Return the ladder from the rung to begin on: the best that fits, and no better than where the run stood."""
+        manifest = self.bundle.manifest
+        rungs = ladder(manifest, self.batch, micro_batch=options.micro_batch)
+        if self.checkpoint is not None:
+            state = self.checkpoint.state
+            names = [tier.name for tier in manifest.tiers]
+            rungs = [rung for rung in rungs if names.index(rung.tier.name) >= names.index(state.tier)]
+            if (
+                state.allowed_bytes == self.allowed_bytes
+            ):  # the same rung again: then the result is the same bit for bit
+                same = (state.tier, state.recompute, state.micro_batch)
+                at = [i for i, r in enumerate(rungs) if (r.tier.name, r.graph.recompute, r.micro_batch) == same]
+                if at:
+                    return rungs[at[0] :]
+        first = choose(manifest, rungs, self.optimizer, self.resident_bytes, self.allowed_bytes)
+        return rungs[rungs.index(first) :]
+
+    def _decode_limit(self, limit_bytes: int) -> int:
+        """What decoding one picture may take: the share that the prediction has for it, and what is left over."""
+        if self.allowed_bytes is None:
+            return limit_bytes
+        return min(limit_bytes, PICTURE_BYTES + max(self.allowed_bytes - self.predicted, 0))
+
+    def standing(self) -> AbstractContextManager[Guard]:
+        """Keep the process to its budget while the block runs."""
+        assert self.options.threads is not None
+        return self.guard.standing(self.rungs[0].graph.footprint.frozen_bytes, self.options.threads)
+
+    def open(self) -> None:
+        """Load weights and graphs, and take up the checkpoint's state. Stands behind the guard's wall."""
+        first = self.rungs[0]
+        region = first.graph.footprint.transient_bytes(first.micro_batch)
+        # Where the kernel has no wall the arena's own limit stands in for it.
+        spare = None if self.allowed_bytes is None else max(self.allowed_bytes - self.predicted, 0)
+        reserve_arena(region, None if spare is None or self.guard.walled else region + spare + (8 << 20))
+        self.parameters = read_trainable(self.bundle)
+        assert self.options.threads is not None
+        self.trainer = Trainer(
+            self.bundle,
+            self.parameters,
+            self.rungs,
+            self.splits["train"],
+            self.options,
+            self.unreadable["train"],
+            self.guard,
+            self._between,
+        )
+        if self.checkpoint is not None:
+            self._restore(self.checkpoint)
+        self.trainer.open()
+        self.evaluation = EvaluationSession(self.bundle.path / EVALUATION_GRAPH, self.parameters, self.options.threads)
+        self.guard.move_wall()
+        self.timing.load = time.perf_counter() - self.timing.start
+
+    def train(self, folder: Path, telemetry: Telemetry) -> None:
+        """Run the epochs that are left, keep the best weights, and measure before and after."""
+        self._announce(telemetry)
+        if self.before is None:
+            self.before = self._measure(self.measured_on, f"evaluating {self.measured_on}, before")
+        while self.epoch < self.options.epochs and self.stopped_because == "finished":
+            self._epoch(folder, telemetry)
+        self._restore_best(folder)
         self.after = self._measure(self.measured_on, f"evaluating {self.measured_on}, after")
 
-    def _epoch(self, epoch: int, total: int) -> int:
-        """Go through the training images once and return the number of steps."""
-        options, trainer, order = self.options, self.trainer, self._order(epoch)
-        assert options.learning_rate is not None
-        warmup, seen, failed = round(options.warmup * total), 0, 0
-        for number, indices in enumerate(order, start=1):
-            rate = learning_rate(
-                trainer.steps, total, peak=options.learning_rate, warmup_steps=warmup, schedule=options.schedule
-            )
-            begin = time.perf_counter()
-            step = trainer.step(indices, epoch, rate)
-            self.timing.steps.append(time.perf_counter() - begin)
-            self.losses.append(step.loss)
-            self.norms.append(step.gradient_norm)
-            seen += len(indices)
-            self.progress(self._epoch_name(epoch), seen, self._epoch_images)
-            failed = 0 if step.applied or step.gradient_norm == 0 else failed + 1
-            if failed >= _MOST_FAILED_STEPS:
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint of where the run stands."""
+        write_checkpoint(folder, self._state(), self.trainer.arrays(), best_before=self._best_saved)
+        self._saved, self._best_saved = (self.trainer.steps, time.perf_counter()), self.best.file
+
+    def _epoch(self, folder: Path, telemetry: Telemetry) -> None:
+        """Go through what is left of an epoch."""
+        order = batch_order(epoch_order(len(self.splits["train"]), self.options.seed, self.epoch), self.batch)
+        total, often = self.options.epochs * len(order), Interval.parse(self.options.checkpoint_every)
+        for number in range(self.position, len(order)):
+            self._step(order[number], total, telemetry)
+            self.position = number + 1
+            self.progress(self._epoch_name, sum(map(len, order[: number + 1])), self._epoch_images)
+            if self.failed >= _MOST_FAILED_STEPS:
                 self.stopped_because = "diverged"
-                return number
-        return len(order)
+                return
+            steps, seconds = self._saved
+            if often.is_over(self.trainer.steps - steps, time.perf_counter() - seconds):
+                self.save(folder)
+        self._end_epoch(len(order), folder, telemetry)
 
-    def _order(self, epoch: int) -> list[np.ndarray]:
-        return batch_order(epoch_order(len(self.splits["train"]), self.options.seed, epoch), self.batch)
-
-    def _epoch_name(self, epoch: int) -> str:
-        return f"epoch {epoch + 1} of {self.options.epochs}"
-
-    @property
-    def _epoch_images(self) -> int:
-        return sum(len(split) for name, split in self.splits.items() if name in ("train", "val"))
-
-    def _end_epoch(self, epoch: int, steps: int, folder: Path) -> bool:
-        """Validate, remember the best weights, and say whether to stop early."""
-        validation = self._measure("val", self._epoch_name(epoch), within=True) if "val" in self.splits else None
-        self.history.append(
-            EpochReport(
-                epoch=epoch + 1,
-                training_loss=_writable(float(np.mean(self.losses[-steps:]))),
-                validation_accuracy=validation.accuracy if validation else None,
-                validation_loss=validation.loss if validation else None,
-            )
+    def _step(self, indices: np.ndarray, total: int, telemetry: Telemetry) -> None:
+        """Take one optimizer step and write down what it saw."""
+        options, trainer = self.options, self.trainer
+        assert options.learning_rate is not None
+        rate = learning_rate(
+            trainer.steps,
+            total,
+            peak=options.learning_rate,
+            warmup_steps=round(options.warmup * total),
+            schedule=options.schedule,
         )
-        if self.epoch_done is not None:
-            self.epoch_done(self.history[-1])
-        loss = validation.loss if validation else -float(epoch)
-        if loss < self.best.loss:
-            self.best = _Best(epoch + 1, loss, folder / ".best.safetensors")
-            if epoch + 1 < self.options.epochs:  # the last epoch's weights need no copy: they are in force
-                write_arrays(folder / ".best.safetensors", self.parameters)
-        waited = epoch + 1 - self.best.epoch
-        if self.options.patience and waited >= self.options.patience:
-            self.stopped_because = "early stopping"
-            return True
-        return False
+        changes, begin = len(trainer.rung_changes), time.perf_counter()
+        step = trainer.step(indices, self.epoch, rate)
+        self.guard.move_wall()
+        seconds = time.perf_counter() - begin
+        self.timing.steps.append(seconds)
+        self.timing.train += seconds
+        self.losses.append(writable(step.loss))
+        self.norms.append(writable(step.gradient_norm))
+        self.failed = 0 if step.applied or step.gradient_norm == 0 else self.failed + 1
+        for change in trainer.rung_changes[changes:]:
+            telemetry.line("rung", **msgspec.structs.asdict(change))
+        telemetry.step(
+            step=trainer.steps,
+            epoch=self.epoch + 1,
+            seconds=round(seconds, 4),
+            loss=self.losses[-1],
+            gradient_norm=self.norms[-1],
+            learning_rate=rate,
+            resident_bytes=self.guard.take_highest(),
+            micro_batch=trainer.rung.micro_batch,
+            tier=trainer.rung.tier.name,
+            recompute=trainer.rung.graph.recompute,
+        )
 
-    def _restore_best(self) -> None:
-        file, rate = self.best.file, self.options.learning_rate or 0.0
-        if file is None and self.stopped_because == "diverged":
+    def _end_epoch(self, steps: int, folder: Path, telemetry: Telemetry) -> None:
+        """Validate, remember the best weights, and decide whether to stop early."""
+        validation = self._measure("val", self._epoch_name, within=True) if "val" in self.splits else None
+        report = EpochReport(
+            epoch=self.epoch + 1,
+            training_loss=writable(float(np.mean(self.losses[-steps:]))),
+            validation_accuracy=validation.accuracy if validation else None,
+            validation_loss=validation.loss if validation else None,
+        )
+        self.history.append(report)
+        telemetry.line("epoch", step=self.trainer.steps, **msgspec.structs.asdict(report))
+        if self.epoch_done is not None:
+            self.epoch_done(report)
+        loss = validation.loss if validation else -float(self.epoch)
+        if loss < self.best.loss:
+            self.best = Best(self.epoch + 1, loss)
+            if self.epoch + 1 < self.options.epochs:  # the last epoch's weights need no copy: they are in force
+                self.best.file = write_hashed(folder, "best", self.trainer.steps, self.parameters).name
+        self.epoch, self.position = self.epoch + 1, 0
+        if self.options.patience and self.epoch - self.best.epoch >= self.options.patience:
+            self.stopped_because = "early stopping"
+
+    def _restore_best(self, folder: Path) -> None:
+        rate = self.options.learning_rate or 0.0
+        if self.best.epoch == 0 and self.stopped_because == "diverged":
             raise InputError(
                 f"Training diverged at step {self.trainer.steps}, before the first epoch ended: the loss is no longer "
                 f"a finite number at a learning rate of {rate:g}. Nothing was written. "
                 f"Try a tenth of it: --learning-rate {rate / 10:g}"
             )
-        if file is None or not file.exists():
+        if self.best.file is None:
             return
         if self.best.epoch < self.history[-1].epoch or self.stopped_because == "diverged":
-            for name, array in read_arrays(file, self.parameters).items():
+            for name, array in read_arrays(folder / self.best.file, self.parameters).items():
                 self.parameters[name][...] = array
-        file.unlink()
 
     def _measure(self, split: str, activity: str, *, within: bool = False) -> Evaluation:
         """Measure one split; ``within`` an epoch its images are the last of those that the epoch reports."""
         offset = self._epoch_images - len(self.splits[split]) if within else 0
 
         def progress(activity: str, done: int, total: int) -> None:
+            self._between()
             self.progress(activity, offset + done, offset + total)
 
         return measure(
@@ -213,50 +308,97 @@ class Run:
             activity,
         )
 
-    def report(self) -> Adaptation:
-        """Put everything that a reader may ask into one record."""
-        assert self.before and self.after
-        trainer, rung = self.trainer, self.trainer.rung
-        lost = self.unreadable.values()
-        return Adaptation(
+    def _between(self) -> None:
+        """Stop between two micro-batches if someone asked for it."""
+        if self.interrupts.requested:
+            raise InterruptedRunError(f"Interrupted by {self.interrupts.requested} at step {self.trainer.steps}.")
+
+    @property
+    def _epoch_name(self) -> str:
+        return f"epoch {self.epoch + 1} of {self.options.epochs}"
+
+    @property
+    def _epoch_images(self) -> int:
+        return sum(len(split) for name, split in self.splits.items() if name in ("train", "val"))
+
+    def _announce(self, telemetry: Telemetry) -> None:
+        telemetry.line(
+            "run",
+            step=self.trainer.steps,
             model=self.bundle.manifest.model,
             runtime=runtime_name(),
-            tier=rung.tier.name,
-            trained=rung.tier.components,
-            recompute=rung.graph.recompute,
-            memory=MemoryReport(
-                budget_bytes=self.budget.memory_bytes,
-                predicted_peak_bytes=self.predicted,
-                measured_peak_bytes=peak_bytes(),
-            ),
-            batch_size=self.batch,
-            micro_batch_size=rung.micro_batch,
-            epochs=len(self.history),
+            allowed_bytes=self.allowed_bytes,
+            predicted_peak_bytes=self.predicted,
+            resident_bytes=self.resident_bytes,
+            rung=str(self.trainer.rung),
+        )
+
+    def _state(self) -> RunState:
+        trainer, best = self.trainer, self.best
+        return RunState(
+            bundle=self.bundle.fingerprint,
+            images=self.images,
+            options=self.options,
+            allowed_bytes=self.allowed_bytes,
+            tier=trainer.rung.tier.name,
+            recompute=trainer.rung.graph.recompute,
+            micro_batch=trainer.rung.micro_batch,
+            epoch=self.epoch,
+            position=self.position,
             steps=trainer.steps,
-            seconds=SecondsReport(
-                total=time.perf_counter() - self.timing.start,
-                load=self.timing.load,
-                train=self.timing.train,
-                step_median=statistics.median(self.timing.steps) if self.timing.steps else 0.0,
-            ),
-            measured_on=self.measured_on,
-            accuracy=BeforeAfter(before=self.before.accuracy, after=self.after.accuracy),
-            expected_calibration_error=BeforeAfter(
-                before=self.before.expected_calibration_error, after=self.after.expected_calibration_error
-            ),
-            images={name: len(split) for name, split in self.splits.items()},
-            unreadable=sum(u.count for u in lost),
-            unreadable_examples=tuple(example for u in lost for example in u.examples),
-            options=msgspec.to_builtins(self.options),
-            history=tuple(self.history),
-            best_epoch=self.best.epoch,
-            losses=tuple(map(_writable, self.losses)),
-            gradient_norms=tuple(map(_writable, self.norms)),
-            rung_changes=tuple(trainer.rung_changes),
+            updates=trainer.optimizer.updates,
+            failed_steps=self.failed,
+            losses=self.losses,
+            gradient_norms=self.norms,
+            step_seconds=[round(seconds, 4) for seconds in self.timing.steps],
+            history=self.history,
+            best_epoch=best.epoch,
+            best_loss=best.loss if best.epoch else None,
+            best_file=best.file,
+            before=self.before,
+            rung_changes=trainer.rung_changes,
+            unreadable={name: u.names for name, u in self.unreadable.items()},
+            unreadable_examples={name: u.examples for name, u in self.unreadable.items()},
+            seconds=self.timing.total,
+            train_seconds=self.timing.train,
+            peak_bytes=self.measured_peak_bytes,
+            resumed_at=self.resumed_at,
             stopped_because=self.stopped_because,
         )
 
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.state
+        self.trainer.restore(checkpoint.arrays(), state.updates, state.steps)
+        self.trainer.rung_changes = state.rung_changes
+        self.epoch, self.position, self.failed = state.epoch, state.position, state.failed_steps
+        self.losses, self.norms, self.history = state.losses, state.gradient_norms, state.history
+        loss = float("inf") if state.best_loss is None else state.best_loss
+        self.best = Best(state.best_epoch, loss, state.best_file)
+        self.before, self.stopped_because = state.before, state.stopped_because
+        for name, unreadable in self.unreadable.items():
+            unreadable.restore(state.unreadable.get(name, []), state.unreadable_examples.get(name, []))
+        self.timing.before, self.timing.train = state.seconds, state.train_seconds
+        self.timing.steps, self.peak_before = state.step_seconds, state.peak_bytes
+        self.resumed_at = [*state.resumed_at, state.steps]
+        self._saved, self._best_saved = (state.steps, time.perf_counter()), state.best_file
 
-def _writable(value: float) -> float:
+    @property
+    def measured_peak_bytes(self) -> int:
+        """The largest resident set of this process and of those before it."""
+        return max(self.peak_before, peak_bytes())
+
+
+def _aligned(images: Splits, classes: tuple[str, ...]) -> dict[str, ImageSet]:
+    """Return the splits that there are, with labels that index ``classes``."""
+    train = images.train.aligned_to(classes)
+    require_classes(train, 2)
+    splits = {"train": train}
+    for name, split in (("val", images.val), ("test", images.test)):
+        if split is not None and len(split):
+            splits[name] = split.aligned_to(classes)
+    return splits
+
+
+def writable(value: float) -> float:
     """Return a number that JSON can carry: one that is not finite becomes the largest float32."""
     return value if np.isfinite(value) else MOST

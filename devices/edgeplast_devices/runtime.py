@@ -11,8 +11,9 @@ Session settings, and why (onnxruntime 1.19 and 1.32):
 * priority order: nodes run in the order of the file, which is where recomputation and just-in-time weights stand;
 * graph optimization off: what runs is what was written and measured;
 * prepacking off: packed copies of mapped weights would double them;
-* an arena shared by all sessions, its first region as large as the prediction: one region can be cut and joined
-  freely, many small ones cannot.
+* an arena shared by all sessions: a small first region for what stays (biases, norms), then one as large as the
+  prediction: one region can be cut and joined freely, many small ones cannot, and between two runs the arena can
+  give it back (it never gives back its first).
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ _BUILDS = (
     "onnxruntime-openvino",
 )
 """Distributions that unpack into the folder ``onnxruntime``."""
+
+_LASTING_BYTES = 4 << 20
+"""First region of the arena: what sessions keep of their own, biases and norms above all."""
+
+_ALIGNMENT = 256
 
 _arena_registered = False
 
@@ -119,8 +125,13 @@ def runtime_name() -> str:
     return f"{'ort-training' if training else 'stock'} {ort.__version__}"
 
 
-def reserve_arena(first_region_bytes: int) -> None:
-    """Set up the arena that all sessions of this process share; later calls have no effect."""
+def reserve_arena(region_bytes: int, most_bytes: int | None = None) -> None:
+    """Set up the arena that all sessions of this process share; later calls have no effect.
+
+    Args:
+        region_bytes: what the runs need for what is alive at once.
+        most_bytes: what the arena may ever hold; None leaves it open.
+    """
     global _arena_registered
     if _arena_registered:
         return
@@ -133,10 +144,14 @@ def reserve_arena(first_region_bytes: int) -> None:
     )
     settings = {
         "arena_extend_strategy": 0,
-        "initial_chunk_size_bytes": max(first_region_bytes, 1 << 20),
+        "initial_chunk_size_bytes": _LASTING_BYTES,
+        # Not a multiple of its alignment, the size would be refused when the region is made for the second time.
+        "initial_growth_chunk_size_bytes": max(-(-region_bytes // _ALIGNMENT) * _ALIGNMENT, 1 << 20),
         # A chunk is cut to size unless less than this would be left over; the default is 128 MiB.
         "max_dead_bytes_per_chunk": 1 << 16,
     }
+    if most_bytes is not None:
+        settings["max_mem"] = most_bytes
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg(settings))
     _arena_registered = True
 
@@ -159,6 +174,9 @@ class TrainingSession:
         threads: int,
     ) -> None:
         self._session = _open(graph, threads)
+        self._keeping, self._giving_back = (import_onnxruntime().RunOptions() for _ in range(2))
+        self._giving_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._stopped: str | None = None
         self._binding = self._session.io_binding()
         self._held = (parameters, gradients)  # the binding holds bare pointers into these
         wanted = {i.name for i in self._session.get_inputs()}
@@ -171,12 +189,15 @@ class TrainingSession:
         self._loss = np.zeros((), np.float32)
         _bind_output(self._binding, _LOSS, self._loss)
 
-    def accumulate(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
+    def accumulate(
+        self, images: np.ndarray, targets: np.ndarray, *, give_back: bool = False
+    ) -> tuple[float, np.ndarray]:
         """Run one micro-batch forward and backward.
 
         Args:
             images: float32 (b, 3, H, W).
             targets: float32 (b, classes), weighted; see ``losses.weighted_targets``.
+            give_back: return the arena's large region to the system afterwards; the next run takes it anew.
 
         Returns:
             its contribution to the loss, and logits float32 (b, classes).
@@ -188,8 +209,20 @@ class TrainingSession:
         _bind_input(self._binding, _IMAGES, images)
         _bind_input(self._binding, _TARGETS, targets)
         _bind_output(self._binding, _LOGITS, logits)
-        _run(self._session, self._binding)
+        try:
+            _run(self._session, self._binding, self._giving_back if give_back else self._keeping)
+        except Exception as error:
+            if self._stopped is None:
+                raise
+            reason, self._stopped = self._stopped, None
+            self._keeping.terminate = self._giving_back.terminate = False
+            raise OutOfMemoryError(reason) from error
         return float(self._loss), logits
+
+    def stop(self, reason: str) -> None:
+        """End the run in progress, from another thread; ``accumulate`` then raises OutOfMemoryError."""
+        self._stopped = reason
+        self._keeping.terminate = self._giving_back.terminate = True
 
 
 class EvaluationSession:
@@ -260,9 +293,9 @@ def _open(graph: Path, threads: int) -> Any:
         raise InputError(f"onnxruntime {ort.__version__} cannot load {graph}: {error}") from error
 
 
-def _run(session: Any, binding: Any) -> None:
+def _run(session: Any, binding: Any, how: Any = None) -> None:
     try:
-        session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding, how)
     except Exception as error:
         if _is_memory(error):
             raise OutOfMemoryError(str(error)) from error

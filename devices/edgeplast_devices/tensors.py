@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,21 @@ from edgeplast.errors import DamagedError
 from edgeplast.files import writing
 
 
-def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> None:
-    """Write float32 arrays as one safetensors file, whole or not at all."""
+def write_arrays(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    rename: Callable[[Path], Path] | None = None,
+) -> None:
+    """Write float32 arrays as one safetensors file, whole or not at all.
+
+    Args:
+        path: the file.
+        arrays: by name, written in this order.
+        metadata: texts for the file's header.
+        rename: given the finished temporary file, returns the name it shall have instead of ``path``.
+    """
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0
     for name, array in arrays.items():
@@ -28,7 +41,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping
         offset += size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with writing(path) as file:
+    with writing(path, rename) as file:
         file.write(len(text).to_bytes(8, "little"))
         file.write(text)
         for array in arrays.values():

@@ -1,7 +1,8 @@
-"""One optimizer step at a time: micro-batches accumulated, one update, and a way down when memory runs out."""
+"""One optimizer step at a time: micro-batches accumulated, one update, and a way down and up when memory changes."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -12,14 +13,18 @@ from edgeplast.adaptation import RungChange
 from edgeplast.bundle import Bundle
 from edgeplast.components import component_of
 from edgeplast.errors import BudgetError
+from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Augmentation, Batch, ImageSet, Unreadable, batches
 from edgeplast_devices.losses import class_weights, weighted_targets
-from edgeplast_devices.optimizers import SGD, AdamW, forget, gradient_norm, make_optimizer
+from edgeplast_devices.optimizers import SGD, AdamW, admit, forget, gradient_norm, make_optimizer
 from edgeplast_devices.options import TrainingOptions
-from edgeplast_devices.rungs import Rung, below
+from edgeplast_devices.rungs import Climbing, Rung, below, predicted_peak
 from edgeplast_devices.runtime import OutOfMemoryError, TrainingSession
 
 T = TypeVar("T")
+
+_WAIT_SECONDS = 60.0
+"""How long the smallest step waits for the machine to have memory again before the run stops."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,9 @@ class Trainer:
         images: the training images, labels index the bundle's classes.
         options: of the run, with optimizer and threads filled in.
         unreadable: takes note of images that cannot be read.
+        guard: says when memory is short.
+        between: called between micro-batches, where an exception leaves everything as before the step.
+        sleep: waits so many seconds.
     """
 
     def __init__(
@@ -51,13 +59,18 @@ class Trainer:
         images: ImageSet,
         options: TrainingOptions,
         unreadable: Unreadable,
+        guard: Guard,
+        between: Callable[[], None] = lambda: None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         assert options.optimizer is not None and options.threads is not None
         self.bundle, self.parameters, self.images, self.options = bundle, parameters, images, options
         self.rung_changes: list[RungChange] = []
-        self.unreadable = unreadable
+        self.unreadable, self.guard = unreadable, guard
         self.steps = 0
-        self._rungs, self._threads = rungs, options.threads
+        self._rungs, self._threads, self._between, self._sleep = rungs, options.threads, between, sleep
+        self._left: list[list[Rung]] = []  # where the way down came from, to climb back
+        self._climbing = Climbing()
         self._augmentation = Augmentation.named(options.augment)
         classes = len(bundle.manifest.classes)
         self._weights = class_weights(options.class_weights, images.labels, classes)
@@ -70,6 +83,7 @@ class Trainer:
             momentum=options.momentum,
         )
         self._session: TrainingSession | None = None
+        self._give_back = False
 
     @property
     def rung(self) -> Rung:
@@ -91,6 +105,7 @@ class Trainer:
         Raises:
             BudgetError: memory does not suffice on any rung; parameters are as before the step.
         """
+        self._retrying(self._climb)
         loss: float = self._retrying(lambda: self._accumulate(indices, epoch))
         norm = gradient_norm(self.gradients)
         applied = bool(np.isfinite(norm) and np.isfinite(loss) and norm > 0)
@@ -99,6 +114,18 @@ class Trainer:
             self.optimizer.update(self.gradients, learning_rate, min(1.0, clip / norm) if clip else 1.0)
         self.steps += 1
         return Step(loss, norm, applied)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return what a checkpoint must hold: parameters by name, optimizer state by ``<slot>/<parameter>``."""
+        return {**self.parameters, **self.optimizer.state}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], updates: Mapping[str, int], steps: int) -> None:
+        """Take over what :meth:`arrays` returned, as it was after ``steps`` steps."""
+        for name, array in self.arrays().items():
+            if name in arrays:
+                array[...] = arrays[name]
+        self.optimizer.updates.update({name: n for name, n in updates.items() if name in self.optimizer.updates})
+        self.steps = steps
 
     def _accumulate(self, indices: np.ndarray, epoch: int) -> float:
         for gradient in self.gradients.values():
@@ -114,9 +141,12 @@ class Trainer:
                 total_weight=total,
                 smoothing=self.options.label_smoothing,
             )
-            loss += session.accumulate(batch.images, targets)[0]
+            loss += session.accumulate(batch.images, targets, give_back=self._give_back)[0]
             seen += float(self._weights[batch.labels].sum())
             del batch
+            self._give_back = False
+            self._between()
+            self._back_off()
         if 0 < seen < total:  # some could not be read: the mean is over those that could
             for gradient in self.gradients.values():
                 gradient *= np.float32(total / seen)
@@ -138,8 +168,25 @@ class Trainer:
     def _current(self) -> TrainingSession:
         if self._session is None:
             path = self.bundle.path / self.rung.graph.file
-            self._session = TrainingSession(path, self.parameters, self.gradients, self._threads)
+            session = TrainingSession(path, self.parameters, self.gradients, self._threads)
+            self.guard.stop_run = session.stop
+            self._session = session
         return self._session
+
+    def _back_off(self) -> None:
+        """Go down while memory is short; on the last rung wait, as long as it is the machine that is short."""
+        reason = self.guard.pressure()
+        if reason is None:
+            return
+        if below(self.bundle.manifest, self._rungs, self.optimizer.name):
+            raise OutOfMemoryError(reason)
+        for _ in range(int(_WAIT_SECONDS)):
+            self._sleep(1.0)
+            self._between()
+            reason = self.guard.pressure()
+            if reason is None:
+                return
+        raise self._at_the_end(reason)
 
     def _retrying(self, work: Callable[[], T]) -> T:
         """Do work; when memory runs out, go down a rung and do all of it again."""
@@ -152,21 +199,46 @@ class Trainer:
                 self._go_down(OutOfMemoryError(str(error)).reason)
 
     def _go_down(self, reason: str) -> None:
-        before, smaller = self.rung, below(self.bundle.manifest, self._rungs, self.optimizer.name)
+        smaller = below(self.bundle.manifest, self._rungs, self.optimizer.name)
         if not smaller:
-            raise BudgetError(
-                f"Memory ran out on the smallest step there is ({before}): {reason}. "
-                "Allow more memory, or close other programs."
-            )
-        self._rungs = smaller
+            raise self._at_the_end(reason)
+        self._left.append(self._rungs)
+        self._change(smaller, reason)
+        self._climbing.fell(self.steps)
+
+    def _climb(self) -> None:
+        """Go one rung back up after a while of headroom."""
+        if not self._left or not self._climbing.is_due(self.steps):
+            return
+        manifest, name = self.bundle.manifest, self.optimizer.name
+        above = self._left[-1][0]
+        more = predicted_peak(manifest, above, name, 0) - predicted_peak(manifest, self.rung, name, 0)
+        if self.guard.has_room_for(more):
+            self._climbing.rose(self.steps)
+            self._change(self._left.pop(), "there is memory again")
+        else:
+            self._climbing.wait(self.steps)
+
+    def _change(self, rungs: list[Rung], reason: str) -> None:
+        before, self._rungs = self.rung, rungs
         if self.rung.graph != before.graph:
-            self._session = None
-        kept = set(self._trained(self.rung))
+            self._session = self.guard.stop_run = None
+        kept = self._trained(self.rung)
         for name in [name for name in self.gradients if name not in kept]:
             del self.gradients[name]
             forget(self.optimizer, name)
+        for name in [name for name in kept if name not in self.gradients]:
+            self.gradients[name] = np.zeros_like(self.parameters[name])
+            admit(self.optimizer, name, self.parameters[name])
+        self._give_back = True
         self.rung_changes.append(
             RungChange(step=self.steps, before=str(before), after=str(self.rung), reason=reason[:200])
+        )
+
+    def _at_the_end(self, reason: str) -> BudgetError:
+        return BudgetError(
+            f"Memory ran out on the smallest step there is ({self.rung}): {reason.rstrip('.')}. "
+            "Allow more memory, or close other programs."
         )
 
     def _trained(self, rung: Rung) -> list[str]:

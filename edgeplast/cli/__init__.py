@@ -12,6 +12,8 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Run the command line; every error ends in one message and its exit code, never in a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)  # so that what was half-written is removed as on Ctrl-C
+    # numpy's BLAS would map 40 MB for threads that no verb uses: products run in onnxruntime or torch.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from edgeplast.cli.app import run
 

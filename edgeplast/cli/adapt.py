@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,8 +13,12 @@ from edgeplast.cli.console import name_unreadable, print_json, print_table, prog
 from edgeplast.cli.options import budget_of, profile_of
 from edgeplast.units import format_bytes, format_seconds
 
+if TYPE_CHECKING:
+    from edgeplast_devices.options import TrainingOptions
+
 
 def adapt(
+    context: typer.Context,
     bundle: Annotated[Path, typer.Argument(help="Bundle folder from `edgeplast export`, or an adapted one.")],
     data: Annotated[
         Path,
@@ -47,7 +51,15 @@ def adapt(
     seed: Annotated[int, typer.Option(help="Of data order, augmentation and validation split.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).")] = None,
     device: Annotated[str | None, typer.Option(help="Defaults of a device; see `edgeplast devices`.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
+    checkpoint_every: Annotated[
+        str, typer.Option(help="How often the state is saved: 20steps, 30s, 5min, 1h.")
+    ] = "5min",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted run of this output, if there is one.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the output folder, and an interrupted run of it.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Fine-tune the plastic components of a bundle on images, and write an adapted bundle with a report."""
@@ -61,6 +73,8 @@ def adapt(
     threads = threads if threads is not None else profile.threads if profile else None
     names: Any = {name: value for name, value in locals().items() if name in TrainingOptions.__struct_fields__}
     options = TrainingOptions(**names)
+    if resume:
+        options = _as_interrupted(options, output, context)
     budget = budget_of(memory, profile)
     with progress_bar(as_json, told_otherwise=("epoch",)) as progress:
         report = run(
@@ -69,15 +83,31 @@ def adapt(
             into=output,
             budget=budget,
             options=options,
+            resume=resume,
             force=force,
             progress=progress,
-            epoch_done=None if as_json else _Epochs(epochs),
+            epoch_done=None if as_json else _Epochs(options.epochs),
+            notice=lambda text: typer.echo(text, err=True),
         )
     name_unreadable(report.unreadable, report.unreadable_examples)
     if as_json:
         print_json(report.to_json())
     else:
         _show(report, output)
+
+
+def _as_interrupted(options: TrainingOptions, output: Path, context: typer.Context) -> TrainingOptions:
+    """Return the options of the interrupted run, with those in their place that were given this time."""
+    import msgspec
+
+    from edgeplast_devices.adapting import interrupted_options
+
+    before = interrupted_options(output)
+    if before is None:
+        return options
+    sources = {name: context.get_parameter_source(name) for name in options.__struct_fields__}
+    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    return msgspec.structs.replace(before, **{name: getattr(options, name) for name in given})
 
 
 class _Epochs:
@@ -104,8 +134,8 @@ def _show(report: Adaptation, output: Path) -> None:
         ("calibration error", _change(report.expected_calibration_error, ".3f")),
         (
             "peak memory",
-            f"{format_bytes(memory.measured_peak_bytes)} "
-            f"(predicted {format_bytes(memory.predicted_peak_bytes)}, allowed {allowed})",
+            f"{format_bytes(memory.measured_peak_bytes)} (predicted {format_bytes(memory.predicted_peak_bytes)}, "
+            f"allowed {allowed}{_enforced(memory.enforced_by)})",
         ),
         ("time", f"{format_seconds(seconds.total)}: {report.steps} steps of {format_seconds(seconds.step_median)}"),
         (
@@ -116,7 +146,9 @@ def _show(report: Adaptation, output: Path) -> None:
         ("best epoch", f"{report.best_epoch} of {report.epochs} ({report.stopped_because})"),
         ("runtime", report.runtime),
     ]
-    rows += [("stepped down", f"at step {c.step}: {c.before} → {c.after}") for c in report.rung_changes]
+    rows += [("changed", f"at step {c.step}: {c.before} → {c.after} ({c.reason})") for c in report.rung_changes]
+    if report.resumed_at:
+        rows.append(("resumed", f"at step {', '.join(map(str, report.resumed_at))}"))
     print_table("", ("adapted", ""), rows)
     if report.stopped_because == "diverged":
         rate = float(report.options["learning_rate"] or 0)
@@ -125,6 +157,10 @@ def _show(report: Adaptation, output: Path) -> None:
             f"Try a tenth of the learning rate: --learning-rate {rate / 10:g}"
         )
     typer.echo(f"\nWritten: {output}  (next: edgeplast deploy {output} -o model.onnx)")
+
+
+def _enforced(by: str) -> str:
+    return "" if by == "nothing" else f", enforced by the {by}"
 
 
 def _change(figure: BeforeAfter, form: str) -> str:

@@ -15,7 +15,7 @@ from small_models import blob_folder, blob_npz, blob_tar, small_bundle, truncate
 import edgeplast
 from edgeplast.adaptation import Adaptation, EpochReport
 from edgeplast.bundle import REPORT, TRAINABLE, Bundle
-from edgeplast.errors import BudgetError, EdgeplastError, InputError, UsageError
+from edgeplast.errors import BudgetError, EdgeplastError, InputError, InterruptedRunError, UsageError
 from edgeplast_devices import running
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.tensors import read_arrays
@@ -101,25 +101,25 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(
     adapt: Adapt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     losses, seen = iter([0.9, 0.5, 0.8, 0.7, 0.1]), {}
-    measure, write = running.measure, running.write_arrays
+    measure, write = running.measure, running.write_hashed
 
     def scripted(session: object, images: object, *args: object) -> object:
         result = measure(session, images, *args)  # type: ignore[arg-type]
         return msgspec.structs.replace(result, loss=next(losses)) if str(args[-1]).startswith("epoch") else result
 
-    def remember(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    def remember(folder: Path, kind: str, number: int, arrays: dict[str, np.ndarray]) -> Path:
         seen.update({name: array.copy() for name, array in arrays.items()})
-        write(path, arrays)
+        return write(folder, kind, number, arrays)
 
     monkeypatch.setattr(running, "measure", scripted)
-    monkeypatch.setattr(running, "write_arrays", remember)
+    monkeypatch.setattr(running, "write_hashed", remember)
     report = adapt(epochs=5, patience=2)
     assert report.stopped_because == "early stopping" and (report.best_epoch, report.epochs) == (2, 4)
     assert [epoch.validation_loss for epoch in report.history] == [0.9, 0.5, 0.8, 0.7]
     kept = read_arrays(tmp_path / "adapted" / TRAINABLE)
     for name, array in kept.items():
         np.testing.assert_array_equal(array, seen[name])
-    assert not list((tmp_path / "adapted").glob(".*"))
+    assert not list((tmp_path / "adapted").glob("best-*")) + list((tmp_path / "adapted").glob(".*"))
 
 
 def test_each_epoch_is_told_and_the_bar_counts_images(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
@@ -143,7 +143,8 @@ def test_frozen_int8_weights_stay_as_they_are(adapt: Adapt, int8_bundle: Bundle,
     report = adapt(start=int8_bundle, epochs=3)
     assert report.losses[-1] < report.losses[0]
     before, after = _hashes(int8_bundle.path), _hashes(tmp_path / "adapted")
-    assert {n for n in after if after[n] != before.get(n)} == {TRAINABLE, "bundle.json", "report.json"}
+    new = {TRAINABLE, "bundle.json", "report.json", "telemetry.jsonl"}
+    assert {n for n in after if after[n] != before.get(n)} == new
 
 
 def test_an_adapted_bundle_can_be_adapted_again(adapt: Adapt, tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ class TestDivergence:
         assert all(np.isfinite(array).all() for array in read_arrays(tmp_path / "adapted" / TRAINABLE).values())
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, MemoryError, InputError])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, InputError, InterruptedRunError, BudgetError])
 def test_whatever_stops_a_run_leaves_nothing_behind(
     adapt: Adapt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop: type[BaseException]
 ) -> None:
@@ -269,7 +270,7 @@ def test_whatever_stops_a_run_leaves_nothing_behind(
     with pytest.raises(stop):
         adapt()
     assert not list(tmp_path.iterdir())
-    assert not issubclass(stop, EdgeplastError) or stop.exit_code == 3
+    assert not issubclass(stop, EdgeplastError) or stop.exit_code in (3, 4, 130)
 
 
 def test_a_full_disk_is_found_before_training(adapt: Adapt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

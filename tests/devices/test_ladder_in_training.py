@@ -32,14 +32,14 @@ class Scarce:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls = 0
         self._real = TrainingSession.accumulate
-        monkeypatch.setattr(TrainingSession, "accumulate", lambda session, *given: self._run(session, *given))
+        monkeypatch.setattr(TrainingSession, "accumulate", lambda *given, **how: self._run(*given, **how))
 
     def allowed(self, session: TrainingSession, images: np.ndarray) -> bool:
         raise NotImplementedError
 
-    def _run(self, session: TrainingSession, images: np.ndarray, targets: np.ndarray):
+    def _run(self, session: TrainingSession, images: np.ndarray, targets: np.ndarray, **how: bool):
         self.calls += 1
-        result = self._real(session, images, targets)
+        result = self._real(session, images, targets, **how)
         if not self.allowed(session, images):
             raise OutOfMemoryError("Failed to allocate memory for requested buffer of size 123\nmore")
         return result
@@ -107,11 +107,11 @@ def test_numpys_own_memory_error_goes_down_as_well(
 ) -> None:
     real, calls = TrainingSession.accumulate, []
 
-    def once(session: TrainingSession, images: np.ndarray, targets: np.ndarray):
+    def once(session: TrainingSession, images: np.ndarray, targets: np.ndarray, **how: bool):
         calls.append(len(images))
         if len(calls) == 1:
             raise MemoryError
-        return real(session, images, targets)
+        return real(session, images, targets, **how)
 
     monkeypatch.setattr(TrainingSession, "accumulate", once)
     report = _adapt(bundle, blobs, tmp_path / "down")

@@ -85,7 +85,7 @@ def test_running_out_of_memory_is_one_error_of_the_budgets_kind(
     session: EvaluationSession, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     class Full:
-        def run_with_iobinding(self, binding: Any) -> None:
+        def run_with_iobinding(self, binding: Any, how: Any) -> None:
             raise error
 
         def __getattr__(self, name: str) -> Any:

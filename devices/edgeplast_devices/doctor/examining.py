@@ -27,7 +27,7 @@ from edgeplast_devices.doctor.findings import (
 )
 from edgeplast_devices.doctor.runtime import attempt, check_bundle_steps, check_runtime
 from edgeplast_devices.doctor.trial import ADAPTING, Request
-from edgeplast_devices.memory import available_bytes, data_limit, swap_bytes
+from edgeplast_devices.memory import available_bytes, data_limit, group_limit, swap_bytes
 from edgeplast_devices.thermals import read_thermals
 
 
@@ -74,7 +74,7 @@ def examine(
 def _examine_machine(
     recognised: Recognised, bundle: Path | None, memory_bytes: int | None, root: Path
 ) -> Iterator[Finding]:
-    limit = checks.group_limit(root)
+    limit = group_limit(root)
     yield checks.check_memory(memory_bytes, recognised.machine.memory_bytes, available_bytes(), limit)
     yield checks.check_wall(data_limit(), memory_bytes)
     yield checks.check_swap(*swap_bytes())

@@ -181,34 +181,3 @@ def check_thermals(state: ThermalState) -> Finding:
     if state.clock_cap_fraction is not None and state.clock_cap_fraction < 0.95:
         return warned("heat", text, "A power mode holds it back; on a Jetson: sudo nvpmodel -q shows it.")
     return passed("heat", text)
-
-
-def group_limit(root: Path = Path("/")) -> int | None:
-    """Return the smallest memory limit of the control groups around this process; None where there is none.
-
-    Both versions of the kernel's interface (Linux, Documentation/admin-guide/cgroup-v1 and -v2).
-    """
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    limits = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        top = root / ("sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup")
-        name = "memory.limit_in_bytes" if controllers else "memory.max"
-        inside = top / path.lstrip("/")
-        for folder in (inside, *inside.parents):
-            if folder.is_relative_to(top):
-                limits.append(_limit(folder / name))
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _limit(path: Path) -> int | None:
-    try:
-        limit = int(path.read_text())
-    except (OSError, ValueError):  # absent, or "max"
-        return None
-    return limit if limit < 1 << 60 else None  # version 1 writes "no limit" as nearly 2⁶³

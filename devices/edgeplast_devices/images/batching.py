@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,16 @@ class Unreadable:
     def count(self) -> int:
         """How many different pictures could not be read."""
         return len(self._seen)
+
+    @property
+    def names(self) -> list[str]:
+        """Which pictures could not be read."""
+        return sorted(self._seen)
+
+    def restore(self, names: Iterable[str], examples: Iterable[tuple[str, str]]) -> None:
+        """Take over what an interrupted run had found."""
+        self._seen.update(names)
+        self.examples[:] = list(examples)
 
     def record(self, error: UnreadableImageError) -> None:
         """Take note of one."""

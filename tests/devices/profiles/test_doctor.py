@@ -21,6 +21,7 @@ from edgeplast_devices.doctor import machine
 from edgeplast_devices.doctor.findings import Finding, failed, passed, split_advice, worst_exit_code
 from edgeplast_devices.doctor.runtime import attempt, check_bundle_steps, check_runtime
 from edgeplast_devices.doctor.trial import PRACTICE_GRAPH, Outcome, Request
+from edgeplast_devices.memory import group_limit
 from edgeplast_devices.thermals import read_thermals
 
 GiB = 1 << 30
@@ -131,7 +132,7 @@ def test_device_line(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_limits_of_control_groups_are_found_up_to_the_top(tmp_path: Path, files: trees.Tree, limit: int | None) -> None:
-    assert machine.group_limit(trees.plant(tmp_path, files)) == limit
+    assert group_limit(trees.plant(tmp_path, files)) == limit
 
 
 # -- the runtime ------------------------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ class _Any:
     def __init__(self, *a, **k): pass
     def __getattr__(self, name): return _Any()
     def __call__(self, *a, **k): return _Any()
-OrtMemoryInfo = OrtArenaCfg = SessionOptions = _Any
+OrtMemoryInfo = OrtArenaCfg = SessionOptions = RunOptions = _Any
 OrtAllocatorType = OrtMemType = ExecutionOrder = GraphOptimizationLevel = _Any()
 def create_and_register_allocator(*a): pass
 def get_available_providers(): return ["TensorrtExecutionProvider", "CPUExecutionProvider"]

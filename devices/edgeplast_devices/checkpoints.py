@@ -1,0 +1,231 @@
+"""Checkpoints: the whole state of a run in one file, in two generations, found whole or not believed.
+
+A checkpoint is a safetensors file: what trains, the optimizer's moments, and the run's state as JSON in the header.
+Its name ends in the first 16 hexadecimal digits of its SHA-256, so one rename commits content and checksum together:
+``checkpoint-00000120-3f1c….safetensors``. It is written to a temporary file, flushed to the disk and renamed, and the
+folder flushed; only then is the one before the previous one removed. There is no index that could disagree.
+
+Randomness needs no state of its own: data order, augmentation and validation split are functions of the seed, the
+epoch and the picture (``images/splitting.py``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+import numpy as np
+
+from edgeplast.adaptation import EpochReport, RungChange
+from edgeplast.documents import Document
+from edgeplast.errors import DamagedError, InputError
+from edgeplast.evaluation import Evaluation
+from edgeplast.files import sha256
+from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.tensors import read_arrays, read_metadata, write_arrays
+
+_NAME = re.compile(r"(checkpoint|best)-(\d{8})-([0-9a-f]{16})\.safetensors")
+_KEPT = 2
+_STATE = "run"
+
+
+class RunState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where a run stands, beside the arrays that it changes.
+
+    Attributes:
+        bundle: SHA-256 of the manifest of the bundle that is adapted.
+        images: fingerprint of each split.
+        options: in force, with everything filled in that ``None`` leaves open.
+        allowed_bytes: the memory the run could hold; None for no limit.
+        tier: name of the tier in force.
+        recompute: whether its graph computes blocks again.
+        micro_batch: images that pass through the graph at once.
+        epoch: the epoch to go on in, from 0; equal to ``options.epochs`` when only the last evaluation is missing.
+        position: batches of that epoch that are done.
+        steps: optimizer steps done.
+        updates: how often the optimizer has changed each parameter that trains.
+        failed_steps: steps in a row without a finite loss and gradient.
+        losses: of each step.
+        gradient_norms: of each step.
+        step_seconds: of each step.
+        history: of each epoch done.
+        best_epoch: whose validation loss was lowest, 0 before the first.
+        best_loss: that loss, None before the first.
+        best_file: where its weights lie, None where they are in force.
+        before: the evaluation before the first step.
+        rung_changes: so far.
+        unreadable: names of the pictures that could not be read, by split.
+        unreadable_examples: the first few with the reason, by split.
+        seconds: that the run has taken so far.
+        train_seconds: of them, in training.
+        peak_bytes: the largest resident set of the processes so far.
+        resumed_at: steps at which the run was resumed.
+        stopped_because: as in the report.
+    """
+
+    KIND: ClassVar[str] = "checkpoint"
+
+    bundle: str
+    images: dict[str, str]
+    options: TrainingOptions
+    allowed_bytes: int | None
+    tier: str
+    recompute: bool
+    micro_batch: int
+    epoch: int
+    position: int
+    steps: int
+    updates: dict[str, int]
+    failed_steps: int
+    losses: list[float]
+    gradient_norms: list[float]
+    step_seconds: list[float]
+    history: list[EpochReport]
+    best_epoch: int
+    best_loss: float | None
+    best_file: str | None
+    before: Evaluation | None
+    rung_changes: list[RungChange]
+    unreadable: dict[str, list[str]]
+    unreadable_examples: dict[str, list[tuple[str, str]]]
+    seconds: float
+    train_seconds: float
+    peak_bytes: int
+    resumed_at: list[int]
+    stopped_because: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that was found whole.
+
+    Attributes:
+        path: its file.
+        state: where the run stood.
+        damaged: newer checkpoints that were passed over, with the reason, e.g. after a power cut on a bad disk.
+    """
+
+    path: Path
+    state: RunState
+    damaged: tuple[str, ...] = ()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return parameters under their own names, optimizer state under ``<slot>/<parameter>``; float32."""
+        return read_arrays(self.path)
+
+
+def write_checkpoint(
+    folder: Path, state: RunState, arrays: Mapping[str, np.ndarray], *, best_before: str | None = None
+) -> Path:
+    """Write a checkpoint, whole or not at all, and remove all but it and the one before it.
+
+    Args:
+        folder: of the unfinished run.
+        state: where it stands.
+        arrays: parameters under their own names, optimizer state under ``<slot>/<parameter>``.
+        best_before: the file of best weights that the checkpoint before this one refers to.
+
+    Raises:
+        DiskFullError: the checkpoints that were there are as they were.
+    """
+    path = write_hashed(folder, "checkpoint", state.steps, arrays, {_STATE: msgspec.json.encode(state).decode()})
+    kept = [file.name for file in checkpoint_files(folder)[:_KEPT]]
+    clear(folder, but={path.name, state.best_file, best_before, *kept})
+    return path
+
+
+def clear(folder: Path, but: Collection[str | None] = ()) -> None:
+    """Remove checkpoints, best weights and what killed processes left half-written, except for some names."""
+    for file in folder.iterdir():
+        left_over = file.name.startswith(".") and file.suffix == ".partial"  # by a process that was killed
+        if left_over or (_NAME.fullmatch(file.name) and file.name not in but):
+            file.unlink()
+
+
+def write_hashed(
+    folder: Path, kind: str, number: int, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write arrays into a file whose name carries its checksum, whole or not at all."""
+    named: list[Path] = []
+
+    def name_of(written: Path) -> Path:
+        named.append(folder / f"{kind}-{number:08d}-{sha256(written)[:16]}.safetensors")
+        return named[0]
+
+    write_arrays(folder / f"{kind}.safetensors", arrays, metadata, rename=name_of)
+    return named[0]
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder, whole or not, the newest first."""
+    files = [file for file in folder.glob("checkpoint-*.safetensors") if _NAME.fullmatch(file.name)]
+    return sorted(files, key=lambda file: (_number(file), file.stat().st_mtime_ns), reverse=True)
+
+
+def last_checkpoint(folder: Path) -> Checkpoint | None:
+    """Return the newest checkpoint that is whole, or None where there is none at all.
+
+    Nothing is parsed before its checksum has been verified.
+
+    Raises:
+        InputError: the newest was written by a newer edgeplast.
+        DamagedError: there are checkpoints and not one of them is whole.
+    """
+    files = checkpoint_files(folder)
+    damaged: list[str] = []
+    for file in files:
+        fault = _fault(file)
+        if fault is None:
+            state = RunState.from_json(read_metadata(file).get(_STATE, "").encode(), where=str(file))
+            lost = state.best_file and _fault(folder / state.best_file)
+            if not lost:
+                return Checkpoint(file, state, tuple(damaged))
+            fault = f"it needs {state.best_file}, and {lost}"
+        damaged.append(f"{file.name}: {fault}")
+    if not files:
+        return None
+    raise DamagedError(
+        f"No checkpoint in {folder} is whole ({'; '.join(damaged)}). "
+        "Start the run again with --force instead of --resume."
+    )
+
+
+def check_same_run(state: RunState, bundle: str, images: Mapping[str, str], options: TrainingOptions) -> None:
+    """Raise unless a run can go on as if it had never stopped.
+
+    Memory, threads, the micro-batch and how often checkpoints are written may change: they do not change the result.
+
+    Raises:
+        InputError: another bundle, other images or other options; all differences are named.
+    """
+    faults = []
+    if state.bundle != bundle:
+        faults.append("the bundle is another one")
+    splits = [name for name in {**state.images, **images} if state.images.get(name) != images.get(name)]
+    if splits:
+        faults.append(f"the images of {' and '.join(splits)} have changed")
+    for name in TrainingOptions.__struct_fields__:
+        was, given = getattr(state.options, name), getattr(options, name)
+        if was != given and name not in TrainingOptions.WITHOUT_EFFECT_ON_THE_RESULT:
+            faults.append(f"--{name.replace('_', '-')} is {given} and was {was}")
+    if faults:
+        raise InputError(
+            f"This is not the run that was interrupted at step {state.steps}: {'; '.join(faults)}. "
+            "Give what was given then, or start again with --force instead of --resume."
+        )
+
+
+def _fault(file: Path) -> str | None:
+    match = _NAME.fullmatch(file.name)
+    if match is None or not file.is_file():
+        return f"{file.name} is missing"
+    return None if sha256(file)[:16] == match[3] else "its content does not match its checksum"
+
+
+def _number(file: Path) -> int:
+    match = _NAME.fullmatch(file.name)
+    return int(match[2]) if match else -1

@@ -1,0 +1,139 @@
+"""The guard of a memory budget: what the process may hold, whether memory is getting short, and since when.
+
+Three things stand behind a budget. The plan and the ladder choose a step whose predicted peak fits (``rungs.py``).
+On Linux the kernel refuses what goes beyond it (``memory.Wall``). And a watcher, everywhere, looks twenty times a
+second at this process and at the machine: where there is no wall it stops a run of the graph that has gone over,
+and it notices when other programs eat the memory, so that training backs off before the system swaps or kills.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+
+from edgeplast.errors import BudgetError
+from edgeplast.units import format_bytes
+from edgeplast_devices.memory import Reading, Wall, group_limit, machine_bytes, read, stack_bytes
+
+_INTERVAL_SECONDS = 0.05
+
+_CODE_BYTES = 14 << 20
+"""Pages of the runtime's library that are read in as its kernels are first used (13.5 MiB measured, 1.19.2)."""
+
+_SESSIONS = 2
+"""That are open at once: one to train, one to evaluate."""
+
+
+class Guard:
+    """Watches one process against its budget and against the machine running short.
+
+    Args:
+        allowed_bytes: resident memory that this process may hold; None watches the machine alone.
+        machine_total_bytes: memory of the machine, which the reserve is taken from.
+        read_memory: takes a reading; handed in so that tests can script it.
+    """
+
+    def __init__(
+        self,
+        allowed_bytes: int | None,
+        machine_total_bytes: int,
+        read_memory: Callable[[], Reading] = read,
+    ) -> None:
+        self.allowed_bytes = allowed_bytes
+        self.reserve_bytes = reserve_bytes(machine_total_bytes)
+        self._wall = Wall(None)
+        self.stop_run: Callable[[str], None] | None = None  # ends the run of the graph in progress, from any thread
+        self._read = read_memory
+        self._highest = 0
+        self._ended = threading.Event()
+
+    def pressure(self) -> str | None:
+        """Look now, and say what is short, or None."""
+        reading = self._read()
+        self._highest = max(self._highest, reading.resident)
+        return short_of(reading, self.allowed_bytes, self.reserve_bytes)
+
+    def has_room_for(self, more_bytes: int) -> bool:
+        """Say whether the process could hold so much more without anything getting short."""
+        now = self._read()
+        group = None if now.group_available is None else now.group_available - more_bytes
+        then = Reading(now.resident + more_bytes, now.available - more_bytes, group)
+        return short_of(then, self.allowed_bytes, self.reserve_bytes) is None
+
+    def take_highest(self) -> int:
+        """Return the largest resident set seen since this was last called."""
+        highest = max(self._highest, self._read().resident)
+        self._highest = 0
+        return highest
+
+    @property
+    def walled(self) -> bool:
+        """Whether the kernel stands behind the budget."""
+        return self._wall.stands
+
+    def move_wall(self) -> None:
+        """Set the kernel's limit by what is resident now: after loading, and after each step."""
+        self._wall.move()
+
+    @contextlib.contextmanager
+    def standing(self, mapped_bytes: int, threads: int) -> Iterator[Guard]:
+        """Build the wall where there is one, and watch while the block runs.
+
+        Args:
+            mapped_bytes: of weight files that will be mapped and touched from here on.
+            threads: of each session of the runtime; their stacks are mapped and stay nearly untouched.
+        """
+        watcher = threading.Thread(target=self._watch, name="edgeplast-memory", daemon=True)
+        watcher.start()
+        self._wall = Wall(
+            self.allowed_bytes,
+            mapped_bytes=mapped_bytes + _CODE_BYTES,
+            untouched_bytes=_SESSIONS * (threads - 1) * stack_bytes(),
+        )
+        try:
+            with self._wall:
+                yield self
+        finally:
+            self._ended.set()
+            watcher.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_INTERVAL_SECONDS):
+            reading = self._read()
+            self._highest = max(self._highest, reading.resident)
+            stop = self.stop_run
+            if stop is not None and self.allowed_bytes is not None and reading.resident > self.allowed_bytes:
+                stop(short_of(reading, self.allowed_bytes, 0) or "")
+
+
+def allowed_bytes(budget_bytes: int | None) -> int | None:
+    """Return what this process may hold: its budget, or the limit of its control group where that is lower.
+
+    Raises:
+        BudgetError: the budget is more than the machine has.
+    """
+    total, group = machine_bytes(), group_limit()
+    if budget_bytes is not None and budget_bytes > total:
+        raise BudgetError(
+            f"--memory {format_bytes(budget_bytes)} is more than this machine has ({format_bytes(total)}). "
+            f"Give at most --memory {total >> 20}MiB."
+        )
+    return min((limit for limit in (budget_bytes, group) if limit is not None), default=None)
+
+
+def reserve_bytes(machine_total_bytes: int) -> int:
+    """Return what must stay free for the rest of the machine: one hundredth, at least 32 and at most 256 MiB."""
+    return min(max(machine_total_bytes // 100, 32 << 20), 256 << 20)
+
+
+def short_of(reading: Reading, allowed_bytes: int | None, reserve_bytes: int) -> str | None:
+    """Say what a reading is short of, or None."""
+    if allowed_bytes is not None and reading.resident > allowed_bytes:
+        return f"this process holds {format_bytes(reading.resident)} of {format_bytes(allowed_bytes)} allowed"
+    if reading.available < reserve_bytes:
+        return f"the machine has only {format_bytes(reading.available)} of memory left"
+    group = reading.group_available
+    if group is not None and group < reserve_bytes // 8:
+        return f"the control group (container or service) has only {format_bytes(group)} of memory left"
+    return None

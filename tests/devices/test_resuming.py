@@ -1,0 +1,422 @@
+"""Runs that stop in the middle: what is saved, what goes on, what is refused, whatever happened to the files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_models import blob_folder, small_bundle
+
+import edgeplast
+from edgeplast.adaptation import Adaptation
+from edgeplast.bundle import TRAINABLE, Bundle
+from edgeplast.errors import (
+    BudgetError,
+    DamagedError,
+    DiskFullError,
+    InputError,
+    InterruptedRunError,
+    UsageError,
+)
+from edgeplast_devices import adapting, running, training
+from edgeplast_devices.adapting import unfinished
+from edgeplast_devices.checkpoints import checkpoint_files, last_checkpoint, write_checkpoint
+from edgeplast_devices.options import Interval, TrainingOptions
+from edgeplast_devices.runtime import OutOfMemoryError, TrainingSession
+from edgeplast_devices.tensors import read_arrays
+
+Adapt = Callable[..., Adaptation]
+
+
+@pytest.fixture
+def adapt(bundle: Bundle, blobs: Path, tmp_path: Path) -> Adapt:
+    """Adapt into ``tmp_path / into``: three epochs of five steps, a checkpoint every other step."""
+
+    def run(into: str = "adapted", data: Path = blobs, start: Bundle = bundle, **how: object) -> Adaptation:
+        verb = {name: how.pop(name) for name in ("resume", "force", "notice", "budget") if name in how}
+        options = {"epochs": 3, "learning_rate": 3e-3, "threads": 1, "checkpoint_every": "2steps"} | how
+        return edgeplast.adapt(start, data, into=tmp_path / into, options=TrainingOptions(**options), **verb)  # type: ignore[arg-type]
+
+    return run
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
+    """Do something in the middle of a given optimizer step, after its first micro-batch."""
+
+    def arrange(step: int, what: Callable[[], None]) -> None:
+        real = training.Trainer._accumulate
+
+        def accumulate(trainer: training.Trainer, *given: object) -> float:
+            if trainer.steps == step:
+                monkeypatch.setattr(training.Trainer, "_accumulate", real)
+                what()
+            return real(trainer, *given)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(training.Trainer, "_accumulate", accumulate)
+
+    return arrange
+
+
+def _ask_to_stop(number: int = signal.SIGTERM) -> None:
+    os.kill(os.getpid(), number)
+
+
+class _Killed(BaseException):
+    """Ends a run as a power cut does: nothing that catches errors sees it."""
+
+
+def _cut_the_power() -> None:
+    raise _Killed
+
+
+def _same(one: Adaptation, other: Adaptation) -> None:
+    assert one.losses == other.losses and one.gradient_norms == other.gradient_norms
+    assert one.history == other.history and one.accuracy == other.accuracy and one.best_epoch == other.best_epoch
+
+
+def _weights(folder: Path) -> dict[str, np.ndarray]:
+    return read_arrays(folder / TRAINABLE)
+
+
+class TestGoingOn:
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+    def test_a_signal_saves_the_state_and_resuming_changes_nothing(
+        self, adapt: Adapt, stop_at: Callable, tmp_path: Path, number: int, optimizer: str
+    ) -> None:
+        whole = adapt(into="whole", optimizer=optimizer)
+        stop_at(8, lambda: _ask_to_stop(number))
+        with pytest.raises(
+            InterruptedRunError, match=r"at step 8\. The run is saved at step 8 in .*--resume"
+        ) as caught:
+            adapt(optimizer=optimizer)
+        assert caught.value.exit_code == 130
+        assert not (tmp_path / "adapted").exists()
+        told: list[str] = []
+        resumed = adapt(optimizer=optimizer, resume=True, notice=told.append)
+        assert told == ["Resumed at step 8."] and resumed.resumed_at == (8,)
+        _same(resumed, whole)
+        for name, array in _weights(tmp_path / "whole").items():
+            np.testing.assert_array_equal(array, _weights(tmp_path / "adapted")[name])
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["adapted", "whole"]
+        assert not [p.name for p in (tmp_path / "adapted").iterdir() if "checkpoint" in p.name or "best" in p.name]
+
+    @pytest.mark.parametrize("step", [1, 2, 5, 9, 14])
+    def test_a_power_cut_loses_the_steps_since_the_last_checkpoint_and_nothing_else(
+        self, adapt: Adapt, stop_at: Callable, tmp_path: Path, step: int
+    ) -> None:
+        whole = adapt(into="whole")
+        stop_at(step, _cut_the_power)
+        with pytest.raises(_Killed):
+            adapt()
+        resumed = adapt(resume=True)
+        _same(resumed, whole)
+        assert resumed.resumed_at == (() if step < 2 else (step // 2 * 2,))
+        lines = map(json.loads, (tmp_path / "adapted" / "telemetry.jsonl").read_text().splitlines())
+        numbers = [line["step"] for line in lines if line["kind"] == "step"]
+        assert numbers == list(range(1, whole.steps + 1))
+
+    def test_it_can_be_interrupted_again_and_again(self, adapt: Adapt, stop_at: Callable) -> None:
+        whole = adapt(into="whole")
+        for step in (3, 4, 11):
+            stop_at(step, _ask_to_stop)
+            with pytest.raises(InterruptedRunError):
+                adapt(resume=True)
+        resumed = adapt(resume=True)
+        assert resumed.resumed_at == (3, 4, 11)
+        _same(resumed, whole)
+
+    def test_interrupted_while_it_evaluates(
+        self, adapt: Adapt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        whole, real = adapt(into="whole"), running.measure
+
+        def measure(*given: object) -> object:
+            if str(given[-1]).endswith("after"):
+                monkeypatch.setattr(running, "measure", real)
+                _ask_to_stop()
+            return real(*given)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(running, "measure", measure)
+        with pytest.raises(InterruptedRunError, match=f"saved at step {whole.steps}"):
+            adapt()
+        _same(adapt(resume=True), whole)
+
+    def test_another_micro_batch_changes_rounding_only(self, adapt: Adapt, stop_at: Callable) -> None:
+        whole = adapt(into="whole", micro_batch=8)
+        stop_at(7, _ask_to_stop)
+        with pytest.raises(InterruptedRunError):
+            adapt(micro_batch=8)
+        resumed = adapt(micro_batch=1, resume=True, budget=edgeplast.Budget(memory_bytes=8 << 30))
+        assert resumed.micro_batch_size == 1
+        np.testing.assert_allclose(resumed.losses, whole.losses, atol=1e-4)
+
+    def test_what_a_larger_tier_learned_before_it_ran_out_of_memory_stays(
+        self, adapt: Adapt, stop_at: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        real = TrainingSession.accumulate
+
+        def scarce(session: TrainingSession, *given: np.ndarray, **how: bool) -> tuple[float, np.ndarray]:
+            if len(session._held[1]) > 2 and steps_done() >= 4:
+                raise OutOfMemoryError("no more")
+            return real(session, *given, **how)
+
+        def steps_done() -> int:
+            return sum('"kind":"step"' in line for line in telemetry.read_text().splitlines())
+
+        telemetry = tmp_path / "adapted.partial" / "telemetry.jsonl"
+        monkeypatch.setattr(TrainingSession, "accumulate", scarce)
+        stop_at(9, _ask_to_stop)
+        with pytest.raises(InterruptedRunError):
+            adapt()
+        assert last_checkpoint(unfinished(tmp_path / "adapted")).state.tier == "head"  # type: ignore[union-attr]
+        report = adapt(resume=True)
+        assert report.tier == "head" and next(change.step for change in report.rung_changes) == 4
+        moved = [n for n, a in _weights(tmp_path / "adapted").items() if n.startswith("blocks.0") and a.any()]
+        assert moved
+
+    def test_nothing_to_resume_is_said_and_the_run_begins(self, adapt: Adapt, tmp_path: Path) -> None:
+        told: list[str] = []
+        report = adapt(resume=True, notice=told.append, epochs=1)
+        assert report.resumed_at == () and "no unfinished run" in told[0] and "from the beginning" in told[0]
+
+
+class TestNothingIsLost:
+    def test_out_of_memory_at_the_end_of_the_ladder_saves_and_says_how_to_go_on(
+        self, adapt: Adapt, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real, calls = TrainingSession.accumulate, []
+
+        def scarce(session: TrainingSession, *given: np.ndarray, **how: bool) -> tuple[float, np.ndarray]:
+            calls.append(1)
+            if len(calls) > 8:
+                raise OutOfMemoryError("no more")
+            return real(session, *given, **how)
+
+        monkeypatch.setattr(TrainingSession, "accumulate", scarce)
+        whole_error = (
+            r"Memory ran out on the smallest step.*The run is saved at step \d+ in .*adapted\.partial.*--resume"
+        )
+        with pytest.raises(BudgetError, match=whole_error):
+            adapt(micro_batch=4)
+        monkeypatch.setattr(TrainingSession, "accumulate", real)
+        assert adapt(resume=True, micro_batch=4).resumed_at
+
+    def test_numpys_memory_error_too(self, adapt: Adapt, monkeypatch: pytest.MonkeyPatch, stop_at: Callable) -> None:
+        real = running.Run._end_epoch
+
+        def full(*_: object) -> None:
+            monkeypatch.setattr(running.Run, "_end_epoch", real)
+            raise MemoryError("Unable to allocate 12 MiB")
+
+        monkeypatch.setattr(running.Run, "_end_epoch", full)
+        with pytest.raises(BudgetError, match=r"Unable to allocate 12 MiB.*--resume"):
+            adapt()
+        assert len(adapt(resume=True).history) == 3
+
+    def test_a_full_disk_leaves_the_last_checkpoint(
+        self, adapt: Adapt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        whole, written = adapt(into="whole"), []
+        real = running.write_checkpoint
+
+        def write(folder: Path, *given: object, **how: object) -> Path:
+            if len(written) == 2:
+                monkeypatch.setattr(running, "write_checkpoint", real)
+                monkeypatch.setattr(os, "fsync", full)
+            written.append(1)
+            return real(folder, *given, **how)  # type: ignore[arg-type]
+
+        def full(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        sync = os.fsync
+        monkeypatch.setattr(running, "write_checkpoint", write)
+        with pytest.raises(DiskFullError, match=r"disk is full.*saved at step 4 in .*--resume"):
+            adapt()
+        monkeypatch.setattr(os, "fsync", sync)
+        assert not list(unfinished(tmp_path / "adapted").glob(".*.partial"))
+        _same(adapt(resume=True), whole)
+
+    def test_stopped_before_the_first_step_leaves_nothing(
+        self, adapt: Adapt, stop_at: Callable, tmp_path: Path
+    ) -> None:
+        stop_at(0, _ask_to_stop)
+        with pytest.raises(InterruptedRunError, match="Nothing was done yet, and nothing was left behind"):
+            adapt()
+        assert not list(tmp_path.iterdir())
+
+    def test_a_second_signal_does_not_wait(self) -> None:
+        from edgeplast_devices.interrupts import asked_to_stop
+
+        with asked_to_stop() as interrupts:
+            _ask_to_stop()
+            assert interrupts.requested == "SIGTERM"
+            with pytest.raises(KeyboardInterrupt):
+                _ask_to_stop()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.fixture
+def interrupted(adapt: Adapt, stop_at: Callable, tmp_path: Path) -> Path:
+    """The folder of a run that was cut off after seven steps, with checkpoints at 4 and 6."""
+    stop_at(7, _cut_the_power)
+    with pytest.raises(_Killed):
+        adapt()
+    return unfinished(tmp_path / "adapted")
+
+
+class TestDamage:
+    @pytest.mark.parametrize("how", ["flipped bit", "truncated", "emptied"])
+    def test_the_checkpoint_before_takes_over(self, adapt: Adapt, interrupted: Path, how: str) -> None:
+        whole = adapt(into="whole")
+        newest = checkpoint_files(interrupted)[0]
+        data = bytearray(newest.read_bytes())
+        if how == "flipped bit":
+            data[len(data) // 2] ^= 1
+        newest.write_bytes(
+            bytes(data if how == "flipped bit" else data[: len(data) // 2] if how == "truncated" else b"")
+        )
+        told: list[str] = []
+        report = adapt(resume=True, notice=told.append)
+        assert "Passed over a damaged checkpoint: checkpoint-00000006" in told[0] and "checksum" in told[0]
+        assert told[1] == "Resumed at step 4." and report.resumed_at == (4,)
+        _same(report, whole)
+
+    def test_none_whole_is_an_error_of_its_own(self, adapt: Adapt, interrupted: Path) -> None:
+        for file in checkpoint_files(interrupted):
+            file.write_bytes(file.read_bytes()[:-1])
+        with pytest.raises(
+            DamagedError, match=r"No checkpoint in .* is whole \(checkpoint-00000006.*00000004.*--force"
+        ):
+            adapt(resume=True)
+        assert adapt(force=True).resumed_at == ()
+
+    def test_one_of_a_newer_edgeplast_is_refused(self, adapt: Adapt, interrupted: Path) -> None:
+        import msgspec
+
+        found = last_checkpoint(interrupted)
+        assert found is not None
+        write_checkpoint(interrupted, msgspec.structs.replace(found.state, steps=7, format_version=99), found.arrays())
+        with pytest.raises(InputError, match=r"has format 99; this edgeplast reads up to 1"):
+            adapt(resume=True)
+
+    @settings(max_examples=40, deadline=None)
+    @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+    def test_any_flipped_bit_is_found(self, whole_checkpoint: Path, position: float, bit: int) -> None:
+        folder = whole_checkpoint.parent / "flipped"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        data = bytearray(whole_checkpoint.read_bytes())
+        data[int(position * len(data))] ^= 1 << bit
+        (folder / whole_checkpoint.name).write_bytes(bytes(data))
+        with pytest.raises(DamagedError, match="does not match its checksum"):
+            last_checkpoint(folder)
+
+
+@pytest.fixture(scope="session")
+def whole_checkpoint(bundle: Bundle, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One checkpoint, of a run that was stopped by the budget after its first step."""
+    into = tmp_path_factory.mktemp("checkpoint") / "adapted"
+    real, calls = TrainingSession.accumulate, []
+
+    def scarce(session: TrainingSession, *given: np.ndarray, **how: bool) -> tuple[float, np.ndarray]:
+        calls.append(1)
+        if len(calls) > 2:
+            raise OutOfMemoryError("no more")
+        return real(session, *given, **how)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(BudgetError):
+        patch.setattr(TrainingSession, "accumulate", scarce)
+        edgeplast.adapt(bundle, blobs, into=into, options=TrainingOptions(threads=1, micro_batch=4))
+    return checkpoint_files(unfinished(into))[0]
+
+
+class TestRefused:
+    def test_a_run_in_the_way_is_named(self, adapt: Adapt, interrupted: Path) -> None:
+        with pytest.raises(UsageError, match=r"adapted\.partial holds an unfinished run.*--resume.*--force"):
+            adapt()
+        report = adapt(force=True)
+        assert report.resumed_at == () and not interrupted.exists()
+
+    def test_resume_and_force_contradict_each_other(self, adapt: Adapt, interrupted: Path) -> None:
+        with pytest.raises(UsageError, match="Give one of the two"):
+            adapt(resume=True, force=True)
+
+    def test_other_options_other_images_and_another_bundle_are_all_named(
+        self, adapt: Adapt, interrupted: Path, tmp_path: Path
+    ) -> None:
+        other = small_bundle(tmp_path / "other", "head")
+        data = blob_folder(tmp_path / "data", train=20)
+        with pytest.raises(
+            InputError,
+            match=r"not the run that was interrupted at step 6: the bundle is another one; the images of train.* have "
+            r"changed; --epochs is 7 and was 3; --clip is 0.5 and was 1.0\. Give what was given then",
+        ):
+            adapt(resume=True, start=other, data=data, epochs=7, clip=0.5)
+        assert interrupted.exists()
+
+    def test_options_left_out_are_those_of_the_run(
+        self, adapt: Adapt, interrupted: Path, bundle: Bundle, blobs: Path
+    ) -> None:
+        report = edgeplast.adapt(bundle, blobs, into=interrupted.with_name("adapted"), resume=True)
+        assert report.epochs == 3 and report.options["learning_rate"] == 3e-3
+
+    @pytest.mark.parametrize("text", ["", "0", "often", "5 days", "1.5steps", "-3s", "0min"])
+    def test_an_interval_that_is_none(self, text: str) -> None:
+        with pytest.raises(UsageError, match=r"--checkpoint-every .* is no interval; give for example 20steps"):
+            TrainingOptions(checkpoint_every=text)
+
+    @pytest.mark.parametrize(
+        ("text", "interval"),
+        [
+            ("20", Interval(steps=20)),
+            ("1step", Interval(steps=1)),
+            ("30s", Interval(seconds=30)),
+            ("1.5 h", Interval(seconds=5400)),
+        ],
+    )
+    def test_an_interval(self, text: str, interval: Interval) -> None:
+        assert Interval.parse(text) == interval
+
+
+def test_two_checkpoints_are_kept_and_the_best_weights_that_they_need(
+    adapt: Adapt, stop_at: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, int]] = []
+    real = running.write_checkpoint
+
+    def write(folder: Path, *given: object, **how: object) -> Path:
+        path = real(folder, *given, **how)  # type: ignore[arg-type]
+        seen.append((len(list(folder.glob("checkpoint-*"))), len(list(folder.glob("best-*")))))
+        return path
+
+    monkeypatch.setattr(running, "write_checkpoint", write)
+    adapt(epochs=4)
+    assert max(checkpoints for checkpoints, _ in seen) == 2 and max(best for _, best in seen) <= 2
+
+
+def test_the_state_is_finished_before_the_folder_has_its_name(
+    adapt: Adapt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Killed between the last rename and the removal of checkpoints, the adapted bundle is whole already."""
+    real = adapting.clear
+
+    def killed(folder: Path, **_: object) -> None:
+        if folder.name == "adapted":
+            raise _Killed
+        real(folder)
+
+    monkeypatch.setattr(adapting, "clear", killed)
+    with pytest.raises(_Killed):
+        adapt()
+    assert Bundle.open(tmp_path / "adapted").manifest.adapted_from
