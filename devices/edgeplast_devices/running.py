@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -21,7 +20,7 @@ from edgeplast.bundle import EVALUATION_GRAPH, Bundle
 from edgeplast.errors import InputError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
-from edgeplast_devices.checkpoints import Checkpoint, RunState, check_same_run, write_checkpoint, write_hashed
+from edgeplast_devices.checkpoints import Checkpoint, check_same_run, write_checkpoint, write_hashed
 from edgeplast_devices.evaluating import measure
 from edgeplast_devices.guard import Guard, allowed_bytes
 from edgeplast_devices.images import ImageSet, Splits, Unreadable, batches, epoch_order, require_classes
@@ -32,6 +31,7 @@ from edgeplast_devices.options import Interval, TrainingOptions, default_learnin
 from edgeplast_devices.rungs import PICTURE_BYTES, Rung, choose, ladder, predicted_peak
 from edgeplast_devices.runtime import EvaluationSession, reserve_arena, runtime_name
 from edgeplast_devices.schedules import learning_rate
+from edgeplast_devices.standing import Best, Saved, Timing, restore, state_of
 from edgeplast_devices.telemetry import Telemetry
 from edgeplast_devices.tensors import read_arrays
 from edgeplast_devices.training import Trainer, batch_order
@@ -39,31 +39,6 @@ from edgeplast_devices.weights import read_trainable
 
 _MOST_FAILED_STEPS = 5
 """Steps in a row with a loss or gradient that is not finite before the run counts as diverged."""
-
-
-@dataclass
-class Best:
-    """The weights to keep: those of the epoch with the lowest validation loss (of the last one without any)."""
-
-    epoch: int = 0
-    loss: float = float("inf")
-    file: str | None = None
-
-
-@dataclass
-class Timing:
-    """Seconds: of this process since its start, and of all processes of the run before it."""
-
-    start: float = field(default_factory=time.perf_counter)
-    before: float = 0.0
-    load: float = 0.0
-    train: float = 0.0
-    steps: list[float] = field(default_factory=list)
-
-    @property
-    def total(self) -> float:
-        """Seconds of the run so far."""
-        return self.before + time.perf_counter() - self.start
 
 
 class Run:
@@ -129,8 +104,7 @@ class Run:
         self.after: Evaluation | None = None
         self.stopped_because = "finished"
         self.peak_before = 0
-        self._saved = (0, time.perf_counter())  # steps and seconds at the last checkpoint
-        self._best_saved: str | None = None
+        self.saved = Saved()
 
     def _rungs_from_here(self, options: TrainingOptions) -> list[Rung]:
         """Return the ladder from the rung to begin on: the best that fits, and no better than where the run stood."""
@@ -181,7 +155,7 @@ class Run:
             self._between,
         )
         if self.checkpoint is not None:
-            self._restore(self.checkpoint)
+            restore(self, self.checkpoint)
         self.trainer.open()
         self.evaluation = EvaluationSession(self.bundle.path / EVALUATION_GRAPH, self.parameters, self.options.threads)
         self.guard.move_wall()
@@ -199,8 +173,8 @@ class Run:
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint of where the run stands."""
-        write_checkpoint(folder, self._state(), self.trainer.arrays(), best_before=self._best_saved)
-        self._saved, self._best_saved = (self.trainer.steps, time.perf_counter()), self.best.file
+        write_checkpoint(folder, state_of(self), self.trainer.arrays(), best_before=self.saved.best_file)
+        self.saved = Saved(self.trainer.steps, self.best.file)
 
     def _epoch(self, folder: Path, telemetry: Telemetry) -> None:
         """Go through what is left of an epoch."""
@@ -213,8 +187,7 @@ class Run:
             if self.failed >= _MOST_FAILED_STEPS:
                 self.stopped_because = "diverged"
                 return
-            steps, seconds = self._saved
-            if often.is_over(self.trainer.steps - steps, time.perf_counter() - seconds):
+            if often.is_over(self.trainer.steps - self.saved.steps, time.perf_counter() - self.saved.at_seconds):
                 self.save(folder)
         self._end_epoch(len(order), folder, telemetry)
 
@@ -332,55 +305,6 @@ class Run:
             resident_bytes=self.resident_bytes,
             rung=str(self.trainer.rung),
         )
-
-    def _state(self) -> RunState:
-        trainer, best = self.trainer, self.best
-        return RunState(
-            bundle=self.bundle.fingerprint,
-            images=self.images,
-            options=self.options,
-            allowed_bytes=self.allowed_bytes,
-            tier=trainer.rung.tier.name,
-            recompute=trainer.rung.graph.recompute,
-            micro_batch=trainer.rung.micro_batch,
-            epoch=self.epoch,
-            position=self.position,
-            steps=trainer.steps,
-            updates=trainer.optimizer.updates,
-            failed_steps=self.failed,
-            losses=self.losses,
-            gradient_norms=self.norms,
-            step_seconds=[round(seconds, 4) for seconds in self.timing.steps],
-            history=self.history,
-            best_epoch=best.epoch,
-            best_loss=best.loss if best.epoch else None,
-            best_file=best.file,
-            before=self.before,
-            rung_changes=trainer.rung_changes,
-            unreadable={name: u.names for name, u in self.unreadable.items()},
-            unreadable_examples={name: u.examples for name, u in self.unreadable.items()},
-            seconds=self.timing.total,
-            train_seconds=self.timing.train,
-            peak_bytes=self.measured_peak_bytes,
-            resumed_at=self.resumed_at,
-            stopped_because=self.stopped_because,
-        )
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        state = checkpoint.state
-        self.trainer.restore(checkpoint.arrays(), state.updates, state.steps)
-        self.trainer.rung_changes = state.rung_changes
-        self.epoch, self.position, self.failed = state.epoch, state.position, state.failed_steps
-        self.losses, self.norms, self.history = state.losses, state.gradient_norms, state.history
-        loss = float("inf") if state.best_loss is None else state.best_loss
-        self.best = Best(state.best_epoch, loss, state.best_file)
-        self.before, self.stopped_because = state.before, state.stopped_because
-        for name, unreadable in self.unreadable.items():
-            unreadable.restore(state.unreadable.get(name, []), state.unreadable_examples.get(name, []))
-        self.timing.before, self.timing.train = state.seconds, state.train_seconds
-        self.timing.steps, self.peak_before = state.step_seconds, state.peak_bytes
-        self.resumed_at = [*state.resumed_at, state.steps]
-        self._saved, self._best_saved = (state.steps, time.perf_counter()), state.best_file
 
     @property
     def measured_peak_bytes(self) -> int:

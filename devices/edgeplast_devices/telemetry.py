@@ -15,7 +15,6 @@ import msgspec
 
 from edgeplast.adaptation import TELEMETRY
 from edgeplast.files import disk_errors, write_bytes
-from edgeplast_devices.thermals import read_thermals
 
 _THERMALS_EVERY_SECONDS = 5.0
 
@@ -65,6 +64,8 @@ class Telemetry:
 
 def flat_thermals() -> dict[str, Any]:
     """Return the figures of :class:`~edgeplast_devices.thermals.ThermalState` that go on every line."""
+    from edgeplast_devices.thermals import read_thermals  # by the first step the memory for it is in the budget
+
     state = read_thermals()
     return {
         "celsius": state.hottest_celsius,

@@ -66,7 +66,7 @@ class TestStableNames:
         report = json.loads(out)
         assert code == 0 and err == "" and report == json.loads((tmp_path / "a/report.json").read_text())
         for name, parts in {
-            "memory": {"budget_bytes", "predicted_peak_bytes", "measured_peak_bytes"},
+            "memory": {"budget_bytes", "predicted_peak_bytes", "measured_peak_bytes", "enforced_by"},
             "seconds": {"total", "load", "train", "step_median"},
             "accuracy": {"before", "after"},
             "expected_calibration_error": {"before", "after"},

@@ -1,0 +1,216 @@
+"""The guard of the budget: when it calls memory short, what the kernel's wall refuses, how training gives way."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import edgeplast
+from edgeplast.adaptation import Adaptation
+from edgeplast.bundle import Bundle
+from edgeplast.errors import BudgetError
+from edgeplast_devices import guard, memory, running, training
+from edgeplast_devices.guard import Guard, reserve_bytes, short_of
+from edgeplast_devices.memory import Reading, group_available_bytes
+from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.rungs import Climbing
+
+MiB, GiB = 1 << 20, 1 << 30
+
+
+class TestShort:
+    @pytest.mark.parametrize(
+        ("reading", "allowed", "words"),
+        [
+            (Reading(100 * MiB, GiB), 200 * MiB, None),
+            (Reading(201 * MiB, GiB), 200 * MiB, "this process holds 201 MiB of 200 MiB allowed"),
+            (Reading(100 * MiB, 30 * MiB), None, "the machine has only 30 MiB of memory left"),
+            (Reading(100 * MiB, GiB, 3 * MiB), None, r"the control group \(container or service\) has only 3 MiB"),
+            (Reading(100 * MiB, GiB, 200 * MiB), None, None),
+        ],
+    )
+    def test_it_says_what_is_short(self, reading: Reading, allowed: int | None, words: str | None) -> None:
+        found = short_of(reading, allowed, reserve_bytes(GiB))
+        assert (found is None) == (words is None)
+        if words:
+            assert pytest.importorskip("re").search(words, found)
+
+    @given(st.integers(64 * MiB, 1024 * GiB))
+    def test_the_reserve_is_small_beside_the_machine(self, total: int) -> None:
+        assert 32 * MiB <= reserve_bytes(total) <= 256 * MiB and reserve_bytes(total) <= total / 2
+
+    def test_a_budget_larger_than_the_machine_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(guard, "machine_bytes", lambda: 4 * GiB)
+        with pytest.raises(
+            BudgetError, match=r"--memory 5 GiB is more than this machine has \(4 GiB\).*--memory 4096MiB"
+        ):
+            guard.allowed_bytes(5 * GiB)
+
+    def test_a_lower_limit_of_the_control_group_counts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(guard, "group_limit", lambda: 300 * MiB)
+        assert guard.allowed_bytes(400 * MiB) == 300 * MiB == guard.allowed_bytes(None)
+        assert guard.allowed_bytes(200 * MiB) == 200 * MiB
+
+    def test_pages_of_files_nobody_uses_count_as_free_in_a_group(self, tmp_path: Path) -> None:
+        inside = tmp_path / "sys/fs/cgroup/a/b"
+        inside.mkdir(parents=True)
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text("0::/a/b\n")
+        (inside.parent / "memory.max").write_text(f"{100 * MiB}\n")
+        (inside.parent / "memory.current").write_text(f"{90 * MiB}\n")
+        (inside.parent / "memory.stat").write_text(f"anon 5\ninactive_file {30 * MiB}\n")
+        (inside / "memory.max").write_text("max\n")
+        assert group_available_bytes(tmp_path) == 40 * MiB
+        assert memory.group_limit(tmp_path) == 100 * MiB
+
+
+_WALL = """
+import json, sys
+import numpy as np
+from edgeplast_devices import memory
+from edgeplast_devices.memory import Wall, peak_bytes, resident_bytes
+MiB = 1 << 20
+spare = np.ones(20 * MiB, np.uint8)  # reserved before, given back inside
+allowed = resident_bytes() + 60 * MiB
+with Wall(allowed) as wall:
+    held, refused = [], 0
+    for _ in range(200):
+        try:
+            held.append(np.ones(MiB, np.uint8))
+        except MemoryError:
+            refused += 1
+    first = len(held)
+    del spare
+    wall.move()
+    for _ in range(200):
+        try:
+            held.append(np.ones(MiB, np.uint8))
+        except MemoryError:
+            refused += 1
+    inside = peak_bytes()
+beyond = np.ones(100 * MiB, np.uint8)
+print(json.dumps([wall.stands, first, len(held), refused, inside, allowed, len(beyond)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+def test_the_kernel_refuses_what_exceeds_the_budget_and_no_more() -> None:
+    done = subprocess.run([sys.executable, "-c", _WALL], capture_output=True, text=True, check=True,
+                          env={"PYTHONPATH": ":".join(sys.path), "OPENBLAS_NUM_THREADS": "1"})  # fmt: skip
+    stands, first, total, refused, peak, allowed, beyond = json.loads(done.stdout)
+    assert stands and refused > 0 and peak <= allowed
+    assert 45 <= first <= 60 and 62 <= total <= 80  # nearly all of the budget can be used, also after a move
+    assert beyond == 100 * MiB  # and the wall is gone with the block
+
+
+class TestWatcher:
+    def test_it_stops_a_run_that_has_gone_over_where_there_is_no_wall(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(memory, "data_limit", lambda: None)
+        now = [Reading(50 * MiB, GiB)]
+        watching, stopped = Guard(100 * MiB, GiB, lambda: now[0]), []
+        watching.stop_run = stopped.append
+        with watching.standing(0, threads=1):
+            time.sleep(0.2)
+            assert not stopped and not watching.walled
+            now[0] = Reading(150 * MiB, GiB)
+            for _ in range(100):
+                if stopped:
+                    break
+                time.sleep(0.02)
+        assert stopped[0] == "this process holds 150 MiB of 100 MiB allowed"
+        assert watching.take_highest() == 150 * MiB
+
+    def test_a_run_of_the_graph_that_is_stopped_is_a_lack_of_memory(
+        self, bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Stop the first run of the graph from outside: the step goes down a rung and the losses stay."""
+        plain = _adapt(bundle, blobs, tmp_path / "plain")
+        real, stopped = training.TrainingSession.accumulate, []
+
+        def accumulate(session: training.TrainingSession, *given: np.ndarray, **how: bool) -> tuple:
+            if not stopped:
+                stopped.append(session.stop("this process holds too much"))
+            return real(session, *given, **how)
+
+        monkeypatch.setattr(training.TrainingSession, "accumulate", accumulate)
+        report = _adapt(bundle, blobs, tmp_path / "stopped")
+        assert [change.reason for change in report.rung_changes] == ["this process holds too much"]
+        np.testing.assert_allclose(report.losses, plain.losses, atol=1e-4)
+
+
+def _adapt(bundle: Bundle, data: Path, into: Path, **how: object) -> Adaptation:
+    settings: dict = {"epochs": 2, "learning_rate": 3e-3, "threads": 1, "micro_batch": 4}
+    return edgeplast.adapt(bundle, data, into=into, options=TrainingOptions(**(settings | how)))
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterator[int]], None]:
+    """Script what the machine has left, reading by reading between micro-batches; the last one stays."""
+
+    def scripted(available: Iterator[int]) -> None:
+        last = [8 * GiB]
+
+        def pressure(watching: Guard) -> str | None:
+            last[0] = next(available, last[0])
+            return short_of(Reading(100 * MiB, last[0]), watching.allowed_bytes, watching.reserve_bytes)
+
+        monkeypatch.setattr(Guard, "pressure", pressure)
+        monkeypatch.setattr(Guard, "has_room_for", lambda watching, more: last[0] - more > watching.reserve_bytes)
+        monkeypatch.setattr(running, "machine_bytes", lambda: 8 * GiB)
+
+    return scripted
+
+
+class TestOtherPrograms:
+    def test_training_gives_way_and_comes_back(
+        self, bundle: Bundle, blobs: Path, tmp_path: Path, machine: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain = _adapt(bundle, blobs, tmp_path / "plain", epochs=8)
+        monkeypatch.setattr(training, "Climbing", lambda: Climbing(patience=5))
+        machine(iter([8 * GiB] * 5 + [10 * MiB] + [8 * GiB]))
+        report = _adapt(bundle, blobs, tmp_path / "pressed", epochs=8)
+        down, up = report.rung_changes
+        assert "machine has only 10 MiB" in down.reason and up.reason == "there is memory again"
+        assert (down.before, down.after) == (up.after, up.before) and up.step >= down.step + 5
+        np.testing.assert_allclose(report.losses, plain.losses, atol=1e-3)
+        lines = map(json.loads, (tmp_path / "pressed" / "telemetry.jsonl").read_text().splitlines())
+        assert [line["step"] for line in lines if line["kind"] == "rung"] == [down.step, up.step]
+
+    def test_on_the_last_rung_it_waits_and_then_stops_with_everything_saved(
+        self, bundle: Bundle, blobs: Path, tmp_path: Path, machine: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waited: list[float] = []
+        monkeypatch.setattr(training.Trainer.__init__, "__defaults__", (lambda: None, waited.append))
+        machine(iter([8 * GiB] * 4 + [10 * MiB]))
+        with pytest.raises(
+            BudgetError, match=r"smallest step.*machine has only 10 MiB of memory left.*saved.*--resume"
+        ):
+            _adapt(bundle, blobs, tmp_path / "pressed")
+        assert sum(waited) == training._WAIT_SECONDS
+
+
+class TestClimbing:
+    def test_patience_doubles_with_each_try_that_fails_soon(self) -> None:
+        climbing, step, tries = Climbing(), 0, []
+        climbing.fell(0)
+        for step in range(1, 400):
+            if climbing.is_due(step):
+                climbing.rose(step)
+                tries.append(step)
+                climbing.fell(step + 1)
+        assert [b - a for a, b in zip([1, *tries], tries, strict=False)] == [19, 41, 81, 161]
+
+    def test_a_try_that_lasted_leaves_the_patience(self) -> None:
+        climbing = Climbing()
+        climbing.rose(100)
+        climbing.fell(200)
+        assert climbing.patience == 20 and climbing.is_due(220) and not climbing.is_due(219)
