@@ -8,9 +8,6 @@ import msgspec
 
 from edgeplast.documents import Document
 
-TELEMETRY = "telemetry.jsonl"
-"""The file beside the report with one line a step."""
-
 
 class BeforeAfter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One figure before the first step and after the last, None where there was nothing to measure it on."""

@@ -41,7 +41,7 @@ def environment(name: str, *packages: str) -> Path:
 
 def main() -> int:
     """Set up, then hand over to pytest."""
-    python = environment("tests", "-e", ".[offline,train,dev]")
+    python = environment("tests", "-e", ".[offline,train,tensorboard,dev]")
     arguments = sys.argv[1:]
     if "--setup-only" in arguments:
         return 0

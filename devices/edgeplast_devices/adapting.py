@@ -27,7 +27,7 @@ from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.reports import report_of
 from edgeplast_devices.running import Run
 from edgeplast_devices.runtime import OutOfMemoryError
-from edgeplast_devices.telemetry import Telemetry, cut_telemetry, flat_thermals
+from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
 from edgeplast_devices.tensors import write_arrays
 
 
@@ -88,7 +88,7 @@ def adapt(
         try:
             _prepare(bundle, folder)
             cut_telemetry(folder, checkpoint.state.steps if checkpoint else None)
-            telemetry = Telemetry(folder, flat_thermals)
+            telemetry = TelemetryWriter(folder)
             try:
                 with run.standing():
                     run.open()
@@ -157,7 +157,7 @@ def _is_whole(file: Path, stored: StoredFile) -> bool:
     return file.is_file() and file.stat().st_size == stored.bytes and describe_file(file) == stored
 
 
-def _train(run: Run, folder: Path, telemetry: Telemetry) -> None:
+def _train(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:
     """Train, and whatever stops it, save the state first where there is any."""
     try:
         run.train(folder, telemetry)

@@ -32,7 +32,7 @@ from edgeplast_devices.rungs import PICTURE_BYTES, Rung, choose, ladder, predict
 from edgeplast_devices.runtime import EvaluationSession, reserve_arena, runtime_name
 from edgeplast_devices.schedules import learning_rate
 from edgeplast_devices.standing import Best, Saved, Timing, restore, state_of
-from edgeplast_devices.telemetry import Telemetry
+from edgeplast_devices.telemetry import TelemetryWriter
 from edgeplast_devices.tensors import read_arrays
 from edgeplast_devices.training import Trainer, batch_order
 from edgeplast_devices.weights import read_trainable
@@ -161,7 +161,7 @@ class Run:
         self.guard.move_wall()
         self.timing.load = time.perf_counter() - self.timing.start
 
-    def train(self, folder: Path, telemetry: Telemetry) -> None:
+    def train(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Run the epochs that are left, keep the best weights, and measure before and after."""
         self._announce(telemetry)
         if self.before is None:
@@ -176,7 +176,7 @@ class Run:
         write_checkpoint(folder, state_of(self), self.trainer.arrays(), best_before=self.saved.best_file)
         self.saved = Saved(self.trainer.steps, self.best.file)
 
-    def _epoch(self, folder: Path, telemetry: Telemetry) -> None:
+    def _epoch(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Go through what is left of an epoch."""
         order = batch_order(epoch_order(len(self.splits["train"]), self.options.seed, self.epoch), self.batch)
         total, often = self.options.epochs * len(order), Interval.parse(self.options.checkpoint_every)
@@ -191,7 +191,7 @@ class Run:
                 self.save(folder)
         self._end_epoch(len(order), folder, telemetry)
 
-    def _step(self, indices: np.ndarray, total: int, telemetry: Telemetry) -> None:
+    def _step(self, indices: np.ndarray, total: int, telemetry: TelemetryWriter) -> None:
         """Take one optimizer step and write down what it saw."""
         options, trainer = self.options, self.trainer
         assert options.learning_rate is not None
@@ -212,7 +212,7 @@ class Run:
         self.norms.append(writable(step.gradient_norm))
         self.failed = 0 if step.applied or step.gradient_norm == 0 else self.failed + 1
         for change in trainer.rung_changes[changes:]:
-            telemetry.line("rung", **msgspec.structs.asdict(change))
+            telemetry.rung(**msgspec.structs.asdict(change))
         telemetry.step(
             step=trainer.steps,
             epoch=self.epoch + 1,
@@ -226,7 +226,7 @@ class Run:
             recompute=trainer.rung.graph.recompute,
         )
 
-    def _end_epoch(self, steps: int, folder: Path, telemetry: Telemetry) -> None:
+    def _end_epoch(self, steps: int, folder: Path, telemetry: TelemetryWriter) -> None:
         """Validate, remember the best weights, and decide whether to stop early."""
         validation = self._measure("val", self._epoch_name, within=True) if "val" in self.splits else None
         report = EpochReport(
@@ -236,7 +236,7 @@ class Run:
             validation_loss=validation.loss if validation else None,
         )
         self.history.append(report)
-        telemetry.line("epoch", step=self.trainer.steps, **msgspec.structs.asdict(report))
+        telemetry.epoch(step=self.trainer.steps, **msgspec.structs.asdict(report))
         if self.epoch_done is not None:
             self.epoch_done(report)
         loss = validation.loss if validation else -float(self.epoch)
@@ -294,9 +294,8 @@ class Run:
     def _epoch_images(self) -> int:
         return sum(len(split) for name, split in self.splits.items() if name in ("train", "val"))
 
-    def _announce(self, telemetry: Telemetry) -> None:
-        telemetry.line(
-            "run",
+    def _announce(self, telemetry: TelemetryWriter) -> None:
+        telemetry.run(
             step=self.trainer.steps,
             model=self.bundle.manifest.model,
             runtime=runtime_name(),

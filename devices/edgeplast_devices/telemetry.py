@@ -1,78 +1,74 @@
-"""Telemetry of a run: ``telemetry.jsonl``, one line a step, to follow while it runs and to draw afterwards.
-
-Lines have a ``kind``: ``run`` (the head, again after each resumption), ``step``, ``rung`` (a change of rung),
-``epoch``. Bytes, seconds and degrees Celsius; a figure that the machine does not show is null.
-"""
+"""Writes ``telemetry.jsonl`` while a run runs, and takes back what a resumed run will tell again."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import msgspec
-
-from edgeplast.adaptation import TELEMETRY
 from edgeplast.files import disk_errors, write_bytes
+from edgeplast.telemetry import TELEMETRY, EpochLine, Line, RungLine, RunLine, StepLine, encode, read_telemetry
 
 _THERMALS_EVERY_SECONDS = 5.0
 
 
-class Telemetry:
+class TelemetryWriter:
     """Appends lines to a file; each is handed to the system as it is made.
 
     Args:
         folder: of the run.
-        read_thermals: gives temperature, power and throttling as a mapping; asked every five seconds at most.
-        clock: seconds since the epoch.
+        clock: seconds since 1970.
+        read_thermals: gives the fields of :class:`~edgeplast.telemetry.StepLine` on heat and power; asked every
+            five seconds at most, since it takes milliseconds.
     """
 
     def __init__(
         self,
         folder: Path,
-        read_thermals: Callable[[], Mapping[str, Any]],
         clock: Callable[[], float] = time.time,
+        read_thermals: Callable[[], dict[str, Any]] | None = None,
     ) -> None:
         self.path = folder / TELEMETRY
         self._file: BinaryIO = self.path.open("ab", buffering=0)
-        self._read_thermals, self._clock = read_thermals, clock
-        self._thermals: Mapping[str, Any] = {}
+        self._clock, self._read_thermals = clock, read_thermals or _thermals
+        self._last_thermals: dict[str, Any] = {}
         self._thermals_at = float("-inf")
 
+    def run(self, **figures: Any) -> None:
+        """Write the head of a process of the run."""
+        self._write(RunLine(time=self._now(), **figures))
+
     def step(self, **figures: Any) -> None:
-        """Write one line on an optimizer step, with the temperature where the machine shows it."""
-        now = self._clock()
+        """Write one line on an optimizer step, with heat and power where the machine shows them."""
+        now = self._now()
         if now - self._thermals_at >= _THERMALS_EVERY_SECONDS:
-            self._thermals, self._thermals_at = self._read_thermals(), now
-        self.line("step", **figures, **self._thermals)
+            self._last_thermals, self._thermals_at = self._read_thermals(), now
+        self._write(StepLine(time=now, **figures, **self._last_thermals))
 
-    def line(self, kind: str, **figures: Any) -> None:
-        """Write one line of another kind.
+    def rung(self, **figures: Any) -> None:
+        """Write one line on a change of rung."""
+        self._write(RungLine(time=self._now(), **figures))
 
-        Raises:
-            DiskFullError: no space is left.
-        """
-        record = {"kind": kind, "time": round(self._clock(), 3), **figures}
-        with disk_errors(self.path):
-            self._file.write(msgspec.json.encode(record) + b"\n")
+    def epoch(self, **figures: Any) -> None:
+        """Write one line on the end of an epoch."""
+        self._write(EpochLine(time=self._now(), **figures))
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
+    def _now(self) -> float:
+        return round(self._clock(), 3)
 
-def flat_thermals() -> dict[str, Any]:
-    """Return the figures of :class:`~edgeplast_devices.thermals.ThermalState` that go on every line."""
-    from edgeplast_devices.thermals import read_thermals  # by the first step the memory for it is in the budget
+    def _write(self, line: Line) -> None:
+        """Write a line.
 
-    state = read_thermals()
-    return {
-        "celsius": state.hottest_celsius,
-        "watts": state.power_watts,
-        "clock_fraction": state.clock_fraction,
-        "slowed_by": list(state.slowed_by),
-    }
+        Raises:
+            DiskFullError: no space is left.
+        """
+        with disk_errors(self.path):
+            self._file.write(encode(line) + b"\n")
 
 
 def cut_telemetry(folder: Path, steps: int | None) -> None:
@@ -80,14 +76,17 @@ def cut_telemetry(folder: Path, steps: int | None) -> None:
     path = folder / TELEMETRY
     if steps is None:
         path.unlink(missing_ok=True)
-    if not path.exists() or steps is None:
-        return
-    kept = []
-    for line in path.read_bytes().splitlines(keepends=True):
-        try:
-            record = msgspec.json.decode(line)
-        except msgspec.DecodeError:
-            continue
-        if record.get("step", 0) <= steps:
-            kept.append(line)
-    write_bytes(path, b"".join(kept))
+    elif path.exists():
+        write_bytes(path, b"".join(encode(line) + b"\n" for line in read_telemetry(path) if line.step <= steps))
+
+
+def _thermals() -> dict[str, Any]:
+    from edgeplast_devices.thermals import read_thermals
+
+    state = read_thermals()
+    return {
+        "celsius": state.hottest_celsius,
+        "watts": state.power_watts,
+        "clock_fraction": state.clock_fraction,
+        "slowed_by": state.slowed_by,
+    }

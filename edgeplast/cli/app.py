@@ -15,7 +15,7 @@ _VERBS = {
     "score": "how plastic is each component of a model",
     "plan": "what to train under a budget",
     "export": "model to bundle: score, plan, check, write",
-    "report": "scores as one HTML page",
+    "report": "scores, or an adaptation, as one HTML page",
     "adapt": "fine-tune a bundle on this device's images",
     "evaluate": "accuracy of a bundle on labelled images",
     "deploy": "adapted bundle to one ONNX file",

@@ -1,4 +1,4 @@
-"""``edgeplast report``: a score table as one HTML page that opens without network."""
+"""``edgeplast report``: scores, or what an adaptation did, as one HTML page that opens without network."""
 
 from __future__ import annotations
 
@@ -9,26 +9,49 @@ import msgspec
 import typer
 
 from edgeplast.cli.console import print_json
+from edgeplast.errors import UsageError
 from edgeplast.files import refuse_existing
 from edgeplast.scores import ScoreTable
 
 
 def report(
-    scores: Annotated[Path, typer.Argument(help="Scores from `edgeplast score`.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="HTML file to write.")],
+    source: Annotated[Path, typer.Argument(help="Scores from `edgeplast score`, or a folder of `edgeplast adapt`.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file to write.")] = None,
     png: Annotated[Path | None, typer.Option(help="Also a picture of the same figures.")] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Log folder for TensorBoard to write an adaptation's scalars into.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
-    """Draw scores: heatmap, distributions, ranking with errors and costs, agreement of methods."""
-    from edgeplast.reporting.scores import score_report
-
-    table = ScoreTable.read(scores)
-    written = [output] if png is None else [output, png]
-    for path in written:
+    """Draw scores (heatmap, ranking, agreement of methods) or an adaptation (memory, loss, accuracy, pace)."""
+    if output is None and (png is not None or tensorboard is None):
+        raise UsageError("Give --output with the HTML file to write.")
+    if tensorboard is not None and not source.is_dir():
+        raise UsageError(f"--tensorboard takes the scalars of an adaptation, and {source} is no folder of one.")
+    pages = [path for path in (output, png) if path is not None]
+    for path in pages:
         refuse_existing(path, force=force)
-    score_report(table, output, png)
+    if output is not None:
+        _draw(source, output, png)
+    written = [str(path) for path in pages]
+    if tensorboard is not None:
+        from edgeplast.reporting.tensorboards import write_tensorboard
+
+        write_tensorboard(source, tensorboard)
+        written.append(str(tensorboard))
     if as_json:
-        print_json(msgspec.json.encode({"written": [str(path) for path in written]}))
+        print_json(msgspec.json.encode({"written": written}))
     else:
-        typer.echo(f"Written: {', '.join(map(str, written))}")
+        typer.echo(f"Written: {', '.join(written)}")
+
+
+def _draw(source: Path, output: Path, png: Path | None) -> None:
+    if source.is_dir():
+        from edgeplast.reporting.adaptations import adaptation_report
+
+        adaptation_report(source, output, png)
+    else:
+        from edgeplast.reporting.scores import score_report
+
+        score_report(ScoreTable.read(source), output, png)

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import html
-import io
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeplast.errors import MissingExtraError
-from edgeplast.files import write_bytes
 from edgeplast.reporting.cost import training_bytes
+from edgeplast.reporting.pages import WIDTH_INCHES, Page, Section, write_page
 from edgeplast.scores import ScoreTable
 
 if TYPE_CHECKING:
-    from matplotlib.figure import FigureBase
-
-    Draw = Callable[[FigureBase], None]
-    Section = tuple[str, str, list[tuple[float, float, Draw]]]
-
-WIDTH_INCHES = 10.0
+    from edgeplast.reporting.pages import Draw
 
 
 def score_report(table: ScoreTable, into: Path, png: Path | None = None) -> None:
@@ -35,41 +26,35 @@ def score_report(table: ScoreTable, into: Path, png: Path | None = None) -> None
         MissingExtraError: matplotlib is not installed.
         InputError: a file cannot be written; what was there stays.
     """
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "matplotlib is not installed; reports need it. Install the workstation's packages: "
-            "pip install 'edgeplast[offline]'"
-        ) from error
-    from edgeplast.reporting.figures import STYLE
-
-    with matplotlib.rc_context(STYLE):
-        sections = _sections(table)
-        page = _page(table, sections).encode()
-        picture = _picture(table, sections) if png is not None else b""
-    write_bytes(into, page)
-    if png is not None:
-        write_bytes(png, picture)
+    name = table.architecture.model
+    page = Page(
+        title=f"Scores of {name}",
+        caption=f"Scores of {name} by {table.method}",
+        facts=_facts(table),
+        notes=table.notes,
+        sections=lambda: _sections(table),
+        appendix=_numbers(table),
+    )
+    write_page(page, into, png)
 
 
 def _sections(table: ScoreTable) -> list[Section]:
-    """Return (title, explanation, drawings); a drawing is (width and height in inches, function)."""
-    from edgeplast.reporting import figures
+    """Return what is drawn, from the heatmap to the agreement of methods."""
+    from edgeplast.reporting import score_figures as figures
 
     main, rows = table.method, len({figures.short(name) for name in table.components})
     sections: list[Section] = [
-        (
+        Section(
             "Blocks × components",
             f"Score by {main}; darker is higher, so more worth training by this method.",
             [(WIDTH_INCHES, 0.9 + 0.36 * rows, lambda f: figures.heatmap(f, table, main))],
         ),
-        (
+        Section(
             "By component type",
             "One dot a block, the bar is the median.",
             [(WIDTH_INCHES, 0.7 + 0.34 * rows, lambda f: figures.distribution(f, table, main))],
         ),
-        (
+        Section(
             "Ranking, and what training costs",
             "Dots are scores with 95 % intervals; a grey bracket joins neighbours that the samples cannot tell "
             "apart. Memory is an estimate for training that component alone in float32 with AdamW, without "
@@ -81,12 +66,12 @@ def _sections(table: ScoreTable) -> list[Section]:
     if table.others:
         count = len(table.methods)
         sections += [
-            (
+            Section(
                 "The other methods",
                 "Each on a colour scale of its own, light is low.",
                 [(WIDTH_INCHES / 3 - 0.05, 1.55, _small(table, method)) for method in table.others],
             ),
-            (
+            Section(
                 "Do the methods agree?",
                 "Kendall's τ between rankings, 1 the same order, -1 the opposite, with its 95 % confidence interval "
                 f"below; over the components that both methods score (at most {len(table.components)}).",
@@ -103,71 +88,15 @@ def _sections(table: ScoreTable) -> list[Section]:
 
 
 def _small(table: ScoreTable, method: str) -> Draw:
-    from edgeplast.reporting import figures
+    from edgeplast.reporting import score_figures as figures
 
     return lambda figure: figures.heatmap(figure, table, method, small=True)
 
 
-def _page(table: ScoreTable, sections: list[Section]) -> str:
-    body = []
-    for number, (title, explanation, drawings) in enumerate(sections):
-        drawn = "".join(_svg(draw, w, h, f"{number}-{k}") for k, (w, h, draw) in enumerate(drawings))
-        body.append(f"<section><h2>{title}</h2><p>{explanation}</p><div class=row>{drawn}</div></section>")
-    name = html.escape(table.architecture.model)
-    return (
-        "<!doctype html>\n<html lang=en><head><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width, initial-scale=1'>"
-        f"<title>Scores of {name}</title><style>{CSS}</style></head><body><main>"
-        f"<h1>Scores of {name}</h1>{_summary(table)}{''.join(body)}{_numbers(table)}</main></body></html>\n"
-    )
-
-
-def _svg(draw: Draw, width: float, height: float, salt: str) -> str:
-    """Draw into an SVG element that can stand on a page with others.
-
-    Ids that are referred to are hashed with the salt; all others (``patch_1``) would repeat and are dropped.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    draw(figure)
-    into = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": f"edgeplast-{salt}"}):
-        figure.savefig(into, format="svg", metadata={"Date": None})
-    text = into.getvalue()
-    used = set(re.findall(r"#(\w+)", text))
-    text = re.sub(r' id="([^"]+)"', lambda match: match.group(0) if match.group(1) in used else "", text)
-    return text[text.index("<svg") :]
-
-
-def _picture(table: ScoreTable, sections: list[Section]) -> bytes:
-    """Draw all sections below one another into one PNG."""
-    from matplotlib.figure import Figure
-
-    rows: list[tuple[str, list[tuple[float, float, Draw]]]] = []
-    for title, _, drawings in sections:
-        for k in range(0, len(drawings), 3):
-            rows.append((title if k == 0 else "", drawings[k : k + 3]))
-    heights = [max(h for _, h, _ in drawings) + (0.45 if title else 0) for title, drawings in rows]
-    figure = Figure(figsize=(WIDTH_INCHES, sum(heights) + 0.6), layout="constrained")
-    figure.suptitle(f"Scores of {table.architecture.model} by {table.method}", x=0.01, ha="left", fontsize=14)
-    strips = figure.subfigures(len(rows), 1, height_ratios=heights, squeeze=False)
-    for (title, drawings), strip in zip(rows, strips[:, 0], strict=True):
-        if title:
-            strip.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-        cells = strip.subfigures(1, 3 if drawings[0][0] < WIDTH_INCHES / 2 else 1, squeeze=False)
-        for (_, _, draw), cell in zip(drawings, cells[0], strict=False):
-            draw(cell)
-    into = io.BytesIO()
-    figure.savefig(into, format="png", dpi=110, facecolor="white")
-    return into.getvalue()
-
-
-def _summary(table: ScoreTable) -> str:
+def _facts(table: ScoreTable) -> list[tuple[str, str]]:
     size, order = table.architecture, table.ranking()
     samples = max((entry.samples for entry in table.components.values()), default=0)
-    facts = [
+    return [
         ("score", table.method),
         (
             "model",
@@ -182,9 +111,6 @@ def _summary(table: ScoreTable) -> str:
         ("lowest", ", ".join(order[-5:])),
         ("ties", f"{len(table.ties())} of {max(len(order) - 1, 0)} neighbours cannot be told apart"),
     ]
-    rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in facts)
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
-    return f"<table class=facts>{rows}</table>" + (f"<ul>{notes}</ul>" if notes else "")
 
 
 def _numbers(table: ScoreTable) -> str:
@@ -210,18 +136,3 @@ def _numbers(table: ScoreTable) -> str:
 
 def _times(size: tuple[int, int]) -> str:
     return f"{size[0]}×{size[1]}"
-
-
-CSS = """
-body{margin:0;background:#fff;color:#222;font:15px/1.5 system-ui,"Segoe UI",Helvetica,Arial,sans-serif}
-main{max-width:1040px;margin:0 auto;padding:28px 20px 60px}
-h1{font-size:24px;margin:0 0 12px} h2{font-size:17px;margin:36px 0 2px}
-p{margin:2px 0 10px;color:#555;max-width:76ch}
-ul{color:#555;font-size:13.5px;padding-left:20px}
-.row{display:flex;flex-wrap:wrap;gap:4px} svg{max-width:100%;height:auto}
-table{border-collapse:collapse} .facts th{text-align:left;font-weight:600;padding:2px 18px 2px 0;white-space:nowrap;
-vertical-align:top;color:#555} .facts td{padding:2px 0}
-.wide{overflow-x:auto} .numbers{font-size:12px} .numbers td{text-align:right;padding:2px 10px;white-space:nowrap}
-.numbers th{text-align:left;padding:2px 10px 2px 0;white-space:nowrap} .numbers tr:nth-child(even){background:#f6f8fa}
-summary{cursor:pointer;color:#1f5fa8;margin-top:30px} small{color:#888}
-"""

@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 
 import edgeplast
-from edgeplast.adaptation import TELEMETRY, Adaptation
+from edgeplast.adaptation import Adaptation
 from edgeplast.bundle import REPORT, Bundle
+from edgeplast.telemetry import TELEMETRY, read_telemetry
 from edgeplast_devices import adapting, running, training  # noqa: F401 - imported once, for all forks
 from edgeplast_devices.adapting import unfinished
 from edgeplast_devices.checkpoints import last_checkpoint
@@ -44,15 +45,7 @@ def start(bundle: Path, data: Path, into: Path) -> int:
 def steps_told(folder: Path) -> int:
     """Return the last step that the run has told of."""
     path = folder / TELEMETRY
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    steps = [0]
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        steps.append(record["step"] if record["kind"] == "step" else 0)
-    return max(steps)
+    return max([0, *(line.step for line in read_telemetry(path))]) if path.exists() else 0
 
 
 def main(bundle: Path, data: Path, root: Path, kills: int, seed: int) -> dict[str, int | bool]:

@@ -7,31 +7,13 @@ import re
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import FigureBase
 
 from edgeplast.reporting.agreement import Agreement, agreements
 from edgeplast.reporting.cost import training_bytes
+from edgeplast.reporting.style import ACCENT, DIVERGING, INK, QUIET, SEQUENTIAL, light
 from edgeplast.scores import ScoreTable
-
-ACCENT, INK, QUIET, GRID = "#1f5fa8", "#222222", "#777777", "#e6e6e6"
-SEQUENTIAL = LinearSegmentedColormap.from_list("accent", ["#f4f8fc", "#9dc1e4", ACCENT, "#0b2c54"])
-DIVERGING = LinearSegmentedColormap.from_list("agree", ["#b5651d", "#ffffff", ACCENT])
-
-STYLE: Any = {
-    "font.size": 9,
-    "axes.edgecolor": "#999999",
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "axes.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.0,
-    "svg.fonttype": "none",
-}
 
 
 def short(component: str) -> str:
@@ -85,7 +67,7 @@ def distribution(figure: FigureBase, table: ScoreTable, method: str) -> None:
     axes.set_ylim(len(kinds) - 0.5, -0.5)
     axes.set_xlabel(f"{method} score, one dot a block")
     _log_if_wide(axes, [entry.score for entry in scores.values()])
-    _light(axes)
+    light(axes)
 
 
 def ranking(figure: FigureBase, table: ScoreTable, method: str) -> None:
@@ -118,7 +100,7 @@ def ranking(figure: FigureBase, table: ScoreTable, method: str) -> None:
     right.barh(rows, memory, color="#9dc1e4", height=0.62)
     right.set_xlabel("memory to train it alone,\nMiB at batch 1 (estimate)")
     for axes in (left, middle, right):
-        _light(axes)
+        light(axes)
 
 
 def tau_matrix(figure: FigureBase, table: ScoreTable) -> None:
@@ -178,10 +160,3 @@ def _scale(grid: np.ndarray) -> Normalize:
 def _log_if_wide(axes: Any, values: list[float]) -> None:
     if min(values) > 0 and max(values) > 30 * min(values):
         axes.set_xscale("log")
-
-
-def _light(axes: Any) -> None:
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.grid(axis="x", color=GRID, linewidth=0.7)
-    axes.set_axisbelow(True)

@@ -1,0 +1,140 @@
+"""The report of an adaptation: memory against the budget, loss, accuracy and pace, from what the run told of itself."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from edgeplast.adaptation import Adaptation
+from edgeplast.bundle import REPORT
+from edgeplast.errors import InputError
+from edgeplast.reporting.pages import WIDTH_INCHES, Page, Section, write_page
+from edgeplast.telemetry import TELEMETRY, EpochLine, Line, RungLine, RunLine, StepLine, of_kind, read_telemetry
+from edgeplast.units import format_bytes, format_seconds
+
+
+def adaptation_report(folder: Path, into: Path, png: Path | None = None) -> None:
+    """Write the report of an adapted bundle, or of a run that is not finished.
+
+    Args:
+        folder: an adapted bundle, or ``<output>.partial`` of a run that was interrupted or still runs.
+        into: the HTML file.
+        png: also a picture of the same figures, if given.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        InputError: the folder has no telemetry, or no step in it.
+    """
+    lines, report = read_run(folder)
+    name = of_kind(lines, RunLine)[0].model
+    title = f"Adaptation of {name}" + ("" if report else ", not finished")
+    page = Page(
+        title=title,
+        caption=title,
+        facts=_facts(lines, report),
+        notes=_notes(lines, report),
+        sections=lambda: _sections(lines, report),
+    )
+    write_page(page, into, png)
+
+
+def read_run(folder: Path) -> tuple[list[Line], Adaptation | None]:
+    """Return a run's telemetry, and its report if it is finished.
+
+    Raises:
+        InputError: there is no telemetry, or no step in it.
+    """
+    if not (folder / TELEMETRY).is_file():
+        raise InputError(
+            f"{folder} has no {TELEMETRY}: give a scores file, or the folder that edgeplast adapt wrote "
+            "(of an unfinished run the one that ends in .partial)."
+        )
+    lines = read_telemetry(folder / TELEMETRY)
+    if not of_kind(lines, StepLine) or not of_kind(lines, RunLine):
+        raise InputError(f"{folder / TELEMETRY} tells of no step yet; there is nothing to draw.")
+    return lines, Adaptation.read(folder / REPORT) if (folder / REPORT).is_file() else None
+
+
+def _facts(lines: list[Line], report: Adaptation | None) -> list[tuple[str, str]]:
+    run, steps = of_kind(lines, RunLine), of_kind(lines, StepLine)
+    seconds = statistics.median(step.seconds for step in steps)
+    allowed = run[-1].allowed_bytes
+    facts = [
+        ("runtime", run[-1].runtime),
+        ("trained", run[-1].rung if report is None else f"tier {report.tier}: {', '.join(report.trained)}"),
+        ("memory allowed", "no limit" if allowed is None else format_bytes(allowed)),
+        ("predicted peak", format_bytes(run[0].predicted_peak_bytes)),
+        ("steps", f"{steps[-1].step}, median {format_seconds(seconds)}"),
+    ]
+    if report is None:
+        return facts
+    before, after = report.accuracy.before, report.accuracy.after
+    enforced = "" if report.memory.enforced_by == "nothing" else f", enforced by the {report.memory.enforced_by}"
+    facts[3] = (
+        "peak memory",
+        f"{format_bytes(report.memory.measured_peak_bytes)} measured, "
+        f"{format_bytes(report.memory.predicted_peak_bytes)} predicted{enforced}",
+    )
+    accuracy = " → ".join("–" if value is None else f"{value:.1%}" for value in (before, after))
+    return [
+        (f"accuracy ({report.measured_on})", accuracy),
+        ("images", ", ".join(f"{count} {name}" for name, count in report.images.items())),
+        ("time", f"{format_seconds(report.seconds.total)}, of which training {format_seconds(report.seconds.train)}"),
+        ("best epoch", f"{report.best_epoch} of {report.epochs} ({report.stopped_because})"),
+        *facts,
+    ]
+
+
+def _notes(lines: list[Line], report: Adaptation | None) -> list[str]:
+    notes = [
+        f"At step {change.step} from {change.before} to {change.after}: {change.reason}."
+        for change in of_kind(lines, RungLine)
+    ]
+    resumed = [run.step for run in of_kind(lines, RunLine)[1:]]
+    if resumed:
+        notes.append(f"Resumed at step {', '.join(map(str, resumed))}.")
+    if report is not None and report.unreadable:
+        notes.append(f"{report.unreadable} pictures could not be read and were left out.")
+    slowed = {reason for step in of_kind(lines, StepLine) for reason in step.slowed_by}
+    if slowed:
+        notes.append(f"The processor was slowed down by {', '.join(sorted(slowed))}.")
+    return notes
+
+
+def _sections(lines: list[Line], report: Adaptation | None) -> list[Section]:
+    from edgeplast.reporting import adaptation_figures as figures
+
+    steps = of_kind(lines, StepLine)
+    sections = [
+        Section(
+            "Memory",
+            "The largest resident set of the process during each step, against what is allowed and what was "
+            "predicted before it began. Dashed verticals are changes of rung, dotted ones resumptions.",
+            [(WIDTH_INCHES, 3.0, lambda figure: figures.memory(figure, lines, report))],
+        ),
+        Section(
+            "Loss",
+            "Mean training loss of each step, and smoothed; the validation loss at the end of each epoch.",
+            [(WIDTH_INCHES, 2.8, lambda figure: figures.loss(figure, lines))],
+        ),
+    ]
+    epochs = of_kind(lines, EpochLine)
+    measured = report is not None and report.accuracy.after is not None
+    if measured or any(epoch.validation_accuracy is not None for epoch in epochs):
+        sections.append(
+            Section(
+                "Accuracy",
+                "On the validation images at the end of each epoch, and on the images of the final measurement before "
+                "the first step and with the weights that were kept.",
+                [(WIDTH_INCHES, 2.6, lambda figure: figures.accuracy(figure, lines, report))],
+            )
+        )
+    warm = any(step.celsius is not None for step in steps)
+    sections.append(
+        Section(
+            "Pace",
+            "Seconds of each step" + (", and the hottest sensor." if warm else "; this machine shows no temperature."),
+            [(WIDTH_INCHES, 2.4, lambda figure: figures.pace(figure, lines))],
+        )
+    )
+    return sections
