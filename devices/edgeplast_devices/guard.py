@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from edgeplast.errors import BudgetError
 from edgeplast.units import format_bytes
-from edgeplast_devices.memory import Reading, Wall, group_limit, machine_bytes, read, stack_bytes
+from edgeplast_devices.memory import Reading, Wall, group_limit, machine_bytes, read, resident_bytes, stack_bytes
 
 _INTERVAL_SECONDS = 0.05
 
@@ -32,6 +32,7 @@ class Guard:
         allowed_bytes: resident memory that this process may hold; None watches the machine alone.
         machine_total_bytes: memory of the machine, which the reserve is taken from.
         read_memory: takes a reading; handed in so that tests can script it.
+        read_resident: reads the resident set alone, for the watcher.
     """
 
     def __init__(
@@ -39,12 +40,13 @@ class Guard:
         allowed_bytes: int | None,
         machine_total_bytes: int,
         read_memory: Callable[[], Reading] = read,
+        read_resident: Callable[[], int] = resident_bytes,
     ) -> None:
         self.allowed_bytes = allowed_bytes
         self.reserve_bytes = reserve_bytes(machine_total_bytes)
         self._wall = Wall(None)
         self.stop_run: Callable[[str], None] | None = None  # ends the run of the graph in progress, from any thread
-        self._read = read_memory
+        self._read, self._read_resident = read_memory, read_resident
         self._highest = 0
         self._ended = threading.Event()
 
@@ -63,7 +65,7 @@ class Guard:
 
     def take_highest(self) -> int:
         """Return the largest resident set seen since this was last called."""
-        highest = max(self._highest, self._read().resident)
+        highest = max(self._highest, self._read_resident())
         self._highest = 0
         return highest
 
@@ -100,11 +102,10 @@ class Guard:
 
     def _watch(self) -> None:
         while not self._ended.wait(_INTERVAL_SECONDS):
-            reading = self._read()
-            self._highest = max(self._highest, reading.resident)
-            stop = self.stop_run
-            if stop is not None and self.allowed_bytes is not None and reading.resident > self.allowed_bytes:
-                stop(short_of(reading, self.allowed_bytes, 0) or "")
+            resident, stop = self._read_resident(), self.stop_run
+            self._highest = max(self._highest, resident)
+            if stop is not None and self.allowed_bytes is not None and resident > self.allowed_bytes:
+                stop(_over(resident, self.allowed_bytes))
 
 
 def allowed_bytes(budget_bytes: int | None) -> int | None:
@@ -130,10 +131,14 @@ def reserve_bytes(machine_total_bytes: int) -> int:
 def short_of(reading: Reading, allowed_bytes: int | None, reserve_bytes: int) -> str | None:
     """Say what a reading is short of, or None."""
     if allowed_bytes is not None and reading.resident > allowed_bytes:
-        return f"this process holds {format_bytes(reading.resident)} of {format_bytes(allowed_bytes)} allowed"
+        return _over(reading.resident, allowed_bytes)
     if reading.available < reserve_bytes:
         return f"the machine has only {format_bytes(reading.available)} of memory left"
     group = reading.group_available
     if group is not None and group < reserve_bytes // 8:
         return f"the control group (container or service) has only {format_bytes(group)} of memory left"
     return None
+
+
+def _over(resident: int, allowed: int) -> str:
+    return f"this process holds {format_bytes(resident)} of {format_bytes(allowed)} allowed"

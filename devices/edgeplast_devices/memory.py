@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-_STATUS = Path("/proc/self/status")
+_STATUS, _STATM = Path("/proc/self/status"), Path("/proc/self/statm")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,16 @@ class Reading:
 
 
 def read() -> Reading:
-    """Take a reading: 0.1 ms on Linux."""
+    """Take a reading: a few tenths of a millisecond."""
     return Reading(resident_bytes(), available_bytes(), group_available_bytes())
 
 
 def resident_bytes() -> int:
-    """Return the resident set of this process."""
-    return int(psutil.Process().memory_info().rss)
+    """Return the resident set of this process: 10 µs on Linux."""
+    try:
+        return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
+    except OSError:
+        return int(psutil.Process().memory_info().rss)
 
 
 def peak_bytes() -> int:

@@ -29,7 +29,7 @@ from edgeplast_devices.memory import machine_bytes, peak_bytes, resident_bytes, 
 from edgeplast_devices.metrics import MOST
 from edgeplast_devices.options import Interval, TrainingOptions, default_learning_rate
 from edgeplast_devices.rungs import PICTURE_BYTES, Rung, choose, ladder, predicted_peak
-from edgeplast_devices.runtime import EvaluationSession, reserve_arena, runtime_name
+from edgeplast_devices.runtime import LASTING_BYTES, EvaluationSession, reserve_arena, runtime_name
 from edgeplast_devices.schedules import learning_rate
 from edgeplast_devices.standing import Best, Saved, Timing, restore, state_of
 from edgeplast_devices.telemetry import TelemetryWriter
@@ -137,11 +137,7 @@ class Run:
 
     def open(self) -> None:
         """Load weights and graphs, and take up the checkpoint's state. Stands behind the guard's wall."""
-        first = self.rungs[0]
-        region = first.graph.footprint.transient_bytes(first.micro_batch)
-        # Where the kernel has no wall the arena's own limit stands in for it.
-        spare = None if self.allowed_bytes is None else max(self.allowed_bytes - self.predicted, 0)
-        reserve_arena(region, None if spare is None or self.guard.walled else region + spare + (8 << 20))
+        reserve_arena(*self._arena_bytes())
         self.parameters = read_trainable(self.bundle)
         assert self.options.threads is not None
         self.trainer = Trainer(
@@ -160,6 +156,20 @@ class Run:
         self.evaluation = EvaluationSession(self.bundle.path / EVALUATION_GRAPH, self.parameters, self.options.threads)
         self.guard.move_wall()
         self.timing.load = time.perf_counter() - self.timing.start
+
+    def _arena_bytes(self) -> tuple[int, int | None]:
+        """Return the arena's large region, and the most it may ever hold.
+
+        Under a budget the region takes half of what the prediction leaves over, and the arena no more. So a tensor
+        that finds no place is refused by the arena itself, which the ladder can answer, before the kernel refuses
+        things for which there is no answer (a thread's local data).
+        """
+        first = self.rungs[0]
+        needed = first.graph.footprint.transient_bytes(first.micro_batch)
+        if self.allowed_bytes is None:
+            return round(1.1 * needed), None
+        region = needed + max(self.allowed_bytes - self.predicted, 0) // 2
+        return region, region + LASTING_BYTES
 
     def train(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Run the epochs that are left, keep the best weights, and measure before and after."""

@@ -39,7 +39,7 @@ _BUILDS = (
 )
 """Distributions that unpack into the folder ``onnxruntime``."""
 
-_LASTING_BYTES = 4 << 20
+LASTING_BYTES = 4 << 20
 """First region of the arena: what sessions keep of their own, biases and norms above all."""
 
 _ALIGNMENT = 256
@@ -144,7 +144,7 @@ def reserve_arena(region_bytes: int, most_bytes: int | None = None) -> None:
     )
     settings = {
         "arena_extend_strategy": 0,
-        "initial_chunk_size_bytes": _LASTING_BYTES,
+        "initial_chunk_size_bytes": LASTING_BYTES,
         # Not a multiple of its alignment, the size would be refused when the region is made for the second time.
         "initial_growth_chunk_size_bytes": max(-(-region_bytes // _ALIGNMENT) * _ALIGNMENT, 1 << 20),
         # A chunk is cut to size unless less than this would be left over; the default is 128 MiB.

@@ -116,7 +116,7 @@ class TestWatcher:
     def test_it_stops_a_run_that_has_gone_over_where_there_is_no_wall(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(memory, "data_limit", lambda: None)
         now = [Reading(50 * MiB, GiB)]
-        watching, stopped = Guard(100 * MiB, GiB, lambda: now[0]), []
+        watching, stopped = Guard(100 * MiB, GiB, lambda: now[0], lambda: now[0].resident), []
         watching.stop_run = stopped.append
         with watching.standing(0, threads=1):
             time.sleep(0.2)
