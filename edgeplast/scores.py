@@ -12,6 +12,9 @@ from edgeplast.architecture import Architecture
 from edgeplast.documents import Document
 from edgeplast.errors import InputError, one_of
 
+DEFAULT_METHOD = "plasticity-branch"
+"""The method that the measurements speak for: the table and the reasons are in ``scoring/README.md``."""
+
 
 class ComponentScore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The score of one component by one method.

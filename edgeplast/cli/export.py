@@ -14,6 +14,7 @@ from edgeplast.cli.options import budget_of, check_weights_named, network_of, pr
 from edgeplast.errors import UsageError
 from edgeplast.files import refuse_existing
 from edgeplast.plan import Plan
+from edgeplast.scores import DEFAULT_METHOD
 from edgeplast.units import format_bytes
 
 
@@ -37,7 +38,9 @@ def export(
         str | None, typer.Option(help="Class names of the new head, comma-separated (default: the data's).")
     ] = None,
     keep_head: Annotated[bool, typer.Option("--keep-head", help="Start from the checkpoint's own head.")] = False,
-    method: Annotated[str, typer.Option(help="Score to plan by; see `edgeplast score --list-methods`.")] = "plasticity",
+    method: Annotated[
+        str, typer.Option(help="Score to plan by; see `edgeplast score --list-methods`.")
+    ] = DEFAULT_METHOD,
     pairs: Annotated[int, typer.Option(help="Most pairs of images to score on.")] = 64,
     strategy: Annotated[str, typer.Option(help="How to choose what trains; see `edgeplast plan --help`.")] = "best",
     train: Annotated[str | None, typer.Option(help="What trains, by name: attn:8-11,head.")] = None,

@@ -14,7 +14,7 @@ from edgeplast.cli.options import check_weights_named, network_of
 from edgeplast.components import type_of
 from edgeplast.errors import UsageError
 from edgeplast.files import refuse_existing
-from edgeplast.scores import ScoreTable
+from edgeplast.scores import DEFAULT_METHOD, ScoreTable
 
 _BAR_CELLS, _TOP = 24, 20
 
@@ -29,7 +29,8 @@ def score(
         Path | None, typer.Option(help="Images of the source domain; pairs then take one of each set.")
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="How to score, repeatable; the first is what planning uses.")
+        list[str] | None,
+        typer.Option(help=f"How to score (default: {DEFAULT_METHOD}), repeatable; the first is what planning uses."),
     ] = None,
     list_methods: Annotated[bool, typer.Option("--list-methods", help="List all methods and leave.")] = False,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: safetensors or a torch file.")] = None,
@@ -60,7 +61,7 @@ def score(
     first_process = int(os.environ.get("RANK", "0")) == 0  # under torchrun one process speaks and writes
     if first_process:
         refuse_existing(output, force=force)
-    main, *others = method or ["plasticity"]
+    main, *others = method or [DEFAULT_METHOD]
     from edgeplast import verbs
 
     with progress_bar(as_json or not first_process) as progress:

@@ -11,7 +11,7 @@ import torch
 from edgeplast.errors import UsageError, one_of
 from edgeplast.models import describe
 from edgeplast.progress import Progress, silent
-from edgeplast.scores import ComponentScore, ScoreTable
+from edgeplast.scores import DEFAULT_METHOD, ComponentScore, ScoreTable
 from edgeplast.scoring.anatomy import parts_of
 from edgeplast.scoring.examples import Examples
 from edgeplast.scoring.job import Estimate, Job
@@ -26,7 +26,7 @@ def score(
     model: torch.nn.Module,
     images: Examples,
     *,
-    method: str = "plasticity",
+    method: str = DEFAULT_METHOD,
     others: Sequence[str] = (),
     reference: Examples | None = None,
     pairs: int = 64,

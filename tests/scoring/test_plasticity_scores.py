@@ -26,7 +26,7 @@ def means(reference, model, images, pairs, seed=0, other=None):
 
 def test_plasticity_is_its_definition() -> None:
     model, images = tiny(), Pictures(11)
-    table = score(model, images, pairs=7)
+    table = score(model, images, method="plasticity", pairs=7)
     expected = means(ratios_true, model, images, 7)
     assert list(table.components) == [
         f"blocks.{i}.{k}" for i in range(2) for k in ("norm1", "attn", "norm2", "fc1", "fc2")
@@ -71,7 +71,9 @@ def test_moving_scale_between_a_norm_and_the_next_weights_changes_plasticity_but
                 following.weight /= factor
     picture = torch.from_numpy(images.pixels[:2])
     torch.testing.assert_close(model(picture), moved(picture), rtol=1e-4, atol=1e-4)
-    before, after = (score(m, images, others=["plasticity-branch"], pairs=6) for m in (model, moved))
+    before, after = (
+        score(m, images, method="plasticity", others=["plasticity-branch"], pairs=6) for m in (model, moved)
+    )
     for name, entry in before.others["plasticity-branch"].items():
         assert after.others["plasticity-branch"][name].score == pytest.approx(entry.score, rel=1e-4), name
     for block in range(2):
@@ -97,7 +99,7 @@ def isotropic() -> nn.Module:
 def test_closed_forms_identity_scores_one_and_linear_layers_their_frobenius_norm() -> None:
     model, images = isotropic(), Pictures(12, classes=1)
     model.blocks[0].norm1 = nn.Identity()
-    table = score(model, images, others=["plasticity-embedding", "jacobian"], pairs=6)
+    table = score(model, images, method="plasticity", others=["plasticity-embedding", "jacobian"], pairs=6)
     for method in table.methods:
         assert table.by(method)["blocks.0.norm1"].score == pytest.approx(1.0, abs=1e-5), method
     for kind in ("fc1", "fc2"):
@@ -148,7 +150,7 @@ def test_each_picture_is_used_once_a_pass_and_the_seed_decides() -> None:
 
 def test_scoring_stops_when_the_ranking_has_settled_and_says_so() -> None:
     model, images = tiny(6), Pictures(40)
-    table = score(model, images, pairs=200)
+    table = score(model, images, method="plasticity", pairs=200)
     used = {entry.samples for entry in table.components.values()}
     assert len(used) == 1 and 32 <= used.pop() < 200
     assert any("settled after" in note and "200 pairs" in note for note in table.notes)
@@ -157,7 +159,14 @@ def test_scoring_stops_when_the_ranking_has_settled_and_says_so() -> None:
 
 def test_a_head_is_what_it_writes_into_the_output() -> None:
     model, images = tiny(7, init_values=0.5), Pictures(8)
-    table = score(model, images, pairs=4, granularity="head", others=["plasticity-embedding", "plasticity-branch"])
+    table = score(
+        model,
+        images,
+        method="plasticity",
+        pairs=4,
+        granularity="head",
+        others=["plasticity-embedding", "plasticity-branch"],
+    )
     assert [n for n in table.components if n.startswith("blocks.0")] == [
         "blocks.0.norm1", *(f"blocks.0.attn.head.{h}" for h in range(4)), "blocks.0.norm2",
         "blocks.0.fc1", "blocks.0.fc2",
@@ -184,7 +193,9 @@ def test_a_head_is_what_it_writes_into_the_output() -> None:
 def test_cuda_gives_the_same_scores() -> None:
     model, images = tiny(), Pictures(12)
     methods = ("plasticity", "plasticity-embedding", "plasticity-branch", "jacobian")
-    host, device = (score(model, images, others=methods[1:], pairs=6, device=d) for d in ("cpu", "cuda"))
+    host, device = (
+        score(model, images, method="plasticity", others=methods[1:], pairs=6, device=d) for d in ("cpu", "cuda")
+    )
     for method in methods:
         for name, entry in host.by(method).items():
             assert device.by(method)[name].score == pytest.approx(entry.score, rel=1e-3)
@@ -192,7 +203,7 @@ def test_cuda_gives_the_same_scores() -> None:
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="shared data not here")
 def test_on_real_weights_and_photos_medians_are_those_of_the_first_measurement() -> None:
-    table = score(load_model("vit_tiny_patch16_224", checkpoint=WEIGHTS), rsscn7(), pairs=12,
+    table = score(load_model("vit_tiny_patch16_224", checkpoint=WEIGHTS), rsscn7(), method="plasticity", pairs=12,
                   others=["plasticity-embedding"])  # fmt: skip
     first = {
         "plasticity": {"norm1": 1.19, "norm2": 1.81, "fc2": 0.81, "fc1": 1.69, "attn": 0.22},

@@ -164,7 +164,7 @@ def test_words_and_numbers_that_mean_nothing_are_usage_errors() -> None:
     with pytest.raises(UsageError, match=r"Unknown granularity 'layer'.*component, head, branch"):
         score(model, images, granularity="layer")
     with pytest.raises(UsageError, match=r"'branch' exists for the method plasticity-branch alone"):
-        score(model, images, granularity="branch")
+        score(model, images, method="plasticity", granularity="branch")
     with pytest.raises(UsageError, match=r"--pairs 1: .*at least 2 pairs"):
         score(model, images, pairs=1)
     with pytest.raises(UsageError, match=r"Unknown device 'gpu'.*auto, cpu, cuda"):
