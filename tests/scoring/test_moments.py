@@ -77,7 +77,7 @@ def test_accumulating_stops_early_and_reports_progress() -> None:
         accumulate([0], lambda _: (_ for _ in ()).throw(InputError("broken")), 2, "test", silent)
 
 
-METHODS = ["plasticity-embedding", "jacobian", "bound", "rgn", "fps"]
+METHODS = ["plasticity", "plasticity-embedding", "jacobian", "bound", "rgn", "fps"]
 
 SCRIPT = """
 import sys
