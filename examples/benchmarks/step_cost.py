@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 CONTESTANTS = ("pytorch", "pytorch-checkpoint", "ort-artifacts", "edgeplast", "edgeplast-no-recompute")
 WARM_UP = 2
@@ -39,7 +40,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6, help="timed steps a round")
     parser.add_argument(
-        "--runtime", default=sys.executable, help="Python that runs edgeplast's steps (e.g. with stock)"
+        "--runtime",
+        nargs="+",
+        default=[sys.executable],
+        help="Pythons that run edgeplast's steps, to compare builds of onnxruntime (one environment holds one)",
     )
     parser.add_argument("--only", nargs="*", choices=CONTESTANTS, default=CONTESTANTS)
     parser.add_argument("--json", action="store_true")
@@ -52,11 +56,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for step in ("prepare-edgeplast", *(["prepare-artifacts"] if "ort-artifacts" in arguments.only else [])):
             _spawn(step, folder, sys.executable)
-        runs: dict[str, list[dict[str, float]]] = {name: [] for name in arguments.only}
+        runs: dict[str, list[dict[str, Any]]] = {}
         for _ in range(arguments.rounds):
             for name in arguments.only:
-                python = arguments.runtime if name.startswith("edgeplast") else sys.executable
-                runs[name].append(_spawn(name, folder, python))
+                for python in arguments.runtime if name.startswith("edgeplast") else [sys.executable]:
+                    run = _spawn(name, folder, python)
+                    shown = f"{name}, {run['runtime']}" if len(arguments.runtime) > 1 and "runtime" in run else name
+                    runs.setdefault(shown, []).append(run)
     result = {
         name: {key: statistics.median(run[key] for run in each) for key in ("peak_bytes", "step_seconds")}
         for name, each in runs.items()
@@ -74,21 +80,22 @@ def main() -> None:
 def _show(workload: dict[str, object], result: dict[str, dict[str, float]]) -> None:
     print(", ".join(f"{key} {value}" for key, value in workload.items()))
     first = next(iter(result.values()))
-    print(f"{'':24}{'peak':>10}{'step':>10}{'peak ×':>9}{'step ×':>9}")
+    width = max(24, *(len(name) + 2 for name in result))
+    print(f"{'':{width}}{'peak':>10}{'step':>10}{'peak ×':>9}{'step ×':>9}")
     for name, each in result.items():
         print(
-            f"{name:24}{each['peak_bytes'] / 1e6:7.0f} MB{each['step_seconds']:8.2f} s"
+            f"{name:{width}}{each['peak_bytes'] / 1e6:7.0f} MB{each['step_seconds']:8.2f} s"
             f"{each['peak_bytes'] / first['peak_bytes']:9.2f}{each['step_seconds'] / first['step_seconds']:9.2f}"
         )
 
 
-def _spawn(name: str, folder: str, python: str) -> dict[str, float]:
+def _spawn(name: str, folder: str, python: str) -> dict[str, Any]:
     command = [python, str(HERE), "--worker", f"{name}={folder}", *sys.argv[1:]]
     path = ":".join(str(ROOT / part) for part in (".", "exporters", "devices"))
     done = subprocess.run(command, capture_output=True, text=True, env={**__import__("os").environ, "PYTHONPATH": path})
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
@@ -233,13 +240,13 @@ def _artifacts(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     return _timed(step, arguments)
 
 
-def _edgeplast(arguments: argparse.Namespace, folder: Path, recompute: bool) -> dict[str, float]:
+def _edgeplast(arguments: argparse.Namespace, folder: Path, recompute: bool) -> dict[str, Any]:
     import numpy as np
 
     from edgeplast.bundle import Bundle
     from edgeplast_devices.losses import weighted_targets
     from edgeplast_devices.optimizers import AdamW, gradient_norm
-    from edgeplast_devices.runtime import TrainingSession, reserve_arena
+    from edgeplast_devices.runtime import TrainingSession, reserve_arena, runtime_name
     from edgeplast_devices.weights import read_trainable
 
     bundle = Bundle.open(folder / "bundle")
@@ -266,7 +273,7 @@ def _edgeplast(arguments: argparse.Namespace, folder: Path, recompute: bool) -> 
         gradient_norm(gradients)
         optimizer.update(gradients, 1e-4)
 
-    return _timed(step, arguments)
+    return _timed(step, arguments) | {"runtime": runtime_name()}
 
 
 _WORKERS = {
