@@ -7,6 +7,7 @@ from typing import ClassVar
 import msgspec
 
 from edgeplast.documents import Document
+from edgeplast.placement import ON_CPU, DeviceMemoryReport, Placement
 
 
 class BeforeAfter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,6 +66,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     Attributes:
         model: name of the model.
         runtime: which onnxruntime build ran, with its version.
+        provider: what computed: the execution provider asked for, the one used, and why if they differ.
         tier: the tier in force at the end.
         trained: components that trained in that tier.
         recompute: whether blocks were computed again in the backward pass, at the end.
@@ -87,6 +89,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         gradient_norms: global norm of each step's gradient before clipping.
         rung_changes: steps down the ladder, and up again.
         resumed_at: optimizer steps at which the run was resumed after an interruption.
+        device_memory: of a provider with memory of its own; None on the CPU.
         stopped_because: ``finished``, ``early stopping`` or ``diverged``.
     """
 
@@ -117,3 +120,5 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     rung_changes: tuple[RungChange, ...] = ()
     resumed_at: tuple[int, ...] = ()
     stopped_because: str = "finished"
+    provider: Placement = ON_CPU
+    device_memory: DeviceMemoryReport | None = None

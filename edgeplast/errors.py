@@ -51,6 +51,10 @@ class InterruptedRunError(EdgeplastError):
     exit_code = 130
 
 
+class FallbackWarning(UserWarning):
+    """Something is done in another way than was asked for; the message says which and why."""
+
+
 def one_of(what: str, given: str, allowed: list[str] | tuple[str, ...]) -> UsageError:
     """Return the error for a word that is not in a closed list, with the nearest one suggested.
 

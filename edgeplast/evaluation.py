@@ -7,6 +7,7 @@ from typing import ClassVar
 import msgspec
 
 from edgeplast.documents import Document
+from edgeplast.placement import ON_CPU, Placement
 
 
 class ClassAccuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -27,6 +28,8 @@ class Evaluation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
             (Guo et al., arXiv 1706.04599), 0 is best.
         per_class: by class name.
         unreadable: images that could not be read and were left out.
+        runtime: which onnxruntime build ran, with its version.
+        provider: what computed: the execution provider asked for, the one used, and why if they differ.
     """
 
     KIND: ClassVar[str] = "evaluation"
@@ -37,3 +40,5 @@ class Evaluation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     expected_calibration_error: float
     per_class: dict[str, ClassAccuracy]
     unreadable: int = 0
+    runtime: str = ""
+    provider: Placement = ON_CPU

@@ -183,7 +183,8 @@ def evaluate(
         split: ``train``, ``val`` or ``test`` where the data have splits; by default ``test``, else ``val``, else
             ``train``.
         progress: told of each batch.
-        **how: ``micro_batch``, ``threads``, ``unreadable`` (takes note of pictures that cannot be read).
+        **how: ``micro_batch``, ``threads``, ``runtime``, ``provider``, ``unreadable`` (takes note of pictures that
+            cannot be read).
     """
     from edgeplast_devices.evaluating import evaluate as evaluate_bundle
     from edgeplast_devices.images import open_images
@@ -206,6 +207,8 @@ def predict(
     images: str | Path | ImageSet | Sequence[str | Path],
     *,
     threads: int | None = None,
+    runtime: str = "auto",
+    provider: str = "cpu",
     unreadable: Unreadable | None = None,
     progress: Progress = silent,
 ) -> list[Prediction]:
@@ -215,6 +218,8 @@ def predict(
         model: the ONNX file from ``deploy``.
         images: a picture, a folder or tar of pictures, several of these, or an opened set.
         threads: of the runtime; by default all usable cores.
+        runtime: the build of onnxruntime: ``ort-training``, ``stock``, or ``auto`` for the one that is installed.
+        provider: the execution provider: ``cpu``, ``cuda``, …; the CPU takes over, with a warning, where it fails.
         unreadable: takes note of pictures that cannot be read.
         progress: told of each picture.
 
@@ -227,7 +232,7 @@ def predict(
     if not isinstance(images, ImageSet):
         paths = [images] if isinstance(images, str | Path) else images
         images = open_unlabelled([Path(path) for path in paths], progress=progress)
-    classifier = Classifier(Path(model), threads=threads)
+    classifier = Classifier(Path(model), threads=threads, runtime=runtime, provider=provider)
     return list(classifier.predict(images, unreadable=unreadable, progress=progress))
 
 

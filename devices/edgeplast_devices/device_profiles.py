@@ -16,12 +16,10 @@ import msgspec
 
 from edgeplast.errors import EdgeplastError, InputError, one_of
 from edgeplast.units import parse_bytes
+from edgeplast_devices.providers import PROVIDERS
 
 THIS_MACHINE = "auto"
 """The name under which ``--device`` asks for the profile of the machine that it runs on."""
-
-PROVIDERS = ("cpu", "cuda", "tensorrt", "coreml", "directml", "openvino")
-"""Execution providers that a profile may name."""
 
 _FOLDER = Path(__file__).parent / "profiles"
 

@@ -14,7 +14,9 @@ from edgeplast.progress import Progress, silent
 from edgeplast_devices.images import ImageSet, Unreadable, batches
 from edgeplast_devices.memory import usable_threads
 from edgeplast_devices.metrics import Metrics
-from edgeplast_devices.runtime import EvaluationSession, OutOfMemoryError
+from edgeplast_devices.placing import place
+from edgeplast_devices.providers import CPU
+from edgeplast_devices.runtime import EvaluationSession, OutOfMemoryError, runtime_name
 from edgeplast_devices.weights import read_trainable
 
 
@@ -24,6 +26,8 @@ def evaluate(
     *,
     micro_batch: int = 4,
     threads: int | None = None,
+    runtime: str = "auto",
+    provider: str = CPU,
     unreadable: Unreadable | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
@@ -34,19 +38,24 @@ def evaluate(
         images: labelled; their class names must be among the bundle's.
         micro_batch: images that pass through the graph at once.
         threads: of the runtime; by default all cores this process may use.
+        runtime: the build of onnxruntime; see ``placing.place``.
+        provider: the execution provider.
         unreadable: takes note of images that cannot be read.
         progress: told of each micro-batch.
 
     Raises:
         InputError: labels the bundle does not know, or no image that can be read.
+        MissingExtraError: the runtime is not installed.
+        UsageError: there is no such runtime or provider.
     """
+    placement = place(runtime, provider)
     manifest = bundle.manifest
     known = images.aligned_to(manifest.classes)
     parameters: Mapping[str, np.ndarray] = read_trainable(bundle)
-    session = EvaluationSession(bundle.path / EVALUATION_GRAPH, parameters, threads or usable_threads())
+    session = EvaluationSession(bundle.path / EVALUATION_GRAPH, parameters, threads or usable_threads(), placement)
     unreadable = unreadable or Unreadable()
     result = measure(session, known, manifest.preprocessing, manifest.classes, micro_batch, unreadable, progress)
-    return msgspec.structs.replace(result, unreadable=unreadable.count)
+    return msgspec.structs.replace(result, unreadable=unreadable.count, runtime=runtime_name(), provider=placement)
 
 
 def measure(

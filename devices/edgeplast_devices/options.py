@@ -11,6 +11,7 @@ from edgeplast.components import HEAD, NORM, type_of
 from edgeplast.errors import UsageError, one_of
 from edgeplast.plan import OPTIMIZER_SLOTS
 from edgeplast_devices.images import Augmentation
+from edgeplast_devices.providers import CPU, PROVIDERS, RUNTIMES
 from edgeplast_devices.schedules import SCHEDULES
 
 
@@ -67,6 +68,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         seed: of the data order, the augmentation and the validation split.
         threads: of the runtime; None uses all cores this process may use.
         checkpoint_every: how often the state is saved: ``20steps``, ``5min``, ``30s``; see :class:`Interval`.
+        runtime: the build of onnxruntime: ``ort-training``, ``stock``, or ``auto`` for the one that is installed.
+        provider: the execution provider; see ``placing``.
     """
 
     epochs: int = 4
@@ -86,8 +89,16 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     seed: int = 0
     threads: int | None = None
     checkpoint_every: str = "5min"
+    runtime: str = "auto"
+    provider: str = CPU
 
-    WITHOUT_EFFECT_ON_THE_RESULT: ClassVar[tuple[str, ...]] = ("micro_batch", "threads", "checkpoint_every")
+    WITHOUT_EFFECT_ON_THE_RESULT: ClassVar[tuple[str, ...]] = (
+        "micro_batch",
+        "threads",
+        "checkpoint_every",
+        "runtime",
+        "provider",
+    )
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -105,6 +116,10 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise one_of("schedule", self.schedule, SCHEDULES)
         if self.class_weights not in ("none", "balanced"):
             raise one_of("class weights", self.class_weights, ("none", "balanced"))
+        if self.runtime not in RUNTIMES:
+            raise one_of("runtime", self.runtime, RUNTIMES)
+        if self.provider not in PROVIDERS:
+            raise one_of("provider", self.provider, PROVIDERS)
         Augmentation.named(self.augment)
         Interval.parse(self.checkpoint_every)
 

@@ -15,6 +15,8 @@ from edgeplast.progress import Progress, silent
 from edgeplast_devices.deploying import CLASSES_KEY, PREPROCESSING_KEY
 from edgeplast_devices.images import ImageSet, Unreadable, batches
 from edgeplast_devices.memory import usable_threads
+from edgeplast_devices.placing import place
+from edgeplast_devices.providers import CPU
 from edgeplast_devices.runtime import EvaluationSession
 
 
@@ -32,15 +34,19 @@ class Classifier:
     Args:
         model: the ONNX file that ``deploy`` wrote.
         threads: of the runtime; by default all cores this process may use.
+        runtime: the build of onnxruntime; see ``placing.place``.
+        provider: the execution provider.
 
     Raises:
         InputError: the model is missing, no ONNX file, or has no class names and preprocessing in its metadata.
+        MissingExtraError: the runtime is not installed.
+        UsageError: there is no such runtime or provider.
     """
 
-    def __init__(self, model: Path, *, threads: int | None = None) -> None:
+    def __init__(self, model: Path, *, threads: int | None = None, runtime: str = "auto", provider: str = CPU) -> None:
         if not model.is_file():
             raise InputError(f"There is no model {model}. Make one with: edgeplast deploy adapted/ -o {model}")
-        self._session = EvaluationSession(model, {}, threads or usable_threads())
+        self._session = EvaluationSession(model, {}, threads or usable_threads(), place(runtime, provider))
         metadata = self._session.metadata
         try:
             self.classes = msgspec.json.decode(metadata[CLASSES_KEY], type=tuple[str, ...])

@@ -20,6 +20,8 @@ def report_of(run: Run) -> Adaptation:
     return Adaptation(
         model=run.bundle.manifest.model,
         runtime=runtime_name(),
+        provider=run.placement,
+        device_memory=run.device_memory.report(run.allowed_bytes, run.measured_peak_bytes),
         tier=rung.tier.name,
         trained=rung.tier.components,
         recompute=rung.graph.recompute,

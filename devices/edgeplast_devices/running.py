@@ -21,6 +21,7 @@ from edgeplast.errors import InputError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
 from edgeplast_devices.checkpoints import Checkpoint, check_same_run, write_checkpoint, write_hashed
+from edgeplast_devices.device_memory import DeviceMemory
 from edgeplast_devices.evaluating import measure
 from edgeplast_devices.guard import Guard, allowed_bytes
 from edgeplast_devices.images import ImageSet, Splits, Unreadable, batches, epoch_order, require_classes
@@ -28,6 +29,7 @@ from edgeplast_devices.interrupts import Interrupts
 from edgeplast_devices.memory import machine_bytes, peak_bytes, resident_bytes, usable_threads
 from edgeplast_devices.metrics import MOST
 from edgeplast_devices.options import Interval, TrainingOptions, default_learning_rate
+from edgeplast_devices.placing import place
 from edgeplast_devices.rungs import PICTURE_BYTES, Rung, choose, ladder, predicted_peak
 from edgeplast_devices.runtime import LASTING_BYTES, EvaluationSession, reserve_arena, runtime_name
 from edgeplast_devices.schedules import learning_rate
@@ -75,7 +77,9 @@ class Run:
         self.images = {name: split.fingerprint() for name, split in self.splits.items()}
         self.batch = min(options.batch or bundle.manifest.plan.batch_size, len(self.splits["train"]))
         self.optimizer = options.optimizer or bundle.manifest.plan.optimizer
-        runtime_name()  # loads the runtime, so that it is counted as resident
+        # loads the runtime, so that it is counted as resident
+        self.placement = place(options.runtime, options.provider, self.allowed_bytes)
+        self.device_memory = DeviceMemory(self.placement)
         self.resident_bytes = resident_bytes()
         self.rungs = self._rungs_from_here(options)
         first = self.rungs[0]
@@ -149,11 +153,13 @@ class Run:
             self.unreadable["train"],
             self.guard,
             self._between,
+            placement=self.placement,
         )
         if self.checkpoint is not None:
             restore(self, self.checkpoint)
         self.trainer.open()
-        self.evaluation = EvaluationSession(self.bundle.path / EVALUATION_GRAPH, self.parameters, self.options.threads)
+        graph = self.bundle.path / EVALUATION_GRAPH
+        self.evaluation = EvaluationSession(graph, self.parameters, self.options.threads, self.placement)
         self.guard.move_wall()
         self.timing.load = time.perf_counter() - self.timing.start
 
@@ -309,6 +315,7 @@ class Run:
             step=self.trainer.steps,
             model=self.bundle.manifest.model,
             runtime=runtime_name(),
+            provider=self.placement.used,
             allowed_bytes=self.allowed_bytes,
             predicted_peak_bytes=self.predicted,
             resident_bytes=self.resident_bytes,

@@ -26,7 +26,10 @@ from typing import Any
 
 import numpy as np
 
-from edgeplast.errors import BudgetError, InputError, MissingExtraError
+from edgeplast.errors import BudgetError, EdgeplastError, InputError, MissingExtraError
+from edgeplast.placement import ON_CPU, Placement
+from edgeplast_devices.providers import CPU, names_of, session_providers, word_for
+from edgeplast_devices.refusals import is_memory, why_not_loaded
 
 _TARGETS, _IMAGES, _LOSS, _LOGITS = "targets", "images", "loss", "logits"
 _BUILDS = (
@@ -43,6 +46,9 @@ LASTING_BYTES = 4 << 20
 """First region of the arena: what sessions keep of their own, biases and norms above all."""
 
 _ALIGNMENT = 256
+
+PRACTICE_GRAPH = Path(__file__).parent / "doctor" / "practice.onnx"
+"""A training graph of two layers, made by ``tests/devices/profiles/make_practice_graph.py``."""
 
 _arena_registered = False
 
@@ -66,11 +72,11 @@ def import_onnxruntime() -> Any:
         MissingExtraError: no build is installed, or the one that is does not load.
         InputError: two builds share the folder, of which only one can work.
     """
-    builds = [name for name in _BUILDS if _installed(name)]
+    builds = installed_builds()
     if len(builds) > 1:
         raise InputError(
             f"{' and '.join(builds)} are installed together; they unpack into the same folder and break each other. "
-            f"Keep one: pip uninstall -y {' '.join(builds)} && pip install 'edgeplast[train]' (or edgeplast[stock])"
+            f"Keep one: pip uninstall -y {' '.join(builds)} && pip install 'edgeplast[stock]' (or edgeplast[train])"
         )
     try:
         with _without_training_package():
@@ -78,7 +84,7 @@ def import_onnxruntime() -> Any:
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             "onnxruntime is not installed; adapting, evaluating and predicting need it. Install one build: "
-            "pip install 'edgeplast[train]' (x86-64, Python ≤ 3.12) or pip install 'edgeplast[stock]' (everywhere else)"
+            "pip install 'edgeplast[stock]' (everywhere) or pip install 'edgeplast[train]' (x86-64, Python ≤ 3.12)"
         ) from error
     except ImportError as error:
         raise MissingExtraError(
@@ -106,6 +112,11 @@ def _without_training_package() -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
+def installed_builds() -> list[str]:
+    """Return the installed distributions that fill the folder ``onnxruntime``."""
+    return [name for name in _BUILDS if _installed(name)]
+
+
 def _installed(package: str) -> bool:
     from importlib.metadata import PackageNotFoundError, distribution
 
@@ -123,6 +134,24 @@ def runtime_name() -> str:
 
     training = importlib.util.find_spec("onnxruntime.training") is not None
     return f"{'ort-training' if training else 'stock'} {ort.__version__}"
+
+
+def provider_fault(provider: str) -> str:
+    """Try a provider on a small graph; return why it does not work, empty if it does.
+
+    Being listed proves little: a wheel with CUDA lists it on machines without a GPU, and the runtime then leaves it
+    out with no more than a line in its log.
+    """
+    ort = import_onnxruntime()
+    listed = ort.get_available_providers()
+    missing = [name for name in names_of(provider) if name not in listed]
+    if missing:
+        return f"{runtime_name()} comes without {missing[0]} (it has: {', '.join(map(word_for, listed))})"
+    try:
+        _open(PRACTICE_GRAPH, 1, Placement(asked=provider, used=provider))
+    except EdgeplastError as error:
+        return str(error)
+    return ""
 
 
 def reserve_arena(region_bytes: int, most_bytes: int | None = None) -> None:
@@ -164,6 +193,7 @@ class TrainingSession:
         parameters: arrays for every parameter input, read at each call; float32, C-contiguous.
         gradients: accumulators by parameter name, written in place; float32, C-contiguous.
         threads: of the runtime.
+        placement: where the graph runs.
     """
 
     def __init__(
@@ -172,19 +202,18 @@ class TrainingSession:
         parameters: Mapping[str, np.ndarray],
         gradients: Mapping[str, np.ndarray],
         threads: int,
+        placement: Placement = ON_CPU,
     ) -> None:
-        self._session = _open(graph, threads)
+        self._session = _open(graph, threads, placement)
         self._keeping, self._giving_back = (import_onnxruntime().RunOptions() for _ in range(2))
         self._giving_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._stopped: str | None = None
         self._binding = self._session.io_binding()
-        self._held = (parameters, gradients)  # the binding holds bare pointers into these
         wanted = {i.name for i in self._session.get_inputs()}
-        for name, array in parameters.items():
-            if name in wanted:
-                _bind_input(self._binding, name, array)
+        inputs = {name: array for name, array in parameters.items() if name in wanted}
+        inputs |= {f"{name}.gradient": array for name, array in gradients.items()}
+        self._standing = _StandingInputs(self._binding, inputs, placement)
         for name, array in gradients.items():
-            _bind_input(self._binding, f"{name}.gradient", array)
             _bind_output(self._binding, f"{name}.gradient.sum", array)
         self._loss = np.zeros((), np.float32)
         _bind_output(self._binding, _LOSS, self._loss)
@@ -206,6 +235,7 @@ class TrainingSession:
             OutOfMemoryError: the runtime could not get memory; zero the gradients and redo the whole batch.
         """
         logits = np.empty_like(targets)
+        self._standing.refresh()
         _bind_input(self._binding, _IMAGES, images)
         _bind_input(self._binding, _TARGETS, targets)
         _bind_output(self._binding, _LOGITS, logits)
@@ -232,15 +262,16 @@ class EvaluationSession:
         graph: an evaluation graph of a bundle, or a deployed model.
         parameters: arrays for every parameter input, read at each call; float32, C-contiguous.
         threads: of the runtime.
+        placement: where the graph runs.
     """
 
-    def __init__(self, graph: Path, parameters: Mapping[str, np.ndarray], threads: int) -> None:
-        self._session = _open(graph, threads)
+    def __init__(
+        self, graph: Path, parameters: Mapping[str, np.ndarray], threads: int, placement: Placement = ON_CPU
+    ) -> None:
+        self._session = _open(graph, threads, placement)
         self._binding = self._session.io_binding()
-        self._held = parameters
-        for name in (i.name for i in self._session.get_inputs()):
-            if name in parameters:
-                _bind_input(self._binding, name, parameters[name])
+        names = [i.name for i in self._session.get_inputs() if i.name in parameters]
+        self._standing = _StandingInputs(self._binding, {name: parameters[name] for name in names}, placement)
 
     @property
     def classes(self) -> int:
@@ -266,13 +297,37 @@ class EvaluationSession:
             OutOfMemoryError: the runtime could not get memory.
         """
         result = np.empty((len(images), self.classes), np.float32)
+        self._standing.refresh()
         _bind_input(self._binding, _IMAGES, images)
         _bind_output(self._binding, _LOGITS, result)
         _run(self._session, self._binding)
         return result
 
 
-def _open(graph: Path, threads: int) -> Any:
+class _StandingInputs:
+    """Inputs that stay bound from run to run, while their owners change the arrays in place.
+
+    The CPU reads the arrays themselves. A provider with memory of its own gets a copy, made when the input is bound
+    and not when the graph runs (``IOBinding::BindInput`` in onnxruntime): there, inputs are bound anew for each run,
+    or every step would see the first weights.
+    """
+
+    def __init__(self, binding: Any, arrays: Mapping[str, np.ndarray], placement: Placement) -> None:
+        self._binding, self._arrays = binding, arrays  # the binding holds bare pointers into the arrays
+        self._copied = placement.used != CPU
+        self._bind()
+
+    def refresh(self) -> None:
+        """Let the next run see the arrays as they are now."""
+        if self._copied:
+            self._bind()
+
+    def _bind(self) -> None:
+        for name, array in self._arrays.items():
+            _bind_input(self._binding, name, array)
+
+
+def _open(graph: Path, threads: int, placement: Placement) -> Any:
     ort = import_onnxruntime()
     reserve_arena(0)
     options = ort.SessionOptions()
@@ -286,25 +341,26 @@ def _open(graph: Path, threads: int) -> Any:
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.use_env_allocators", "1")
     try:
-        return ort.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(str(graph), options, providers=session_providers(placement), enable_fallback=0)
     except Exception as error:  # the runtime raises a dozen pybind types without a common base
-        if _is_memory(error):
+        if is_memory(error):
             raise OutOfMemoryError(str(error)) from error
-        raise InputError(f"onnxruntime {ort.__version__} cannot load {graph}: {error}") from error
+        raise InputError(why_not_loaded(ort.__version__, graph, str(error))) from error
+    if placement.used != CPU and not set(names_of(placement.used)) <= set(session.get_providers()):
+        raise InputError(
+            f"onnxruntime {ort.__version__} lists {placement.used} and cannot start it here (a driver or one of its "
+            "libraries is missing)"
+        )
+    return session
 
 
 def _run(session: Any, binding: Any, how: Any = None) -> None:
     try:
         session.run_with_iobinding(binding, how)
     except Exception as error:
-        if _is_memory(error):
+        if is_memory(error):
             raise OutOfMemoryError(str(error)) from error
         raise
-
-
-def _is_memory(error: Exception) -> bool:
-    signs = ("Failed to allocate memory", "bad_alloc", "bad allocation", "Available memory")
-    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
 
 
 def _bind_input(binding: Any, name: str, array: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from edgeplast.adaptation import RungChange
 from edgeplast.bundle import Bundle
 from edgeplast.components import component_of
 from edgeplast.errors import BudgetError
+from edgeplast.placement import ON_CPU, Placement
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Augmentation, Batch, ImageSet, Unreadable, batches
 from edgeplast_devices.losses import class_weights, weighted_targets
@@ -49,6 +50,7 @@ class Trainer:
         guard: says when memory is short.
         between: called between micro-batches, where an exception leaves everything as before the step.
         sleep: waits so many seconds.
+        placement: where the graphs run.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Trainer:
         guard: Guard,
         between: Callable[[], None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
+        placement: Placement = ON_CPU,
     ) -> None:
         assert options.optimizer is not None and options.threads is not None
         self.bundle, self.parameters, self.images, self.options = bundle, parameters, images, options
@@ -69,6 +72,7 @@ class Trainer:
         self.unreadable, self.guard = unreadable, guard
         self.steps = 0
         self._rungs, self._threads, self._between, self._sleep = rungs, options.threads, between, sleep
+        self._placement = placement
         self._left: list[list[Rung]] = []  # where the way down came from, to climb back
         self._climbing = Climbing()
         self._augmentation = Augmentation.named(options.augment)
@@ -168,7 +172,7 @@ class Trainer:
     def _current(self) -> TrainingSession:
         if self._session is None:
             path = self.bundle.path / self.rung.graph.file
-            session = TrainingSession(path, self.parameters, self.gradients, self._threads)
+            session = TrainingSession(path, self.parameters, self.gradients, self._threads, self._placement)
             self.guard.stop_run = session.stop
             self._session = session
         return self._session

@@ -10,7 +10,14 @@ import typer
 
 from edgeplast.adaptation import Adaptation, BeforeAfter, EpochReport
 from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar
-from edgeplast.cli.options import budget_of, profile_of
+from edgeplast.cli.options import (
+    ProviderOption,
+    RuntimeOption,
+    budget_of,
+    profile_of,
+    provider_of,
+    runtime_text,
+)
 from edgeplast.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -50,6 +57,8 @@ def adapt(
     ] = 0,
     seed: Annotated[int, typer.Option(help="Of data order, augmentation and validation split.")] = 0,
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).")] = None,
+    runtime: RuntimeOption = "auto",
+    provider: ProviderOption = None,
     device: Annotated[str | None, typer.Option(help="Defaults of a device; see `edgeplast devices`.")] = None,
     checkpoint_every: Annotated[
         str, typer.Option(help="How often the state is saved: 20steps, 30s, 5min, 1h.")
@@ -71,6 +80,7 @@ def adapt(
         raise one_of("optimizer", optimizer, ("adamw", "sgd"))
     profile = profile_of(device)
     threads = threads if threads is not None else profile.threads if profile else None
+    provider = provider_of(provider, profile)
     names: Any = {name: value for name, value in locals().items() if name in TrainingOptions.__struct_fields__}
     options = TrainingOptions(**names)
     if resume:
@@ -144,8 +154,12 @@ def _show(report: Adaptation, output: Path) -> None:
             f"batch {report.batch_size} in micro-batches of {report.micro_batch_size}",
         ),
         ("best epoch", f"{report.best_epoch} of {report.epochs} ({report.stopped_because})"),
-        ("runtime", report.runtime),
+        ("runtime", runtime_text(report.runtime, report.provider)),
     ]
+    if report.device_memory is not None:
+        used = report.device_memory.used_bytes
+        shown = "unknown" if used is None else format_bytes(used)
+        rows.append((f"memory of {report.provider.used}", f"{shown}. {report.device_memory.note}"))
     rows += [("changed", f"at step {c.step}: {c.before} → {c.after} ({c.reason})") for c in report.rung_changes]
     if report.resumed_at:
         rows.append(("resumed", f"at step {', '.join(map(str, report.resumed_at))}"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from edgeplast.cli.console import fail
+from edgeplast.cli.console import fail, fallbacks_stated
 from edgeplast.errors import EdgeplastError, one_of
 
 _VERBS = {
@@ -34,7 +34,7 @@ _INTRODUCTION = """edgeplast lets a pretrained vision transformer keep learning 
 
   On a workstation (pip install 'edgeplast[offline,train]'):
     edgeplast export vit_tiny_patch16_224 --checkpoint weights.safetensors --data train/ --memory 256MiB -o bundle/
-  On the device (pip install 'edgeplast[train]'), no torch:
+  On the device (pip install 'edgeplast[stock]'), no torch:
     edgeplast adapt bundle/ --data images/ --memory 256MiB -o adapted/
     edgeplast evaluate adapted/ --data test/
     edgeplast deploy adapted/ -o model.onnx
@@ -78,7 +78,8 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code (design: 0, 2, 3, 4, 5, 130)."""
     as_json = "--json" in arguments
     try:
-        result = app(arguments, standalone_mode=False, prog_name="edgeplast")
+        with fallbacks_stated():
+            result = app(arguments, standalone_mode=False, prog_name="edgeplast")
         if result == _INTERRUPTED:
             return _interrupted(as_json)
         return result if isinstance(result, int) else 0

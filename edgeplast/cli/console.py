@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
 
+from edgeplast.errors import FallbackWarning
 from edgeplast.progress import Progress, silent
 
 _PATIENCE_SECONDS = 2.0
@@ -66,6 +68,23 @@ def name_unreadable(count: int, examples: Sequence[tuple[str, str]]) -> None:
         typer.echo(f"left out: {name}: {reason}", err=True)
     if count > len(examples):
         typer.echo(f"left out: {count - len(examples)} more pictures", err=True)
+
+
+@contextlib.contextmanager
+def fallbacks_stated() -> Iterator[None]:
+    """Write on standard error, in one line each, what is done in another way than was asked for."""
+    otherwise = warnings.showwarning
+
+    def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, FallbackWarning):
+            typer.echo(f"note: {message}", err=True)
+        else:
+            otherwise(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", FallbackWarning)
+        warnings.showwarning = show
+        yield
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import msgspec
 import typer
 
 from edgeplast.cli.console import print_json
+from edgeplast.cli.options import ProviderOption, provider_of
 from edgeplast.errors import UsageError
 from edgeplast.units import parse_bytes
 
@@ -27,6 +28,7 @@ def doctor(
     device: Annotated[str | None, typer.Option(help="Take its budget; see `edgeplast devices`.")] = None,
     images: Annotated[int | None, typer.Option(help="Training images, for the time of an epoch.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).")] = None,
+    provider: ProviderOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> int:
     """Try everything that decides whether adaptation will work here: packages, runtime, memory, disk, heat, bundle."""
@@ -41,7 +43,9 @@ def doctor(
     budget = parse_bytes(memory) if memory else profile.budget_bytes if profile else None
     findings: list[Finding] = []
     load = ("edgeplast.cli.app", "edgeplast.cli.adapt")
-    for finding in examine(bundle, memory_bytes=budget, images=images, threads=threads, load=load):
+    chosen = provider_of(provider, profile)
+    tried = examine(bundle, memory_bytes=budget, images=images, threads=threads, provider=chosen, load=load)
+    for finding in tried:
         findings.append(finding)
         if not as_json:
             _show(finding)

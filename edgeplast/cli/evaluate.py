@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar
+from edgeplast.cli.options import ProviderOption, RuntimeOption, provider_of, runtime_text
 
 
 def evaluate(
@@ -16,6 +17,8 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="train, val or test (default: test, else val, else train).")] = None,
     micro_batch: Annotated[int, typer.Option(help="Images in the graph at once.", min=1)] = 4,
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).", min=1)] = None,
+    runtime: RuntimeOption = "auto",
+    provider: ProviderOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure accuracy, loss and calibration of a bundle on labelled images."""
@@ -30,6 +33,8 @@ def evaluate(
             split=split,
             micro_batch=micro_batch,
             threads=threads,
+            runtime=runtime,
+            provider=provider_of(provider),
             unreadable=unreadable,
             progress=progress,
         )
@@ -43,4 +48,5 @@ def evaluate(
     ]
     rows.append(("all", str(result.images), f"{result.accuracy:.1%}"))
     note = f"\nloss {result.loss:.4f}, expected calibration error {result.expected_calibration_error:.3f}"
+    note += f"; {runtime_text(result.runtime, result.provider)}"
     print_table("", ("class", "images", "accuracy"), rows, note)

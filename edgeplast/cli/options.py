@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from edgeplast.budget import Budget
 from edgeplast.errors import UsageError
@@ -12,7 +14,18 @@ from edgeplast.units import parse_bytes
 if TYPE_CHECKING:
     import torch
 
+    from edgeplast.placement import Placement
     from edgeplast_devices.device_profiles import Profile
+
+
+RuntimeOption = Annotated[
+    str,
+    typer.Option("--runtime", help="Build of onnxruntime: auto (the one that is installed), ort-training or stock."),
+]
+ProviderOption = Annotated[
+    str | None,
+    typer.Option("--provider", help="What computes: cpu (default), cuda, tensorrt, coreml, directml, openvino."),
+]
 
 
 def network_of(
@@ -71,6 +84,28 @@ def profile_of(device: str | None) -> Profile | None:
     from edgeplast_devices.device_profiles import profile_defaults
 
     return profile_defaults(device)
+
+
+def provider_of(provider: str | None, profile: Profile | None = None) -> str:
+    """Return what computes: ``--provider``, else the profile's, else the CPU.
+
+    Raises:
+        UsageError: there is no such provider.
+    """
+    from edgeplast.errors import one_of
+    from edgeplast_devices.providers import CPU, PROVIDERS
+
+    if provider is None:
+        return profile.provider if profile else CPU
+    if provider not in PROVIDERS:
+        raise one_of("provider", provider, PROVIDERS)
+    return provider
+
+
+def runtime_text(runtime: str, placement: Placement) -> str:
+    """Put build and provider into a few words, e.g. ``stock 1.32.0 on cpu (cuda was asked for)``."""
+    asked = f" ({placement.asked} was asked for)" if placement.asked != placement.used else ""
+    return f"{runtime} on {placement.used}{asked}"
 
 
 def read_model_kwargs(given: str | None) -> dict[str, Any]:

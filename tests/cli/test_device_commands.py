@@ -83,6 +83,7 @@ class TestStableNames:
         assert code == 0 and result["images"] == 36
         assert result.keys() == {
             "format_version", "accuracy", "loss", "expected_calibration_error", "images", "per_class", "unreadable",
+            "runtime", "provider",
         }  # fmt: skip
         assert result["per_class"]["red"].keys() == {"images", "accuracy"}
 

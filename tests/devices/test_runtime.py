@@ -117,7 +117,7 @@ def test_two_builds_in_one_environment_are_refused_with_the_way_out(monkeypatch:
     _pretend(monkeypatch, {"onnxruntime", "onnxruntime-training-cpu"})
     with pytest.raises(InputError, match="onnxruntime and onnxruntime-training-cpu are installed together") as caught:
         runtime.import_onnxruntime()
-    assert "pip uninstall -y onnxruntime onnxruntime-training-cpu && pip install 'edgeplast[train]'" in str(
+    assert "pip uninstall -y onnxruntime onnxruntime-training-cpu && pip install 'edgeplast[stock]'" in str(
         caught.value
     )
 
@@ -125,7 +125,7 @@ def test_two_builds_in_one_environment_are_refused_with_the_way_out(monkeypatch:
 @pytest.mark.parametrize(
     ("failure", "advice"),
     [
-        (ModuleNotFoundError("No module named 'onnxruntime'"), r"pip install 'edgeplast\[train\]'.*edgeplast\[stock\]"),
+        (ModuleNotFoundError("No module named 'onnxruntime'"), r"pip install 'edgeplast\[stock\]'.*edgeplast\[train\]"),
         (ImportError("libcudart.so.12: cannot open"), "libcudart.*pip install --force-reinstall onnxruntime"),
     ],
 )

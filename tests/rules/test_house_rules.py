@@ -34,8 +34,8 @@ def test_the_first_line_of_every_file_is_its_job() -> None:
     assert _shown(silent) == []
 
 
-def test_one_file_of_the_device_room_knows_the_runtime_and_one_psutil() -> None:
-    for package, only in (("onnxruntime", "runtime.py"), ("psutil", "memory.py")):
+def test_one_file_of_the_device_room_knows_the_runtime_one_psutil_and_one_nvml() -> None:
+    for package, only in (("onnxruntime", "runtime.py"), ("psutil", "memory.py"), ("pynvml", "device_memory.py")):
         users = [path for path in DEVICE_ROOM if package in _imports(path)]
         assert _shown(users) == [f"devices/edgeplast_devices/{only}"], package
 
@@ -48,6 +48,7 @@ def test_the_device_room_imports_nothing_but_what_its_readme_names() -> None:
         "msgspec",
         "safetensors",
         "onnxruntime",
+        "pynvml",
         "tomli",
         "edgeplast",
         "edgeplast_devices",
@@ -56,7 +57,7 @@ def test_the_device_room_imports_nothing_but_what_its_readme_names() -> None:
         top = {name for name in _imports(path) if "." not in name}
         assert top <= allowed | sys.stdlib_module_names, path
     readme = (ROOT / "devices/README.md").read_text()
-    for name in ("numpy", "Pillow", "psutil", "msgspec", "safetensors", "onnxruntime"):
+    for name in ("numpy", "Pillow", "psutil", "msgspec", "safetensors", "onnxruntime", "nvidia-ml-py"):
         assert name in readme
 
 

@@ -28,6 +28,7 @@ from edgeplast_devices.doctor.findings import (
 from edgeplast_devices.doctor.runtime import attempt, check_bundle_steps, check_runtime
 from edgeplast_devices.doctor.trial import ADAPTING, Request
 from edgeplast_devices.memory import available_bytes, data_limit, group_limit, swap_bytes
+from edgeplast_devices.providers import CPU
 from edgeplast_devices.thermals import read_thermals
 
 
@@ -37,6 +38,7 @@ def examine(
     memory_bytes: int | None = None,
     images: int | None = None,
     threads: int | None = None,
+    provider: str = CPU,
     load: tuple[str, ...] = (),
     root: Path = Path("/"),
 ) -> Iterator[Finding]:
@@ -47,6 +49,7 @@ def examine(
         memory_bytes: the budget; None checks none.
         images: of an epoch, for its time.
         threads: of the runtime; by default all cores this process may use.
+        provider: the execution provider to try.
         load: modules that will be resident beside the device room when a bundle is adapted, e.g. the command line's.
         root: where ``proc``, ``sys`` and ``etc`` lie.
     """
@@ -63,11 +66,17 @@ def examine(
         yield from (skipped(check, "see packages") for check in ("runtime", "providers", "training"))
         works = False
     else:
-        runtime = check_runtime(attempt(Request(threads=threads)), install)
+        runtime = check_runtime(attempt(Request(threads=threads, provider=provider)), install)
         yield from runtime
         works = not worst_exit_code(runtime)
     if bundle is not None:
-        request = Request(bundle=str(bundle), memory_bytes=memory_bytes, threads=threads, load=(ADAPTING, *load))
+        request = Request(
+            bundle=str(bundle),
+            memory_bytes=memory_bytes,
+            threads=threads,
+            provider=provider,
+            load=(ADAPTING, *load),
+        )
         yield from _examine_bundle(bundle, request, images, works)
 
 

@@ -10,13 +10,11 @@ from pathlib import Path
 from edgeplast.units import format_bytes, format_seconds
 from edgeplast_devices.detection import Recognised
 from edgeplast_devices.doctor.findings import Finding, failed, passed, skipped, warned
+from edgeplast_devices.placing import NEWEST_TRAINING_PYTHON
 from edgeplast_devices.thermals import ThermalState
 
 REQUIRED = ("numpy", "pillow", "psutil", "msgspec", "safetensors")
 """Distributions that every device verb imports."""
-
-_NEWEST_TRAINING_PYTHON = (3, 12)
-"""The last Python that onnxruntime-training-cpu 1.19.2, its last release, has wheels for."""
 
 _WARM_CELSIUS, _HOT_CELSIUS = 80.0, 95.0
 """A Raspberry Pi slows down from 80 °C on, an Orin and most PCs from 95 to 100 °C."""
@@ -70,7 +68,7 @@ def check_packages(versions: Mapping[str, str | None], runtimes: Mapping[str, st
 
 def suited_install(install: str, release: tuple[int, int, int]) -> str:
     """Return the profile's command, for the stock runtime where this Python has no wheel of the training one."""
-    return install if release[:2] <= _NEWEST_TRAINING_PYTHON else install.replace("[train]", "[stock]")
+    return install if release[:2] <= NEWEST_TRAINING_PYTHON else install.replace("[train]", "[stock]")
 
 
 def installed_packages() -> dict[str, str | None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import statistics
 import sys
 import time
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Literal
@@ -19,11 +20,15 @@ import numpy as np
 
 from edgeplast.bundle import EVALUATION_GRAPH, MANIFEST, Bundle, Manifest
 from edgeplast.components import component_of
-from edgeplast.errors import BudgetError, EdgeplastError, InputError
+from edgeplast.errors import BudgetError, EdgeplastError, FallbackWarning, InputError
+from edgeplast.placement import ON_CPU, Placement
 from edgeplast_devices.memory import peak_bytes, resident_bytes
 from edgeplast_devices.optimizers import gradient_norm, make_optimizer
+from edgeplast_devices.placing import place
+from edgeplast_devices.providers import CPU
 from edgeplast_devices.rungs import Rung, choose, ladder, predicted_peak
 from edgeplast_devices.runtime import (
+    PRACTICE_GRAPH,
     EvaluationSession,
     TrainingSession,
     import_onnxruntime,
@@ -31,9 +36,6 @@ from edgeplast_devices.runtime import (
     runtime_name,
 )
 from edgeplast_devices.weights import read_trainable
-
-PRACTICE_GRAPH = Path(__file__).with_name("practice.onnx")
-"""A training graph of two layers, made by ``tests/devices/profiles/make_practice_graph.py``."""
 
 PRACTICE_SHAPES = {"norm.weight": (8,), "norm.bias": (8,), "fc.weight": (16, 8), "fc.bias": (16,),
                    "head.weight": (4, 16), "head.bias": (4,)}  # fmt: skip
@@ -57,6 +59,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         memory_bytes: the budget.
         available_bytes: what is free; a step that is predicted to need more is not tried.
         threads: of the runtime.
+        provider: the execution provider to try; where it does not work the CPU is tried, as ``adapt`` would.
         load: modules that will be resident beside the device room when it is done in earnest, e.g. the command
             line's; they are imported before anything is measured.
     """
@@ -65,6 +68,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     available_bytes: int | None = None
     threads: int = 1
+    provider: str = CPU
     load: tuple[str, ...] = (ADAPTING,)
 
 
@@ -78,6 +82,7 @@ class Outcome(msgspec.Struct, kw_only=True):
         exit_code: that goes with the error.
         runtime: which build, and its version.
         providers: that the runtime was built with.
+        placement: the provider that was asked for, and the one that was tried.
         resident_bytes: of the process with the runtime loaded.
         first_loss: of the first step.
         last_loss: of the last.
@@ -94,6 +99,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     exit_code: int = 0
     runtime: str = ""
     providers: tuple[str, ...] = ()
+    placement: Placement = ON_CPU
     resident_bytes: int = 0
     first_loss: float = 0.0
     last_loss: float = 0.0
@@ -114,6 +120,9 @@ def run(request: Request) -> Outcome:
         np.random.default_rng()  # 4 MB when first used
         outcome.runtime = runtime_name()
         outcome.providers = tuple(import_onnxruntime().get_available_providers())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FallbackWarning)  # it is a finding
+            outcome.placement = place("auto", request.provider, request.memory_bytes)
         outcome.resident_bytes = resident_bytes()
         outcome.stage = "train"
         if request.bundle is None:
@@ -141,7 +150,7 @@ def _practise(outcome: Outcome, threads: int) -> None:
     rows = rng.normal(size=(_PRACTICE_ROWS, 8)).astype(np.float32)
     targets = (np.eye(4)[rows[:, :4].argmax(1)] / _PRACTICE_ROWS).astype(np.float32)
     gradients = {name: np.zeros_like(array) for name, array in parameters.items()}
-    session = TrainingSession(PRACTICE_GRAPH, parameters, gradients, threads)
+    session = TrainingSession(PRACTICE_GRAPH, parameters, gradients, threads, outcome.placement)
     optimizer = make_optimizer("adamw", parameters)
     losses = []
     for _ in range(_PRACTICE_STEPS):
@@ -169,15 +178,16 @@ def _try_bundle(bundle: Bundle, request: Request, outcome: Outcome) -> None:
         refused = str(error)
     head = min((r for r in rungs if r.micro_batch == 1), key=lambda r: predicted_peak(manifest, r, optimizer, 0))
     parameters = read_trainable(bundle)
-    _time_rung(bundle, head, parameters, request.threads, 1)
+    _time_rung(bundle, head, parameters, request.threads, outcome.placement, 1)
     outcome.stage = "fit"
     if refused or chosen is None:
         raise BudgetError(refused)
     outcome.stage = "step"
     if request.available_bytes is not None and outcome.predicted_bytes > request.available_bytes:
         return
-    evaluation = EvaluationSession(bundle.path / EVALUATION_GRAPH, parameters, request.threads)  # held, as in adapt
-    seconds, update, loss = _time_rung(bundle, chosen, parameters, request.threads, _TIMED_STEPS)
+    graph = bundle.path / EVALUATION_GRAPH
+    evaluation = EvaluationSession(graph, parameters, request.threads, outcome.placement)  # held, as in adapt
+    seconds, update, loss = _time_rung(bundle, chosen, parameters, request.threads, outcome.placement, _TIMED_STEPS)
     del evaluation
     outcome.image_seconds, outcome.update_seconds = seconds / chosen.micro_batch, update
     outcome.first_loss = outcome.last_loss = loss
@@ -185,13 +195,18 @@ def _try_bundle(bundle: Bundle, request: Request, outcome: Outcome) -> None:
 
 
 def _time_rung(
-    bundle: Bundle, rung: Rung, parameters: dict[str, np.ndarray], threads: int, times: int
+    bundle: Bundle,
+    rung: Rung,
+    parameters: dict[str, np.ndarray],
+    threads: int,
+    placement: Placement,
+    times: int,
 ) -> tuple[float, float, float]:
     """Train on noise; return seconds per micro-batch, seconds per update, and the loss. Parameters change."""
     names = [name for name in parameters if component_of(name) in rung.tier.components]
     gradients = {name: np.zeros_like(parameters[name]) for name in names}
     optimizer = make_optimizer(bundle.manifest.plan.optimizer, {name: parameters[name] for name in names})
-    session = TrainingSession(bundle.path / rung.graph.file, parameters, gradients, threads)
+    session = TrainingSession(bundle.path / rung.graph.file, parameters, gradients, threads, placement)
     height, width = bundle.manifest.preprocessing.image_size
     rng, classes = np.random.default_rng(0), len(bundle.manifest.classes)
     images = rng.standard_normal((rung.micro_batch, 3, height, width), np.float32)

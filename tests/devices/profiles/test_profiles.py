@@ -41,8 +41,7 @@ def test_profiles_are_consistent(profile: Profile) -> None:
     assert profile_defaults(profile.name) == profile
     assert 0.9 < profile.budget_bytes * 8 / profile.memory_bytes < 1.1, "an eighth of the memory"
     assert profile.provider == "cpu" and profile.threads <= profile.cores
-    extra = "train" if profile.recognise.architecture == "x86_64" else "stock"
-    assert profile.install == f"pip install 'edgeplast[{extra}]'"
+    assert profile.install == "pip install 'edgeplast[stock]'"
     assert len(profile.source) > 40 and profile.recognise.architecture and profile.recognise.system
     assert re.search(r"\d", profile.title) or profile.recognise.architecture != "aarch64"
 

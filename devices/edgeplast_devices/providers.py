@@ -1,0 +1,75 @@
+"""The names of builds and execution providers, and what the runtime is told about each provider.
+
+A user's word (``cuda``) is one provider of onnxruntime or two (TensorRT leaves what it cannot do to CUDA), with
+their settings; the CPU always comes last, for the nodes that no other has a kernel for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgeplast.placement import Placement
+
+CPU = "cpu"
+
+RUNTIMES = ("auto", "ort-training", "stock")
+"""What ``--runtime`` takes: ``auto`` is whatever is installed."""
+
+EXTRAS = {"ort-training": "train", "stock": "stock"}
+"""The extra of edgeplast that installs each build."""
+
+_OF_THE_RUNTIME = {
+    CPU: (),
+    "cuda": ("CUDAExecutionProvider",),
+    "tensorrt": ("TensorrtExecutionProvider", "CUDAExecutionProvider"),
+    "coreml": ("CoreMLExecutionProvider",),
+    "directml": ("DmlExecutionProvider",),
+    "openvino": ("OpenVINOExecutionProvider",),
+}
+
+PROVIDERS = tuple(_OF_THE_RUNTIME)
+"""What ``--provider`` and the key ``provider`` of a device profile take."""
+
+WITH_CUDA_ARENA = ("cuda", "tensorrt")
+"""Providers whose memory is, but for the driver's own, an arena that takes a limit."""
+
+_WHERE_TO_GET = {
+    "cuda": "Put onnxruntime-gpu in the place of onnxruntime (x86-64), or NVIDIA's own wheel on a Jetson.",
+    "tensorrt": "Put onnxruntime-gpu in the place of onnxruntime (x86-64), or NVIDIA's own wheel on a Jetson.",
+    "coreml": "onnxruntime for macOS has it.",
+    "directml": "Put onnxruntime-directml in the place of onnxruntime (Windows).",
+    "openvino": "Put onnxruntime-openvino in the place of onnxruntime (x86-64).",
+}
+
+
+def names_of(provider: str) -> tuple[str, ...]:
+    """Return what onnxruntime calls a provider and those that it leans on, without the CPU."""
+    return _OF_THE_RUNTIME[provider]
+
+
+def where_to_get(provider: str) -> str:
+    """Return a sentence on which build brings a provider."""
+    return _WHERE_TO_GET[provider]
+
+
+def word_for(name: str) -> str:
+    """Return the short word for one of onnxruntime's provider names, e.g. ``coreml``."""
+    return next(
+        (word for word, names in _OF_THE_RUNTIME.items() if names[:1] == (name,)),
+        name.removesuffix("ExecutionProvider").lower(),
+    )
+
+
+def session_providers(placement: Placement) -> list[Any]:
+    """Return the ``providers`` of an InferenceSession.
+
+    CUDA's arena grows by what is asked for instead of by powers of two, and stops at the placement's limit.
+    """
+    settings: dict[str, str] = {}
+    if placement.memory_limit_bytes is not None:
+        settings = {
+            "gpu_mem_limit": str(placement.memory_limit_bytes),
+            "arena_extend_strategy": "kSameAsRequested",
+        }
+    chosen = [(name, settings) if name.startswith("CUDA") else (name, {}) for name in names_of(placement.used)]
+    return [*chosen, "CPUExecutionProvider"]

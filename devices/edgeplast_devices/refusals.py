@@ -1,0 +1,35 @@
+"""What onnxruntime's refusals mean, told from their texts: it raises a dozen types without a common base."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_TOO_NEW = re.compile(
+    r"Unsupported model IR version: \d+, max supported IR version: \d+|Opset \d+ is under development"
+)
+_NO_OPERATOR = re.compile(
+    r"Could not find an implementation for \S+|\S+ is not a registered function/op|No Op registered for \S+"
+)
+
+
+def why_not_loaded(version: str, graph: Path, said: str) -> str:
+    """Put the runtime's refusal to load a graph into words that say what to do; its source lines are left out."""
+    if found := _NO_OPERATOR.search(said):
+        return (
+            f"onnxruntime {version} cannot run {graph}: {found[0]}. Its build lacks an operator that edgeplast's "
+            "graphs need; install a complete one: pip install --force-reinstall 'edgeplast[stock]'"
+        )
+    if found := _TOO_NEW.search(said):
+        return (
+            f"{graph} is newer than onnxruntime {version} can read: {found[0]}. Export the bundle again with the "
+            "edgeplast of this device, or bring a newer runtime: pip install --upgrade 'edgeplast[stock]'"
+        )
+    reason = (said.strip().splitlines() or ["no reason given"])[0].rstrip(".")
+    return f"onnxruntime {version} cannot load {graph}: {reason}"
+
+
+def is_memory(error: Exception) -> bool:
+    """Say whether an error is want of memory, the processor's or (the last two) a CUDA device's."""
+    signs = ("Failed to allocate memory", "bad_alloc", "bad allocation", "Available memory", "out of memory")
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
