@@ -48,7 +48,7 @@ def evaluate(
         MissingExtraError: the runtime is not installed.
         UsageError: there is no such runtime or provider.
     """
-    placement = place(runtime, provider)
+    placement = place(runtime, provider, trial=bundle.path / EVALUATION_GRAPH)
     manifest = bundle.manifest
     known = images.aligned_to(manifest.classes)
     parameters: Mapping[str, np.ndarray] = read_trainable(bundle)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import platform
 import sys
 import warnings
+from pathlib import Path
 
 from edgeplast.errors import FallbackWarning, MissingExtraError, one_of
 from edgeplast.placement import Placement
 from edgeplast_devices.memory import resident_bytes
-from edgeplast_devices.providers import CPU, EXTRAS, PROVIDERS, RUNTIMES, WITH_CUDA_ARENA, where_to_get
-from edgeplast_devices.runtime import installed_builds, provider_fault, runtime_name
+from edgeplast_devices.providers import CPU, EXTRAS, PROVIDERS, RUNTIMES, WITH_CUDA_ARENA
+from edgeplast_devices.runtime import PRACTICE_GRAPH, installed_builds, provider_fault, runtime_name
 
 NEWEST_TRAINING_PYTHON = (3, 12)
 """The last Python that onnxruntime-training-cpu 1.19.2, its last release, has wheels for."""
@@ -22,13 +23,16 @@ NEWEST_TRAINING_PYTHON = (3, 12)
 _LEAST_ARENA_BYTES = 16 << 20
 
 
-def place(runtime: str = "auto", provider: str = CPU, budget_bytes: int | None = None) -> Placement:
+def place(
+    runtime: str = "auto", provider: str = CPU, budget_bytes: int | None = None, *, trial: Path = PRACTICE_GRAPH
+) -> Placement:
     """Load the runtime, check that it is the one asked for, and try the provider.
 
     Args:
         runtime: one of ``RUNTIMES``.
         provider: one of ``PROVIDERS``.
         budget_bytes: of the process; what is not resident yet is the limit of a provider's arena.
+        trial: the graph that a provider is tried on: the one that will run, where it is known by now.
 
     Returns:
         the placement; where the provider does not work it is the CPU, and a ``FallbackWarning`` says why.
@@ -42,11 +46,10 @@ def place(runtime: str = "auto", provider: str = CPU, budget_bytes: int | None =
     if provider not in PROVIDERS:
         raise one_of("provider", provider, PROVIDERS)
     _require(runtime)
-    if provider == CPU:
+    if provider == CPU or not trial.exists():  # a missing graph is told of by who opens it
         return Placement()
-    fault = provider_fault(provider)
-    if fault:
-        reason = f"{fault.rstrip('.')}. {where_to_get(provider)}"
+    reason = provider_fault(provider, trial)
+    if reason:
         warnings.warn(f"Computing on the CPU instead of {provider}: {reason}", FallbackWarning, stacklevel=2)
         return Placement(asked=provider, used=CPU, fallback_reason=reason)
     limit = None

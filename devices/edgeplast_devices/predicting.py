@@ -46,7 +46,7 @@ class Classifier:
     def __init__(self, model: Path, *, threads: int | None = None, runtime: str = "auto", provider: str = CPU) -> None:
         if not model.is_file():
             raise InputError(f"There is no model {model}. Make one with: edgeplast deploy adapted/ -o {model}")
-        self._session = EvaluationSession(model, {}, threads or usable_threads(), place(runtime, provider))
+        self._session = EvaluationSession(model, {}, threads or usable_threads(), place(runtime, provider, trial=model))
         metadata = self._session.metadata
         try:
             self.classes = msgspec.json.decode(metadata[CLASSES_KEY], type=tuple[str, ...])

@@ -42,6 +42,12 @@ _WHERE_TO_GET = {
 }
 
 
+_NEEDS = {
+    "cuda": "It needs NVIDIA's driver, and CUDA and cuDNN in the versions that this build was made for.",
+    "tensorrt": "It needs NVIDIA's driver, CUDA, cuDNN and TensorRT in the versions that this build was made for.",
+}
+
+
 def names_of(provider: str) -> tuple[str, ...]:
     """Return what onnxruntime calls a provider and those that it leans on, without the CPU."""
     return _OF_THE_RUNTIME[provider]
@@ -50,6 +56,11 @@ def names_of(provider: str) -> tuple[str, ...]:
 def where_to_get(provider: str) -> str:
     """Return a sentence on which build brings a provider."""
     return _WHERE_TO_GET[provider]
+
+
+def what_it_needs(provider: str) -> str:
+    """Return a sentence on what to look at when a build has a provider and it does not work."""
+    return _NEEDS.get(provider, "The CPU runs all of edgeplast's graphs.")
 
 
 def word_for(name: str) -> str:

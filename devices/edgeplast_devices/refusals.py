@@ -8,6 +8,7 @@ from pathlib import Path
 _TOO_NEW = re.compile(
     r"Unsupported model IR version: \d+, max supported IR version: \d+|Opset \d+ is under development"
 )
+_SOURCE = re.compile(r"/\S+\.(?:cc|cpp|h):\d+ ")
 _NO_OPERATOR = re.compile(
     r"Could not find an implementation for \S+|\S+ is not a registered function/op|No Op registered for \S+"
 )
@@ -25,8 +26,13 @@ def why_not_loaded(version: str, graph: Path, said: str) -> str:
             f"{graph} is newer than onnxruntime {version} can read: {found[0]}. Export the bundle again with the "
             "edgeplast of this device, or bring a newer runtime: pip install --upgrade 'edgeplast[stock]'"
         )
-    reason = (said.strip().splitlines() or ["no reason given"])[0].rstrip(".")
-    return f"onnxruntime {version} cannot load {graph}: {reason}"
+    return f"onnxruntime {version} cannot load {graph}: {_in_plain_words(said)}"
+
+
+def _in_plain_words(said: str) -> str:
+    """Return the first line; where it names places in the runtime's source, what stands after the last of them."""
+    line = (said.strip().splitlines() or ["no reason given"])[0].rstrip(".")
+    return re.split(r"(?<=[)\]]) (?=[A-Z])", line)[-1] if _SOURCE.search(line) else line
 
 
 def is_memory(error: Exception) -> bool:

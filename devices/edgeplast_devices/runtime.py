@@ -28,7 +28,7 @@ import numpy as np
 
 from edgeplast.errors import BudgetError, EdgeplastError, InputError, MissingExtraError
 from edgeplast.placement import ON_CPU, Placement
-from edgeplast_devices.providers import CPU, names_of, session_providers, word_for
+from edgeplast_devices.providers import CPU, names_of, session_providers, what_it_needs, where_to_get, word_for
 from edgeplast_devices.refusals import is_memory, why_not_loaded
 
 _TARGETS, _IMAGES, _LOSS, _LOGITS = "targets", "images", "loss", "logits"
@@ -136,8 +136,8 @@ def runtime_name() -> str:
     return f"{'ort-training' if training else 'stock'} {ort.__version__}"
 
 
-def provider_fault(provider: str) -> str:
-    """Try a provider on a small graph; return why it does not work, empty if it does.
+def provider_fault(provider: str, graph: Path = PRACTICE_GRAPH) -> str:
+    """Try a provider on a graph; return why it does not work and what to do, empty if it does.
 
     Being listed proves little: a wheel with CUDA lists it on machines without a GPU, and the runtime then leaves it
     out with no more than a line in its log.
@@ -146,11 +146,12 @@ def provider_fault(provider: str) -> str:
     listed = ort.get_available_providers()
     missing = [name for name in names_of(provider) if name not in listed]
     if missing:
-        return f"{runtime_name()} comes without {missing[0]} (it has: {', '.join(map(word_for, listed))})"
+        has = ", ".join(map(word_for, listed))
+        return f"{runtime_name()} comes without {missing[0]} (it has: {has}). {where_to_get(provider)}"
     try:
-        _open(PRACTICE_GRAPH, 1, Placement(asked=provider, used=provider))
+        _open(graph, 1, Placement(asked=provider, used=provider))
     except EdgeplastError as error:
-        return str(error)
+        return f"{str(error).rstrip('.')}. {what_it_needs(provider)}"
     return ""
 
 
@@ -348,8 +349,8 @@ def _open(graph: Path, threads: int, placement: Placement) -> Any:
         raise InputError(why_not_loaded(ort.__version__, graph, str(error))) from error
     if placement.used != CPU and not set(names_of(placement.used)) <= set(session.get_providers()):
         raise InputError(
-            f"onnxruntime {ort.__version__} lists {placement.used} and cannot start it here (a driver or one of its "
-            "libraries is missing)"
+            f"onnxruntime {ort.__version__} lists {placement.used} and cannot start it here: its driver or a library "
+            "is missing"
         )
     return session
 
