@@ -1,17 +1,29 @@
-"""Set up an environment for the tests beside the code, and run them: ``python3 tests/run.py [pytest options]``.
+"""Set up environments for the tests beside the code, and run them: ``python3 tests/run.py [pytest options]``.
+
+All tests run in ``.venv/tests``: torch, and the training build of onnxruntime. Those of the device side run again in
+``.venv/stock``: stock onnxruntime and no torch, as on a device; they read the bundles that the first run exported.
 
 Needs Python 3.10 to 3.12 and pip's package index, nothing else. ``--setup-only`` stops before the tests.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
+WORKSTATION = ("tests", "-e", ".[offline,train,tensorboard,dev]")
+DEVICE = ("stock", "-e", ".[stock]", "pytest", "hypothesis")
+"""Names of environments, and what is in them."""
+
+DEVICE_SIDE = ("tests/devices", "tests/cli", "tests/flow")
+INTERRUPTED, NOTHING_TO_RUN = 2, 5
+"""Exit codes of pytest."""
 
 
 def environment(name: str, *packages: str) -> Path:
@@ -40,12 +52,32 @@ def environment(name: str, *packages: str) -> Path:
 
 
 def main() -> int:
-    """Set up, then hand over to pytest."""
-    python = environment("tests", "-e", ".[offline,train,tensorboard,dev]")
+    """Set up, then hand over to pytest, once for each build of onnxruntime."""
+    python, stock = environment(*WORKSTATION), environment(*DEVICE)
     arguments = sys.argv[1:]
     if "--setup-only" in arguments:
         return 0
-    return subprocess.run([str(python), "-m", "pytest", *arguments], cwd=ROOT).returncode
+    with tempfile.TemporaryDirectory() as bundles:
+        settings = os.environ | {"EDGEPLAST_TEST_BUNDLES": bundles, "EDGEPLAST_STOCK_PYTHON": str(stock)}
+        code = subprocess.run([str(python), "-m", "pytest", *arguments], cwd=ROOT, env=settings).returncode
+        again = for_the_device(arguments)
+        if again is None or code == INTERRUPTED:
+            return code
+        print(f"\nThe device side once more, with stock onnxruntime and without torch ({stock.parent}):", flush=True)
+        device = subprocess.run([str(stock), "-m", "pytest", *again], cwd=ROOT, env=settings).returncode
+    return code or (device if device != NOTHING_TO_RUN else 0)
+
+
+def for_the_device(arguments: list[str]) -> list[str] | None:
+    """Return pytest's arguments for the device side: the same options, and of the paths those that lie there.
+
+    None if paths are given and none of them does.
+    """
+    paths = [word for word in arguments if not word.startswith("-") and (ROOT / word.partition("::")[0]).exists()]
+    if not paths:
+        return [*arguments, *DEVICE_SIDE]
+    others = [word for word in paths if not word.startswith(DEVICE_SIDE)]
+    return None if len(others) == len(paths) else [word for word in arguments if word not in others]
 
 
 if __name__ == "__main__":

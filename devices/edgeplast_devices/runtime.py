@@ -210,6 +210,7 @@ class TrainingSession:
         self._giving_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         self._stopped: str | None = None
         self._binding = self._session.io_binding()
+        self._held = (parameters, gradients)  # the binding holds bare pointers into these
         wanted = {i.name for i in self._session.get_inputs()}
         inputs = {name: array for name, array in parameters.items() if name in wanted}
         inputs |= {f"{name}.gradient": array for name, array in gradients.items()}
@@ -314,7 +315,7 @@ class _StandingInputs:
     """
 
     def __init__(self, binding: Any, arrays: Mapping[str, np.ndarray], placement: Placement) -> None:
-        self._binding, self._arrays = binding, arrays  # the binding holds bare pointers into the arrays
+        self._binding, self._arrays = binding, arrays
         self._copied = placement.used != CPU
         self._bind()
 

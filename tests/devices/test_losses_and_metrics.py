@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeplast.errors import InputError, UsageError
 from edgeplast_devices.losses import class_weights, weighted_targets
 from edgeplast_devices.metrics import Metrics
+
+torch = pytest.importorskip("torch", reason="the losses are compared with torch's")
 
 
 def _loss(logits: np.ndarray, targets: np.ndarray) -> float:

@@ -6,13 +6,14 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeplast.errors import UsageError
 from edgeplast_devices.optimizers import forget, gradient_norm, make_optimizer
 from edgeplast_devices.schedules import learning_rate
+
+torch = pytest.importorskip("torch", reason="the optimizers are compared with torch's")
 
 SHAPES = {"matrix": (40, 900), "bias": (40,), "token": (1, 1, 7), "scalar": ()}
 

@@ -107,7 +107,7 @@ class TestProviders:
             assert place("auto", "cuda").used == "cpu"
 
     def test_one_that_works_is_used_within_what_the_budget_leaves(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(placing, "provider_fault", lambda _: "")
+        monkeypatch.setattr(placing, "provider_fault", lambda *_: "")
         assert place("auto", "coreml", 1 << 30) == Placement(asked="coreml", used="coreml")
         assert place("auto", "cuda").memory_limit_bytes is None
         limit = place("auto", "cuda", 1 << 40).memory_limit_bytes

@@ -33,7 +33,7 @@ def edgeplast(*words: object, code: int = 0) -> str:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import torch
+    torch = pytest.importorskip("torch", reason="exporting needs it")
     from safetensors.torch import save_file
 
     from edgeplast.models import import_timm

@@ -138,8 +138,12 @@ def test_limits_of_control_groups_are_found_up_to_the_top(tmp_path: Path, files:
 # -- the runtime ------------------------------------------------------------------------------------------------
 
 
-def test_the_practice_graph_is_what_its_script_makes_and_its_loss_falls() -> None:
+def test_the_practice_graph_is_what_its_script_makes() -> None:
+    pytest.importorskip("onnx", reason="the exporters need it")
     assert PRACTICE_GRAPH.read_bytes() == practice_graph() and PRACTICE_GRAPH.stat().st_size < 6000
+
+
+def test_the_practice_graphs_loss_falls() -> None:
     outcome = attempt(Request())
     assert (outcome.stage, outcome.error) == ("done", "")
     assert outcome.last_loss < 0.1 * outcome.first_loss
