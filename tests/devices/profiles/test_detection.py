@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import recorded_trees as trees
 
 from edgeplast_devices.detection import Machine, Recognised, recognise, this_machine
 from edgeplast_devices.device_profiles import profile_defaults
-from edgeplast_devices.thermals import ThermalState, read_thermals
+from edgeplast_devices.thermals import Sensors, ThermalState, read_thermals
 
 GB = 10**9
 
@@ -148,3 +149,36 @@ def test_a_laptops_processor_states_and_counters(tmp_path: Path) -> None:
 def test_no_sensors_are_no_error(tmp_path: Path) -> None:
     assert read_thermals(tmp_path) == ThermalState() and ThermalState().hottest_celsius is None
     read_thermals()  # whatever this machine has
+
+
+class TestTelemetry:
+    def test_a_line_holds_temperature_power_and_what_slows_it_down(self, tmp_path: Path) -> None:
+        line = Sensors(trees.plant(tmp_path, trees.ORIN_NANO_SUPER)).read().telemetry()
+        assert json.loads(json.dumps(line)) == {
+            "temperature_celsius": 54.1, "power_watts": 9.66, "slowed_by": ["cpu-throttle-alert"],
+            "throttle_events": 27, "clock_fraction": 0.778,
+        }  # fmt: skip
+
+    def test_where_nothing_is_measured_the_line_says_so(self, tmp_path: Path) -> None:
+        line = Sensors(tmp_path).read().telemetry()
+        assert line["temperature_celsius"] is line["power_watts"] is None and line["slowed_by"] == []
+
+    def test_each_look_sees_the_present_and_searches_no_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sensors = Sensors(trees.plant(tmp_path, trees.ORIN_NANO_SUPER))
+        monkeypatch.setattr(Path, "glob", lambda *_: pytest.fail("a look searched for files"))
+        first = sensors.read()
+        (tmp_path / "sys/class/thermal/thermal_zone0/temp").write_text("91000\n")
+        (tmp_path / "sys/class/thermal/cooling_device2/cur_state").write_text("0\n")
+        second = sensors.read()
+        assert (first.hottest_celsius, second.hottest_celsius) == (54.062, 91.0)
+        assert (first.slowed_by, second.slowed_by) == (("cpu-throttle-alert",), ())
+
+    def test_a_sensor_that_goes_away_is_left_out(self, tmp_path: Path) -> None:
+        sensors = Sensors(trees.plant(tmp_path, trees.ORIN_NANO_SUPER))
+        for name in ("sys/class/hwmon/hwmon1/in1_input", "sys/class/thermal/thermal_zone0/temp"):
+            (tmp_path / name).unlink()
+        state = sensors.read()
+        assert "VDD_IN" not in state.rails_watts and "cpu-thermal" not in state.temperatures_celsius
+        assert state.power_watts == pytest.approx(sum(state.rails_watts.values()))
