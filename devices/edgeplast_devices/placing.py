@@ -14,8 +14,8 @@ from pathlib import Path
 from edgeplast.errors import FallbackWarning, MissingExtraError, one_of
 from edgeplast.placement import Placement
 from edgeplast_devices.memory import resident_bytes
-from edgeplast_devices.providers import CPU, EXTRAS, PROVIDERS, RUNTIMES, WITH_CUDA_ARENA
-from edgeplast_devices.runtime import PRACTICE_GRAPH, installed_builds, provider_fault, runtime_name
+from edgeplast_devices.providers import CPU, EXTRAS, PROVIDERS, RUNTIMES, WITH_CUDA_ARENA, installed_builds
+from edgeplast_devices.runtime import PRACTICE_GRAPH, provider_fault, runtime_name
 
 NEWEST_TRAINING_PYTHON = (3, 12)
 """The last Python that onnxruntime-training-cpu 1.19.2, its last release, has wheels for."""

@@ -18,6 +18,16 @@ RUNTIMES = ("auto", "ort-training", "stock")
 EXTRAS = {"ort-training": "train", "stock": "stock"}
 """The extra of edgeplast that installs each build."""
 
+_BUILDS = (
+    "onnxruntime",
+    "onnxruntime-training",
+    "onnxruntime-training-cpu",
+    "onnxruntime-gpu",
+    "onnxruntime-directml",
+    "onnxruntime-openvino",
+)
+"""Distributions that unpack into the folder ``onnxruntime``."""
+
 _OF_THE_RUNTIME = {
     CPU: (),
     "cuda": ("CUDAExecutionProvider",),
@@ -46,6 +56,21 @@ _NEEDS = {
     "cuda": "It needs NVIDIA's driver, and CUDA and cuDNN in the versions that this build was made for.",
     "tensorrt": "It needs NVIDIA's driver, CUDA, cuDNN and TensorRT in the versions that this build was made for.",
 }
+
+
+def installed_builds() -> list[str]:
+    """Return the installed distributions that fill the folder ``onnxruntime``."""
+    return [name for name in _BUILDS if _installed(name)]
+
+
+def _installed(package: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        distribution(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def names_of(provider: str) -> tuple[str, ...]:

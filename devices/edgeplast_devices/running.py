@@ -315,7 +315,6 @@ class Run:
             step=self.trainer.steps,
             model=self.bundle.manifest.model,
             runtime=runtime_name(),
-            provider=self.placement.used,
             allowed_bytes=self.allowed_bytes,
             predicted_peak_bytes=self.predicted,
             resident_bytes=self.resident_bytes,

@@ -28,20 +28,19 @@ import numpy as np
 
 from edgeplast.errors import BudgetError, EdgeplastError, InputError, MissingExtraError
 from edgeplast.placement import ON_CPU, Placement
-from edgeplast_devices.providers import CPU, names_of, session_providers, what_it_needs, where_to_get, word_for
+from edgeplast_devices.binding import StandingInputs, bind_input, bind_output
+from edgeplast_devices.providers import (
+    CPU,
+    installed_builds,
+    names_of,
+    session_providers,
+    what_it_needs,
+    where_to_get,
+    word_for,
+)
 from edgeplast_devices.refusals import is_memory, why_not_loaded
 
 _TARGETS, _IMAGES, _LOSS, _LOGITS = "targets", "images", "loss", "logits"
-_BUILDS = (
-    "onnxruntime",
-    "onnxruntime-training",
-    "onnxruntime-training-cpu",
-    "onnxruntime-gpu",
-    "onnxruntime-directml",
-    "onnxruntime-openvino",
-)
-"""Distributions that unpack into the folder ``onnxruntime``."""
-
 LASTING_BYTES = 4 << 20
 """First region of the arena: what sessions keep of their own, biases and norms above all."""
 
@@ -112,21 +111,6 @@ def _without_training_package() -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
-def installed_builds() -> list[str]:
-    """Return the installed distributions that fill the folder ``onnxruntime``."""
-    return [name for name in _BUILDS if _installed(name)]
-
-
-def _installed(package: str) -> bool:
-    from importlib.metadata import PackageNotFoundError, distribution
-
-    try:
-        distribution(package)
-    except PackageNotFoundError:
-        return False
-    return True
-
-
 def runtime_name() -> str:
     """Return which build is installed and its version, e.g. ``"ort-training 1.19.2"`` or ``"stock 1.32.0"``."""
     ort = import_onnxruntime()
@@ -149,7 +133,8 @@ def provider_fault(provider: str, graph: Path = PRACTICE_GRAPH) -> str:
         has = ", ".join(map(word_for, listed))
         return f"{runtime_name()} comes without {missing[0]} (it has: {has}). {where_to_get(provider)}"
     try:
-        _open(graph, 1, Placement(asked=provider, used=provider))
+        # Outside the arena, whose size is not known yet.
+        _open(graph, 1, Placement(asked=provider, used=provider), in_arena=False)
     except EdgeplastError as error:
         return f"{str(error).rstrip('.')}. {what_it_needs(provider)}"
     return ""
@@ -214,11 +199,11 @@ class TrainingSession:
         wanted = {i.name for i in self._session.get_inputs()}
         inputs = {name: array for name, array in parameters.items() if name in wanted}
         inputs |= {f"{name}.gradient": array for name, array in gradients.items()}
-        self._standing = _StandingInputs(self._binding, inputs, placement)
+        self._standing = StandingInputs(self._binding, inputs, placement)
         for name, array in gradients.items():
-            _bind_output(self._binding, f"{name}.gradient.sum", array)
+            bind_output(self._binding, f"{name}.gradient.sum", array)
         self._loss = np.zeros((), np.float32)
-        _bind_output(self._binding, _LOSS, self._loss)
+        bind_output(self._binding, _LOSS, self._loss)
 
     def accumulate(
         self, images: np.ndarray, targets: np.ndarray, *, give_back: bool = False
@@ -238,9 +223,9 @@ class TrainingSession:
         """
         logits = np.empty_like(targets)
         self._standing.refresh()
-        _bind_input(self._binding, _IMAGES, images)
-        _bind_input(self._binding, _TARGETS, targets)
-        _bind_output(self._binding, _LOGITS, logits)
+        bind_input(self._binding, _IMAGES, images)
+        bind_input(self._binding, _TARGETS, targets)
+        bind_output(self._binding, _LOGITS, logits)
         try:
             _run(self._session, self._binding, self._giving_back if give_back else self._keeping)
         except Exception as error:
@@ -273,7 +258,7 @@ class EvaluationSession:
         self._session = _open(graph, threads, placement)
         self._binding = self._session.io_binding()
         names = [i.name for i in self._session.get_inputs() if i.name in parameters]
-        self._standing = _StandingInputs(self._binding, {name: parameters[name] for name in names}, placement)
+        self._standing = StandingInputs(self._binding, {name: parameters[name] for name in names}, placement)
 
     @property
     def classes(self) -> int:
@@ -300,38 +285,14 @@ class EvaluationSession:
         """
         result = np.empty((len(images), self.classes), np.float32)
         self._standing.refresh()
-        _bind_input(self._binding, _IMAGES, images)
-        _bind_output(self._binding, _LOGITS, result)
+        bind_input(self._binding, _IMAGES, images)
+        bind_output(self._binding, _LOGITS, result)
         _run(self._session, self._binding)
         return result
 
 
-class _StandingInputs:
-    """Inputs that stay bound from run to run, while their owners change the arrays in place.
-
-    The CPU reads the arrays themselves. A provider with memory of its own gets a copy, made when the input is bound
-    and not when the graph runs (``IOBinding::BindInput`` in onnxruntime): there, inputs are bound anew for each run,
-    or every step would see the first weights.
-    """
-
-    def __init__(self, binding: Any, arrays: Mapping[str, np.ndarray], placement: Placement) -> None:
-        self._binding, self._arrays = binding, arrays
-        self._copied = placement.used != CPU
-        self._bind()
-
-    def refresh(self) -> None:
-        """Let the next run see the arrays as they are now."""
-        if self._copied:
-            self._bind()
-
-    def _bind(self) -> None:
-        for name, array in self._arrays.items():
-            _bind_input(self._binding, name, array)
-
-
-def _open(graph: Path, threads: int, placement: Placement) -> Any:
+def _open(graph: Path, threads: int, placement: Placement, *, in_arena: bool = True) -> Any:
     ort = import_onnxruntime()
-    reserve_arena(0)
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -341,7 +302,9 @@ def _open(graph: Path, threads: int, placement: Placement) -> Any:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("session.use_env_allocators", "1")
+    if in_arena:
+        reserve_arena(0)
+        options.add_session_config_entry("session.use_env_allocators", "1")
     try:
         session = ort.InferenceSession(str(graph), options, providers=session_providers(placement), enable_fallback=0)
     except Exception as error:  # the runtime raises a dozen pybind types without a common base
@@ -363,19 +326,3 @@ def _run(session: Any, binding: Any, how: Any = None) -> None:
         if is_memory(error):
             raise OutOfMemoryError(str(error)) from error
         raise
-
-
-def _bind_input(binding: Any, name: str, array: np.ndarray) -> None:
-    _check(name, array)
-    binding.bind_input(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-
-
-def _bind_output(binding: Any, name: str, array: np.ndarray) -> None:
-    _check(name, array)
-    binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-
-
-def _check(name: str, array: np.ndarray) -> None:
-    """The runtime gets bare pointers: a wrong dtype or stride would be read as garbage."""
-    if array.dtype != np.float32 or not array.flags.c_contiguous:
-        raise ValueError(f"{name} must be C-contiguous float32; it is {array.dtype} with strides {array.strides}")

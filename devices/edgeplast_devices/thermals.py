@@ -55,17 +55,6 @@ class ThermalState(msgspec.Struct, frozen=True, kw_only=True):
     clock_fraction: float | None = None
     clock_cap_fraction: float | None = None
 
-    def telemetry(self) -> dict[str, float | int | list[str] | None]:
-        """Return what a line of telemetry needs: the hottest zone, the power, and whether something slows it down."""
-        hottest, power, clock = self.hottest_celsius, self.power_watts, self.clock_fraction
-        return {
-            "temperature_celsius": None if hottest is None else round(hottest, 1),
-            "power_watts": None if power is None else round(power, 2),
-            "slowed_by": list(self.slowed_by),
-            "throttle_events": self.throttle_events,
-            "clock_fraction": None if clock is None else round(clock, 3),
-        }
-
     @property
     def hottest_celsius(self) -> float | None:
         """The highest temperature; None where none is shown."""

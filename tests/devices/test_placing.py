@@ -21,7 +21,7 @@ from edgeplast_devices import placing, runtime
 from edgeplast_devices.memory import resident_bytes
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.placing import has_training_wheel, place
-from edgeplast_devices.providers import PROVIDERS, session_providers, word_for
+from edgeplast_devices.providers import PROVIDERS, installed_builds, session_providers, word_for
 from edgeplast_devices.runtime import EvaluationSession, TrainingSession, runtime_name
 from edgeplast_devices.weights import read_trainable
 
@@ -39,9 +39,7 @@ class TestBuilds:
         extra = {"stock": "stock", "ort-training": "train"}[OTHER]
         with pytest.raises(MissingExtraError, match=f"--runtime {OTHER} was asked for, and {HERE} ") as caught:
             place(OTHER)
-        assert f"pip uninstall -y {runtime.installed_builds()[0]} && pip install 'edgeplast[{extra}]'" in str(
-            caught.value
-        )
+        assert f"pip uninstall -y {installed_builds()[0]} && pip install 'edgeplast[{extra}]'" in str(caught.value)
 
     def test_where_the_training_build_has_no_wheel_nobody_is_sent_to_install_it(
         self, monkeypatch: pytest.MonkeyPatch
@@ -153,7 +151,7 @@ class _CopyingSession:
     def io_binding(self) -> _CopyingBinding:
         return _CopyingBinding(self._session)
 
-    def run_with_iobinding(self, binding: _CopyingBinding) -> None:
+    def run_with_iobinding(self, binding: _CopyingBinding, how: Any = None) -> None:
         binding.run()
 
 
@@ -182,9 +180,7 @@ def test_a_provider_that_copies_its_inputs_sees_every_change_of_the_weights(
     losses, logits = _train(bundle, ON_CPU)
     assert losses[-1] < losses[0] - 0.1
     real = runtime._open
-    monkeypatch.setattr(
-        runtime, "_open", lambda graph, threads, placement: _CopyingSession(real(graph, threads, ON_CPU))
-    )
+    monkeypatch.setattr(runtime, "_open", lambda graph, threads, _: _CopyingSession(real(graph, threads, ON_CPU)))
     copied_losses, copied_logits = _train(bundle, ON_CUDA)
     np.testing.assert_allclose(copied_losses, losses, atol=1e-5)
     np.testing.assert_allclose(copied_logits, logits, atol=1e-5)

@@ -1,7 +1,7 @@
 """One bundle on both builds of onnxruntime: the same losses, the same accuracy.
 
 Needs a second environment with stock onnxruntime (``tests/run.py`` makes it and names its Python), because one
-environment holds one build. What training leaves behind is numpy's arrays on both.
+environment holds one build. What a run leaves behind, checkpoints too, is numpy's arrays on both.
 """
 
 from __future__ import annotations
@@ -35,20 +35,28 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return blob_folder(tmp_path_factory.mktemp("both") / "data", train=20, test=67)
 
 
-def _run(python: str, *words: object) -> str:
+def _run(python: str, *words: object, code: int = 0) -> str:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(_checkout())}
     done = subprocess.run(
         [python, *map(str, words)], capture_output=True, text=True, env=environment, check=False, timeout=300
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stdout
 
 
-def _adapt(python: str, bundle: Path, data: Path, into: Path, *options: str) -> dict[str, Any]:
-    """Adapt on a build of onnxruntime by the command line; the report."""
+def _adapt(
+    python: str,
+    bundle: Path,
+    data: Path,
+    into: Path,
+    *options: str,
+    program: tuple[str, ...] = ("-m", "edgeplast"),
+    code: int = 0,
+) -> dict[str, Any]:
+    """Adapt on a build of onnxruntime by the command line; what it prints."""
     out = _run(
-        python, "-m", "edgeplast", "adapt", bundle, "--data", data, "-o", into, "--json",
-        "--epochs", 9, "--lr", 3e-3, "--threads", 1, *options,
+        python, *program, "adapt", bundle, "--data", data, "-o", into, "--json",
+        "--epochs", 9, "--lr", 3e-3, "--threads", 1, *options, code=code,
     )  # fmt: skip
     report: dict[str, Any] = json.loads(out)
     return report
@@ -74,6 +82,35 @@ def test_losses_and_accuracy_are_the_same(
     np.testing.assert_allclose(theirs["losses"], ours["losses"], atol=1e-4)
     assert abs(theirs["accuracy"]["after"] - ours["accuracy"]["after"]) <= 0.005
     assert theirs["accuracy"]["before"] == ours["accuracy"]["before"]
+
+
+STOPPING = """
+import os, signal, sys
+from edgeplast_devices.training import Trainer
+
+step = Trainer.step
+
+def stopping(trainer, *words):
+    if trainer.steps == 20:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(trainer, *words)
+
+Trainer.step = stopping
+from edgeplast.cli.app import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("first", ["stock", "ort-training"])
+def test_a_run_begun_on_one_is_resumed_on_the_other(bundle: Bundle, pictures: Path, tmp_path: Path, first: str) -> None:
+    stock = os.environ[STOCK_PYTHON]
+    begins, ends = (stock, sys.executable) if first == "stock" else (sys.executable, stock)
+    whole = _adapt(ends, bundle.path, pictures, tmp_path / "whole")
+    _adapt(begins, bundle.path, pictures, tmp_path / "shared", program=("-c", STOPPING), code=130)
+    resumed = _adapt(ends, bundle.path, pictures, tmp_path / "shared", "--resume")
+    assert resumed["resumed_at"] == [20] and resumed["steps"] == STEPS
+    np.testing.assert_allclose(resumed["losses"], whole["losses"], atol=1e-4)
+    assert abs(resumed["accuracy"]["after"] - whole["accuracy"]["after"]) <= 0.005
 
 
 def test_what_one_adapted_the_other_goes_on_with(bundle: Bundle, pictures: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -151,18 +150,7 @@ def test_no_sensors_are_no_error(tmp_path: Path) -> None:
     read_thermals()  # whatever this machine has
 
 
-class TestTelemetry:
-    def test_a_line_holds_temperature_power_and_what_slows_it_down(self, tmp_path: Path) -> None:
-        line = Sensors(trees.plant(tmp_path, trees.ORIN_NANO_SUPER)).read().telemetry()
-        assert json.loads(json.dumps(line)) == {
-            "temperature_celsius": 54.1, "power_watts": 9.66, "slowed_by": ["cpu-throttle-alert"],
-            "throttle_events": 27, "clock_fraction": 0.778,
-        }  # fmt: skip
-
-    def test_where_nothing_is_measured_the_line_says_so(self, tmp_path: Path) -> None:
-        line = Sensors(tmp_path).read().telemetry()
-        assert line["temperature_celsius"] is line["power_watts"] is None and line["slowed_by"] == []
-
+class TestManyLooks:
     def test_each_look_sees_the_present_and_searches_no_folder(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
