@@ -20,7 +20,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from run import ROOT, environment  # type: ignore[import-not-found]
+from run import DEVICE, ROOT, WORKSTATION, environment  # type: ignore[import-not-found]
 
 WORK = ROOT / "build" / "aarch64"
 INSIDE = WORK / "root"
@@ -79,8 +79,8 @@ def check_tools() -> None:
 
 def make_example() -> Path:
     """Export the quickstart's bundle and set aside a few of its pictures; return a Python with stock onnxruntime."""
-    tests = environment("tests", "-e", ".[offline,train,dev]")
-    stock: Path = environment("stock", "-e", ".[stock]", "pytest", "hypothesis")
+    tests: Path = environment(*WORKSTATION)
+    stock: Path = environment(*DEVICE)
     if not (WORK / "bundle").exists():
         shown([str(tests), str(EXAMPLE / "digits.py"), "sensor", str(WORK / "sensor")])
         shown(
