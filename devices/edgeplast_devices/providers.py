@@ -43,14 +43,14 @@ PROVIDERS = tuple(_OF_THE_RUNTIME)
 WITH_CUDA_ARENA = ("cuda", "tensorrt")
 """Providers whose memory is, but for the driver's own, an arena that takes a limit."""
 
-_WHERE_TO_GET = {
-    "cuda": "Put onnxruntime-gpu in the place of onnxruntime (x86-64), or NVIDIA's own wheel on a Jetson.",
-    "tensorrt": "Put onnxruntime-gpu in the place of onnxruntime (x86-64), or NVIDIA's own wheel on a Jetson.",
-    "coreml": "onnxruntime for macOS has it.",
-    "directml": "Put onnxruntime-directml in the place of onnxruntime (Windows).",
-    "openvino": "Put onnxruntime-openvino in the place of onnxruntime (x86-64).",
+_BRINGS = {
+    "cuda": ("onnxruntime-gpu", "x86-64; on a Jetson NVIDIA's own wheel"),
+    "tensorrt": ("onnxruntime-gpu", "x86-64; on a Jetson NVIDIA's own wheel"),
+    "coreml": ("onnxruntime", "macOS"),
+    "directml": ("onnxruntime-directml", "Windows"),
+    "openvino": ("onnxruntime-openvino", "x86-64"),
 }
-
+"""Distribution that has a provider, and where."""
 
 _NEEDS = {
     "cuda": "It needs NVIDIA's driver, and CUDA and cuDNN in the versions that this build was made for.",
@@ -79,8 +79,9 @@ def names_of(provider: str) -> tuple[str, ...]:
 
 
 def where_to_get(provider: str) -> str:
-    """Return a sentence on which build brings a provider."""
-    return _WHERE_TO_GET[provider]
+    """Return a sentence with the command that brings a provider, in the place of what is installed."""
+    package, where = _BRINGS[provider]
+    return f"It comes with: pip uninstall -y {' '.join(installed_builds())} && pip install {package} ({where})"
 
 
 def what_it_needs(provider: str) -> str:
