@@ -64,6 +64,7 @@ class Trainer:
         guard: Guard,
         between: Callable[[], None] = lambda: None,
         sleep: Callable[[float], None] = time.sleep,
+        *,
         placement: Placement = ON_CPU,
     ) -> None:
         assert options.optimizer is not None and options.threads is not None
