@@ -21,6 +21,7 @@ from edgeplast.preprocessing import Preprocessing
 
 MANIFEST, REPORT = "bundle.json", "report.json"
 FROZEN, TRAINABLE = "frozen.safetensors", "trainable.safetensors"
+BLOCK_OF_4_BITS = 32
 EVALUATION_GRAPH, DEPLOYMENT_GRAPH = "evaluate.onnx", "deploy.onnx"
 
 
@@ -39,13 +40,18 @@ class StoredParameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         shape: as the graphs see it: matrices (out, in), the patch kernel flattened to (D, 3·P·P).
         trainable: whether it is in ``trainable.safetensors`` (else in ``frozen.safetensors``).
         weight_bits: 32: float32 under its own name. 8: int8 under ``<name>.int8`` and one float32 scale per
-            output row under ``<name>.scale``; the value is their product.
+            output row under ``<name>.scale``; the value is their product. 4: elements row by row, two a byte, the
+            first in the lower half, under ``<name>.int4`` and a float32 scale for each ``BLOCK_OF_4_BITS`` columns
+            of a row under ``<name>.scale``.
+        compute_bits: 8: its product is integer arithmetic, and the matrix is stored transposed, uint8 around 128,
+            under ``<name>.uint8.transposed`` with one scale a column. 32: it is computed with as float32.
     """
 
     component: str
     shape: tuple[int, ...]
     trainable: bool
     weight_bits: int = 32
+    compute_bits: int = 32
 
 
 class TrainingGraph(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from edgeplast_devices.images import ImageSet, Splits, Unreadable
     from edgeplast_devices.options import TrainingOptions
     from edgeplast_devices.predicting import Prediction
+    from edgeplast_exporters.storing import FrozenCompute
 
 
 def score(
@@ -81,6 +82,10 @@ def export(
     classes: Sequence[str] | None = None,
     keep_head: bool = False,
     preprocessing: Preprocessing | None = None,
+    frozen_compute: FrozenCompute = "fp32",
+    images: str | Path | ImageSet | None = None,
+    calibration_images: int = 64,
+    seed: int = 0,
     force: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
@@ -93,6 +98,10 @@ def export(
         classes: class names of the head; by default those of the images the model was scored on.
         keep_head: start from the model's own head instead of a fresh one; it must have as many outputs.
         preprocessing: by default timm's data configuration of the model.
+        frozen_compute: ``"int8"``: frozen matrices before everything that trains multiply in integers.
+        images: a folder, archive or npz, or an opened set, to calibrate integers and 4-bit scales on.
+        calibration_images: how many of them, at most.
+        seed: of their choice.
         force: replace what is there.
         progress: told of each graph.
     """
@@ -104,12 +113,15 @@ def export(
     if len(names) < 2:
         raise InputError("A bundle needs the names of at least two classes. Give --classes, or score labelled images.")
     prepared = preprocessing or preprocessing_of(model)
+    wanted = frozen_compute != "fp32" or any(c.weight_bits == 4 for c in chosen.components.values())
     return export_model(
         model if keep_head else with_classes(model, len(names)),
         chosen,
         into=Path(into),
         classes=names,
         preprocessing=prepared,
+        frozen_compute=frozen_compute,
+        images=_calibration(images, prepared, calibration_images, seed, progress) if wanted else (),
         force=force,
         progress=progress,
     )
@@ -261,6 +273,18 @@ class PreparedImages:
             else:
                 return preprocess(picture, self._preprocessing)
         raise reason
+
+
+def _calibration(
+    images: str | Path | ImageSet | None, how: Preprocessing, count: int, seed: int, progress: Progress
+) -> list[np.ndarray]:
+    """Return some preprocessed pictures in random order, none if there are no images."""
+    if images is None:
+        return []
+    from edgeplast.scoring.examples import draw_pictures
+
+    prepared = PreparedImages(_image_set(images, progress), how)
+    return [prepared.tensor(index) for index in draw_pictures(prepared, count, seed)]
 
 
 def _bundle(given: Bundle | str | Path) -> Bundle:

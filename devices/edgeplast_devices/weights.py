@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import safe_open
 
-from edgeplast.bundle import FROZEN, TRAINABLE, Bundle
+from edgeplast.bundle import BLOCK_OF_4_BITS, FROZEN, TRAINABLE, Bundle, StoredParameter
 from edgeplast_devices.tensors import read_arrays
 
 
@@ -28,8 +30,30 @@ def all_parameters(bundle: Bundle) -> Iterator[tuple[str, np.ndarray]]:
         for name, stored in bundle.manifest.parameters.items():
             if stored.trainable:
                 yield name, changed.get_tensor(name)
-            elif stored.weight_bits == 8:
-                quantized, scale = fixed.get_tensor(f"{name}.int8"), fixed.get_tensor(f"{name}.scale")
-                yield name, quantized.astype(np.float32) * scale[:, None]
-            else:
+            elif stored.weight_bits == 32:
                 yield name, fixed.get_tensor(name)
+            else:
+                yield name, _dequantized(fixed, name, stored)
+
+
+def _dequantized(file: Any, name: str, stored: StoredParameter) -> np.ndarray:
+    """Return a matrix (out, in) as the graphs compute with it; how it is stored is said in ``StoredParameter``."""
+    scale = file.get_tensor(f"{name}.scale")
+    if stored.compute_bits == 8:
+        integers = file.get_tensor(f"{name}.uint8.transposed").T.astype(np.float32) - 128
+    elif stored.weight_bits == 8:
+        integers = file.get_tensor(f"{name}.int8").astype(np.float32)
+    else:
+        integers = _unpacked(file.get_tensor(f"{name}.int4"), stored.shape).astype(np.float32)
+        scale = np.repeat(scale, BLOCK_OF_4_BITS, axis=1)[:, : stored.shape[1]]
+    integers *= scale if scale.ndim == 2 else scale[:, None]
+    return integers
+
+
+def _unpacked(packed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return int8 in −8..7 from two in a byte, the first in the lower half."""
+    both = np.empty(2 * len(packed), np.int8)
+    both[0::2] = packed.view(np.int8) << 4
+    both[1::2] = packed.view(np.int8)
+    both >>= 4  # carries the sign
+    return both[: math.prod(shape)].reshape(shape)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
 from edgeplast.bundle import Bundle
+from edgeplast.cli import bits
 from edgeplast.cli.console import print_json, print_table, progress_bar
 from edgeplast.cli.options import budget_of, check_weights_named, network_of, profile_of
-from edgeplast.errors import UsageError
+from edgeplast.errors import UsageError, one_of
 from edgeplast.files import refuse_existing
 from edgeplast.plan import Plan
 from edgeplast.scores import DEFAULT_METHOD
 from edgeplast.units import format_bytes
+
+if TYPE_CHECKING:
+    from edgeplast_exporters.storing import FrozenCompute
 
 
 def export(
@@ -46,8 +50,16 @@ def export(
     train: Annotated[str | None, typer.Option(help="What trains, by name: attn:8-11,head.")] = None,
     optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
     batch: Annotated[int, typer.Option(help="Images per optimizer step.")] = 16,
-    weight_bits: Annotated[int, typer.Option(help="Bits of each frozen weight: 32 or 8.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of the image pairs.")] = 0,
+    weight_bits: Annotated[str, typer.Option(help=bits.HELP)] = "8",
+    frozen_compute: Annotated[
+        str,
+        typer.Option(
+            help="fp32, or int8: frozen layers before everything that trains multiply in integers, "
+            "calibrated on --data; faster, less exact."
+        ),
+    ] = "fp32",
+    calibration_images: Annotated[int, typer.Option(help="Most images to calibrate on.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of the image pairs and of the images calibrated on.")] = 0,
     device: Annotated[str | None, typer.Option(help="Defaults of a device; see `edgeplast devices`.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
@@ -59,6 +71,7 @@ def export(
     check_weights_named(checkpoint, pretrained)
     if plan is None and data is None:
         raise UsageError("Give --data with images to score on, or --plan with a plan made earlier.")
+    compute = _compute_of(frozen_compute, data)
     names = tuple(name.strip() for name in classes.split(",") if name.strip()) if classes else None
     budget = budget_of(memory, profile_of(device), disk=disk, step_seconds=time_per_step)
     with progress_bar(as_json) as progress:
@@ -74,14 +87,36 @@ def export(
         else:
             assert data is not None
             scores = verbs.score(network, data, method=method, pairs=pairs, seed=seed, progress=progress)
-            how: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch, "weight_bits": weight_bits}
+            overall, named = bits.weight_bits_of(weight_bits, scores.architecture.depth)
+            how: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch}
+            how |= {"weight_bits": overall, "component_weight_bits": named}
             if names:
                 how["classes"] = names
             chosen = verbs.plan(scores, budget, strategy=strategy, train=train, **how)
         bundle = verbs.export(
-            network, chosen, into=output, classes=names, keep_head=keep_head, force=force, progress=progress
+            network,
+            chosen,
+            into=output,
+            classes=names,
+            keep_head=keep_head,
+            frozen_compute=compute,
+            images=data,
+            calibration_images=calibration_images,
+            seed=seed,
+            force=force,
+            progress=progress,
         )
     _show(bundle, as_json)
+
+
+def _compute_of(given: str, data: Path | None) -> FrozenCompute:
+    if given == "int8":
+        if data is None:
+            raise UsageError("--frozen-compute int8 is calibrated on images. Give them with --data.")
+        return "int8"
+    if given == "fp32":
+        return "fp32"
+    raise one_of("--frozen-compute", given, ("fp32", "int8"))
 
 
 def _show(bundle: Bundle, as_json: bool) -> None:
@@ -110,5 +145,6 @@ def _show(bundle: Bundle, as_json: bool) -> None:
         "",
         ("exported", ""),
         rows,
-        f"\nWritten: {bundle.path}  (next: edgeplast adapt {bundle.path} --data images/ -o adapted/)",
+        "\n".join(plan.notes)
+        + f"\nWritten: {bundle.path}  (next: edgeplast adapt {bundle.path} --data images/ -o adapted/)",
     )

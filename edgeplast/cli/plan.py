@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from edgeplast.cli import bits
 from edgeplast.cli.console import print_json, print_table
 from edgeplast.cli.options import budget_of, profile_of
 from edgeplast.components import COMPONENT_TYPES, EMBED, HEAD, NORM
@@ -44,7 +45,7 @@ def plan(
     optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
     batch: Annotated[int, typer.Option(help="Images per optimizer step.")] = 16,
     micro_batch: Annotated[int | None, typer.Option(help="Images per pass of the graph (default: chosen).")] = None,
-    weight_bits: Annotated[int, typer.Option(help="Bits of each frozen weight: 32 or 8.")] = 8,
+    weight_bits: Annotated[str, typer.Option(help=bits.HELP)] = "8",
     gflops: Annotated[
         float | None, typer.Option(help="GFLOP/s the device reaches in training, for --time-per-step.")
     ] = None,
@@ -63,13 +64,15 @@ def plan(
     if gflops is not None and gflops <= 0:
         raise UsageError(f"--gflops {gflops:g} must be positive: billions of operations a second, e.g. 170.")
     how: dict[str, Any] = {"method": method, "optimizer": optimizer, "batch_size": batch}
-    how |= {"micro_batch_size": micro_batch, "weight_bits": weight_bits}
+    table = ScoreTable.read(scores)
+    overall, named = bits.weight_bits_of(weight_bits, table.architecture.depth)
+    how |= {"micro_batch_size": micro_batch, "weight_bits": overall, "component_weight_bits": named}
     if gflops is not None:
         how["flops_per_second"] = gflops * 1e9
     if classes:
         how["classes"] = tuple(name.strip() for name in classes.split(",") if name.strip())
     budget = budget_of(memory, profile_of(device), disk=disk, step_seconds=time_per_step)
-    why = explain_plan(ScoreTable.read(scores), budget, strategy=strategy, train=train, **how)
+    why = explain_plan(table, budget, strategy=strategy, train=train, **how)
     if output is not None:
         why.plan.write(output)
     if as_json:

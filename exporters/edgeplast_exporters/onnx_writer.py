@@ -21,8 +21,11 @@ from edgeplast_exporters.graph import Graph, Node, Value
 OPSET, IR_VERSION = 17, 8
 """Read by onnxruntime ≥ 1.14 and TensorRT ≥ 8.6; nothing newer is needed by a vision transformer."""
 
+OPSET_OF_4_BITS, IR_VERSION_OF_4_BITS = 21, 10
+"""The first with 4-bit integers and scales by block; onnxruntime ≥ 1.18. Only graphs that read 4-bit weights use it."""
+
 _TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "int8": TensorProto.INT8,
-          "uint8": TensorProto.UINT8, "int32": TensorProto.INT32}  # fmt: skip
+          "uint8": TensorProto.UINT8, "int32": TensorProto.INT32, "int4": TensorProto.INT4}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,17 @@ def to_onnx(graph: Graph, name: str, weights: Mapping[str, StoredTensor | None],
     """
     nodes: list[onnx.NodeProto] = []
     constants = dict(graph.constants)
-    left_out = graph.unread_options()
+    four_bits = any(graph.values[key].dtype == "int4" for key in graph.weights)
+    lowering = _Lowering(
+        plain=plain,
+        exact=any(node.op == "MatMulIntegerToFloat" for node in graph.nodes),
+        axes_as_input=four_bits,
+        constants=constants,
+        values=graph.values,
+        left_out=graph.unread_options(),
+    )
     for node in graph.nodes:
-        for op, domain, inputs, outputs, attributes in _lower(node, plain, constants, graph.values, left_out):
+        for op, domain, inputs, outputs, attributes in lowering.lower(node):
             nodes.append(helper.make_node(op, inputs, outputs, name=outputs[0], domain=domain, **attributes))
     initializers = [numpy_helper.from_array(array, key) for key, array in constants.items()]
     for key in graph.weights:
@@ -63,70 +74,113 @@ def to_onnx(graph: Graph, name: str, weights: Mapping[str, StoredTensor | None],
         [_info(graph.values[key]) for key in graph.outputs],
         initializers,
     )
-    opsets = [helper.make_opsetid("", OPSET)]
+    opsets = [helper.make_opsetid("", OPSET_OF_4_BITS if four_bits else OPSET)]
     if any(node.domain for node in nodes):
         opsets.append(helper.make_opsetid("com.microsoft", 1))
-    model = helper.make_model(proto, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgeplast")
+    model = helper.make_model(proto, opset_imports=opsets, producer_name="edgeplast")
+    model.ir_version = IR_VERSION_OF_4_BITS if four_bits else IR_VERSION
     return bytes(model.SerializeToString())
 
 
 _Lowered = tuple[str, str, list[str], list[str], dict[str, Any]]
 
 
-def _lower(
-    node: Node, plain: bool, constants: dict[str, np.ndarray], values: Mapping[str, Value], left_out: set[str]
-) -> list[_Lowered]:
-    """Turn one node into operators that exist."""
-    inputs, outputs, attributes = list(node.inputs), list(node.outputs), dict(node.attributes)
-    if node.op == "MatMul":
-        return _matmul(node, plain, constants, values)
-    if node.op == "Gelu":
-        return _erf_gelu(node, constants) if plain else [("Gelu", "com.microsoft", inputs, outputs, {})]
-    if node.op == "LayerNormalization":
-        outputs = ["" if name in left_out else name for name in outputs]
-        while not outputs[-1]:
-            outputs.pop()
-    return [(node.op, "", inputs, outputs, attributes)]
+@dataclass(frozen=True)
+class _Lowering:
+    """Turns nodes into operators that exist.
 
+    Attributes:
+        plain: only operators of the ONNX standard.
+        exact: plain operators round as the fused ones do, also where other readers would fuse another form of them.
+        axes_as_input: ReduceMean takes its axes as an input (opset 18 and later).
+        constants: of the graph; added to.
+        values: of the graph.
+        left_out: optional outputs that nobody reads.
+    """
 
-def _matmul(node: Node, plain: bool, constants: dict[str, np.ndarray], values: Mapping[str, Value]) -> list[_Lowered]:
-    a, b = node.inputs
-    trans_a, trans_b, alpha = (node.attributes[key] for key in ("transA", "transB", "alpha"))
-    if not plain:
-        if not (trans_a or trans_b) and alpha == 1.0:
-            return [("MatMul", "", [a, b], list(node.outputs), {})]
-        fused = {"transA": trans_a, "transB": trans_b, "alpha": alpha}
-        return [("FusedMatMul", "com.microsoft", [a, b], list(node.outputs), fused)]
-    out = node.outputs[0]
-    lowered: list[_Lowered] = []
-    operands = []
-    for name, transposed, tag in ((a, trans_a, "a"), (b, trans_b, "b")):
-        if transposed:
-            rank = len(values[name].shape)
-            perm = [*range(rank - 2), rank - 1, rank - 2]
-            lowered.append(("Transpose", "", [name], [f"{out}/{tag}"], {"perm": perm}))
-            name = f"{out}/{tag}"
-        operands.append(name)
-    if alpha != 1.0:
-        constants[f"{out}/alpha"] = np.array(alpha, np.float32)
+    plain: bool
+    exact: bool
+    axes_as_input: bool
+    constants: dict[str, np.ndarray]
+    values: Mapping[str, Value]
+    left_out: set[str]
+
+    def lower(self, node: Node) -> list[_Lowered]:
+        """Return the operators of one node."""
+        inputs, outputs, attributes = list(node.inputs), list(node.outputs), dict(node.attributes)
+        if node.op == "MatMul":
+            return self._matmul(node)
+        if node.op == "Gelu":
+            return self._erf_gelu(node) if self.plain else [("Gelu", "com.microsoft", inputs, outputs, {})]
+        if node.op == "MatMulIntegerToFloat":
+            return self._integer(node) if self.plain else [(node.op, "com.microsoft", inputs, outputs, {})]
+        if node.op == "LayerNormalization":
+            outputs = ["" if name in self.left_out else name for name in outputs]
+            while not outputs[-1]:
+                outputs.pop()
+        if node.op == "ReduceMean" and self.axes_as_input:
+            axes = attributes.pop("axes")
+            inputs.append(f"axes.{'.'.join(map(str, axes))}")
+            self.constants[inputs[-1]] = np.array(axes, np.int64)
+        return [(node.op, "", inputs, outputs, attributes)]
+
+    def _matmul(self, node: Node) -> list[_Lowered]:
+        a, b = node.inputs
+        trans_a, trans_b, alpha = (node.attributes[key] for key in ("transA", "transB", "alpha"))
+        if not self.plain:
+            if not (trans_a or trans_b) and alpha == 1.0:
+                return [("MatMul", "", [a, b], list(node.outputs), {})]
+            fused = {"transA": trans_a, "transB": trans_b, "alpha": alpha}
+            return [("FusedMatMul", "com.microsoft", [a, b], list(node.outputs), fused)]
+        out = node.outputs[0]
+        lowered: list[_Lowered] = []
+        operands = []
+        for name, transposed, tag in ((a, trans_a, "a"), (b, trans_b, "b")):
+            if transposed:
+                rank = len(self.values[name].shape)
+                perm = [*range(rank - 2), rank - 1, rank - 2]
+                lowered.append(("Transpose", "", [name], [f"{out}/{tag}"], {"perm": perm}))
+                name = f"{out}/{tag}"
+            operands.append(name)
+        if alpha == 1.0:
+            return [*lowered, ("MatMul", "", operands, [out], {})]
+        self.constants[f"{out}/alpha"] = np.array(alpha, np.float32)
+        if self.exact:  # the fused product is scaled once it is summed
+            product: _Lowered = ("MatMul", "", operands, [f"{out}/unscaled"], {})
+            return [*lowered, product, ("Mul", "", [f"{out}/unscaled", f"{out}/alpha"], [out], {})]
         lowered.append(("Mul", "", [operands[0], f"{out}/alpha"], [f"{out}/scaled"], {}))
-        operands[0] = f"{out}/scaled"
-    return [*lowered, ("MatMul", "", operands, [out], {})]
+        return [*lowered, ("MatMul", "", [f"{out}/scaled", operands[1]], [out], {})]
 
+    def _erf_gelu(self, node: Node) -> list[_Lowered]:
+        """``x · (1 + erf(x/√2)) / 2`` in the shape that onnxruntime and TensorRT fuse back into one kernel."""
+        x, out = node.inputs[0], node.outputs[0]
+        for key, value in (("gelu.root2", math.sqrt(2)), ("gelu.one", 1.0), ("gelu.half", 0.5)):
+            self.constants[key] = np.array(value, np.float32)
+        scaled: _Lowered = ("Div", "", [x, "gelu.root2"], [f"{out}/scaled"], {})
+        if self.exact:  # the fused kernel multiplies
+            self.constants["gelu.root_half"] = np.array(math.sqrt(0.5), np.float32)
+            scaled = ("Mul", "", [x, "gelu.root_half"], [f"{out}/scaled"], {})
+        return [
+            scaled,
+            ("Erf", "", [f"{out}/scaled"], [f"{out}/erf"], {}),
+            ("Add", "", [f"{out}/erf", "gelu.one"], [f"{out}/one"], {}),
+            ("Mul", "", [x, f"{out}/one"], [f"{out}/twice"], {}),
+            ("Mul", "", [f"{out}/twice", "gelu.half"], [out], {}),
+        ]
 
-def _erf_gelu(node: Node, constants: dict[str, np.ndarray]) -> list[_Lowered]:
-    """``x · (1 + erf(x/√2)) / 2`` in the shape that onnxruntime and TensorRT fuse back into one kernel."""
-    x, out = node.inputs[0], node.outputs[0]
-    for key, value in (("gelu.root2", math.sqrt(2)), ("gelu.one", 1.0), ("gelu.half", 0.5)):
-        constants[key] = np.array(value, np.float32)
-    steps: list[_Lowered] = [
-        ("Div", "", [x, "gelu.root2"], [f"{out}/scaled"], {}),
-        ("Erf", "", [f"{out}/scaled"], [f"{out}/erf"], {}),
-        ("Add", "", [f"{out}/erf", "gelu.one"], [f"{out}/one"], {}),
-        ("Mul", "", [x, f"{out}/one"], [f"{out}/twice"], {}),
-        ("Mul", "", [f"{out}/twice", "gelu.half"], [out], {}),
-    ]
-    return steps
+    def _integer(self, node: Node) -> list[_Lowered]:
+        """The sum of integers as int32, turned into float32, scaled by the product of both scales, and shifted."""
+        x, matrix, scale, scales, zero, matrix_zero, *bias = node.inputs
+        out = node.outputs[0]
+        both = f"{out}/scales"
+        self.constants[both] = self.constants[scale] * self.constants[scales]
+        scaled = f"{out}/scaled" if bias else out
+        steps: list[_Lowered] = [
+            ("MatMulInteger", "", [x, matrix, zero, matrix_zero], [f"{out}/integers"], {}),
+            ("Cast", "", [f"{out}/integers"], [f"{out}/sum"], {"to": int(TensorProto.FLOAT)}),
+            ("Mul", "", [f"{out}/sum", both], [scaled], {}),
+        ]
+        return [*steps, ("Add", "", [scaled, *bias], [out], {})] if bias else steps
 
 
 def _info(value: Value) -> onnx.ValueInfoProto:

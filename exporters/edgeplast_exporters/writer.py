@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 from safetensors.numpy import save_file
@@ -21,7 +22,6 @@ from edgeplast.bundle import (
     TRAINABLE,
     Bundle,
     Manifest,
-    StoredParameter,
     Tier,
     TrainingGraph,
     describe_file,
@@ -41,14 +41,8 @@ from edgeplast_exporters.graph import Graph
 from edgeplast_exporters.liveness import transient_lines
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
 from edgeplast_exporters.parity import check_forward
-from edgeplast_exporters.quantization import (
-    quantizable,
-    quantize_frozen,
-    quantize_rows,
-    quantized_name,
-    scale_name,
-)
 from edgeplast_exporters.recompute import recompute
+from edgeplast_exporters.storing import FrozenCompute, FrozenStorage, store_frozen
 from edgeplast_exporters.tiers import tier_components
 from edgeplast_exporters.training import promote, training_graph
 
@@ -60,6 +54,8 @@ def export(
     into: Path,
     classes: Sequence[str],
     preprocessing: Preprocessing,
+    frozen_compute: FrozenCompute = "fp32",
+    images: Sequence[np.ndarray] = (),
     force: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
@@ -71,11 +67,16 @@ def export(
         into: the folder to write.
         classes: class names in the order of the head's outputs.
         preprocessing: of the model.
+        frozen_compute: ``"int8"``: matrices that are stored in 8 bits and lie before everything that trains are
+            multiplied in integers, which is faster and less exact.
+        images: preprocessed pictures, float32 (3, H, W) each, in random order, to calibrate on: needed for integers;
+            4-bit scales are better with them.
         force: replace what is there.
         progress: told of each graph.
 
     Raises:
-        UsageError: ``into`` exists and ``force`` is not given.
+        UsageError: ``into`` exists and ``force`` is not given, or integers are asked for without images or with
+            nothing that could compute in them.
         InputError: plan and model do not fit each other, or a part of the model cannot be exported.
     """
     refuse_existing(into, force=force)
@@ -89,24 +90,19 @@ def export(
     parameters = stored_parameters(model)
     trainable = [name for name in parameters if plan.components[component_of(name)].trainable]
     promoted = promote(forward, trainable)
-    eight_bit = [n for n in quantizable(promoted) if plan.components[component_of(n)].weight_bits == 8]
-    if any(c.weight_bits == 4 for c in plan.components.values()):
-        raise InputError("4-bit storage is not available in this version. Plan with --weight-bits 8 or 32.")
-    stored = {
-        name: StoredParameter(
-            component=component_of(name),
-            shape=array.shape,
-            trainable=name in set(trainable),
-            weight_bits=8 if name in set(eight_bit) else 32,
-        )
-        for name, array in parameters.items()
-    }
+    frozen = store_frozen(
+        forward, promoted, parameters, plan, frozen_compute=frozen_compute, images=images, progress=progress
+    )
+    parameters = frozen.parameters
+    plan = msgspec.structs.replace(plan, notes=(*plan.notes, *frozen.notes))
+    stored = frozen.described(trainable)
     with building_folder(into, force=force) as folder:
-        _write_weights(folder, parameters, stored)
-        writing = _GraphWriter(folder, eight_bit, _count(parameters, trainable))
+        save_file(frozen.arrays(trainable), folder / FROZEN)
+        save_file({name: parameters[name] for name in trainable}, folder / TRAINABLE)
+        writing = _GraphWriter(folder, frozen, _count(parameters, trainable))
         evaluation = writing.write(promoted, EVALUATION_GRAPH)
         (folder / DEPLOYMENT_GRAPH).write_bytes(
-            to_onnx(forward, architecture.model, dict.fromkeys(forward.weights), plain=True)
+            to_onnx(frozen.deployable(forward), architecture.model, dict.fromkeys(forward.weights), plain=True)
         )
         tiers = _write_tiers(writing, promoted, plan, parameters, progress)
         manifest = Manifest(
@@ -126,14 +122,14 @@ def export(
 
 @dataclass(frozen=True)
 class _GraphWriter:
-    """Quantizes, measures and writes graphs into one folder."""
+    """Makes graphs read weights as they are stored, measures and writes them into one folder."""
 
     folder: Path
-    eight_bit: list[str]
+    frozen: FrozenStorage
     held_parameters: int
 
     def write(self, graph: Graph, file: str, trained_parameters: int = 0) -> Footprint:
-        quantized = quantize_frozen(graph, self.eight_bit)
+        quantized = self.frozen.reading(graph)
         data = to_onnx(quantized, Path(file).stem, safetensors_layout(self.folder / FROZEN))
         (self.folder / file).write_bytes(data)
         return Footprint(
@@ -175,17 +171,6 @@ def _write_tiers(
 def _saves_memory(again: Graph, kept: Graph) -> bool:
     """Whether recomputation lowers the peak of one image: not where the crossed part is a block or two deep."""
     return max(line.at(1) for line in transient_lines(again)) < max(line.at(1) for line in transient_lines(kept))
-
-
-def _write_weights(folder: Path, parameters: dict[str, np.ndarray], stored: dict[str, StoredParameter]) -> None:
-    frozen: dict[str, np.ndarray] = {}
-    for name, array in parameters.items():
-        if stored[name].weight_bits == 8:
-            frozen[quantized_name(name)], frozen[scale_name(name)] = quantize_rows(array)
-        elif not stored[name].trainable:
-            frozen[name] = array
-    save_file(frozen, folder / FROZEN)
-    save_file({n: a for n, a in parameters.items() if stored[n].trainable}, folder / TRAINABLE)
 
 
 def _check_fit(plan: Plan, architecture: Architecture, classes: Sequence[str]) -> None:

@@ -225,11 +225,6 @@ def test_one_class_twice_is_refused(tmp_path: Path) -> None:
     refused(small(), tmp_path, "different class names", classes=("a", "b", "a"))
 
 
-def test_four_bits_are_refused(tmp_path: Path) -> None:
-    model = small()
-    refused(model, tmp_path, "4-bit.*--weight-bits 8 or 32", plan_of(model, bits=4))
-
-
 def test_a_forward_method_of_its_own_is_found_out(tmp_path: Path) -> None:
     model = small()
     whole = model.forward_features

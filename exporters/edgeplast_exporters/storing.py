@@ -1,0 +1,160 @@
+"""How frozen parameters are stored, and the graphs that read them so: bits, integer products, what lies in the file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from edgeplast.bundle import StoredParameter
+from edgeplast.components import component_of
+from edgeplast.errors import UsageError
+from edgeplast.plan import Plan
+from edgeplast.progress import Progress, silent
+from edgeplast_exporters.calibration import LEAST_IMAGES, sample_inputs
+from edgeplast_exporters.four_bits import pack, packed_name, quantize_blocks
+from edgeplast_exporters.frozen_integers import HELD_OUT_SHARE, FrozenIntegers, fit_integers
+from edgeplast_exporters.graph import Graph
+from edgeplast_exporters.integer_products import (
+    column_scale_name,
+    compute_in_integers,
+    integer_candidates,
+    with_float_matrices,
+)
+from edgeplast_exporters.quantization import (
+    quantizable,
+    quantize_frozen,
+    quantize_rows,
+    quantized_name,
+    scale_name,
+)
+
+FrozenCompute = Literal["fp32", "int8"]
+
+
+@dataclass(frozen=True)
+class FrozenStorage:
+    """What becomes of the frozen parameters of one model.
+
+    Attributes:
+        parameters: every parameter, float32; integer products may have changed the frozen ones before them.
+        bits: weight name to bits, of every frozen matrix.
+        integers: the products that are integer arithmetic, if any.
+        rows: weight name to samples of what it reads, for 4-bit scales; may be empty.
+    """
+
+    parameters: dict[str, np.ndarray]
+    bits: dict[str, int]
+    integers: FrozenIntegers | None
+    rows: dict[str, np.ndarray]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the plan should know."""
+        if self.integers is None:
+            return ()
+        last = component_of(list(self.integers.products)[-1])
+        return (
+            f"{len(self.integers.products)} matrices up to {last} multiply in integers; what {last} computes differs "
+            f"from float32 by {self.integers.error:.1%} on images that were not calibrated on.",
+        )
+
+    def reading(self, graph: Graph) -> Graph:
+        """Return a forward or training graph that reads frozen matrices as they are stored."""
+        if self.integers is not None:
+            graph = compute_in_integers(graph, self.integers.products)
+        eight, four = ([n for n, bits in self.bits.items() if bits == wanted] for wanted in (8, 4))
+        return quantize_frozen(graph, eight, four_bits=four)
+
+    def deployable(self, forward: Graph) -> Graph:
+        """Return the forward graph that computes the same from float32 parameters."""
+        if self.integers is None:
+            return forward
+        scales = {n: self.integers.stored[column_scale_name(n)] for n in self.integers.products}
+        return with_float_matrices(forward, self.integers.products, scales)
+
+    def described(self, trainable: Sequence[str]) -> dict[str, StoredParameter]:
+        """Return how each parameter is stored, for the manifest."""
+        products = self.integers.products if self.integers else {}
+        return {
+            name: StoredParameter(
+                component=component_of(name),
+                shape=array.shape,
+                trainable=name in set(trainable),
+                weight_bits=self.bits.get(name, 32),
+                compute_bits=8 if name in products else 32,
+            )
+            for name, array in self.parameters.items()
+        }
+
+    def arrays(self, trainable: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the content of the file of frozen weights."""
+        result: dict[str, np.ndarray] = {}
+        products = self.integers.products if self.integers else {}
+        for name, array in self.parameters.items():
+            if name in products or name in set(trainable):
+                continue
+            if self.bits.get(name) == 8:
+                result[quantized_name(name)], result[scale_name(name)] = quantize_rows(array)
+            elif self.bits.get(name) == 4:
+                quantized, result[scale_name(name)] = quantize_blocks(array, self.rows.get(name))
+                result[packed_name(name)] = pack(quantized)
+            else:
+                result[name] = array
+        return result | (self.integers.stored if self.integers else {})
+
+
+def store_frozen(
+    forward: Graph,
+    promoted: Graph,
+    parameters: Mapping[str, np.ndarray],
+    plan: Plan,
+    *,
+    frozen_compute: FrozenCompute = "fp32",
+    images: Sequence[np.ndarray] = (),
+    progress: Progress = silent,
+) -> FrozenStorage:
+    """Decide how each frozen matrix is stored and computed with.
+
+    Args:
+        forward: the forward graph.
+        promoted: the same with everything that may train as an input.
+        parameters: of the model, float32; not changed.
+        plan: gives the bits of each component.
+        frozen_compute: ``"int8"`` for integer arithmetic before everything that trains.
+        images: to calibrate on.
+        progress: told of each image.
+
+    Raises:
+        UsageError: integers without images, or with nothing to compute in them.
+        InputError: integers change too much; too few images.
+    """
+    bits = {name: plan.components[component_of(name)].weight_bits for name in quantizable(promoted)}
+    changed, integers = dict(parameters), None
+    if frozen_compute == "int8":
+        weights = [name for name in integer_candidates(promoted) if bits.get(name) == 8]
+        _check_integers_possible(weights, images)
+        integers = fit_integers(forward, parameters, images, weights, progress=progress)
+        changed = integers.parameters
+    small = [name for name, b in bits.items() if b == 4]
+    rows: dict[str, np.ndarray] = {}
+    if small and len(images) >= LEAST_IMAGES:
+        samples = sample_inputs(forward, changed, images, small, progress=progress)
+        rows = {name: sample.rows for name, sample in samples.items()}
+    return FrozenStorage(changed, bits, integers, rows)
+
+
+def _check_integers_possible(weights: Sequence[str], images: Sequence[np.ndarray]) -> None:
+    if not weights:
+        raise UsageError(
+            "--frozen-compute int8 has nothing to compute: no matrix that is stored in 8 bits lies before what trains. "
+            "Train less deep (--train attn:8-11,head), store in 8 bits (--weight-bits 8), or leave it at fp32."
+        )
+    least = -(-LEAST_IMAGES * HELD_OUT_SHARE // (HELD_OUT_SHARE - 1))
+    if len(images) < least:
+        raise UsageError(
+            f"--frozen-compute int8 needs at least {least} images to calibrate on and got {len(images)}. "
+            "Give --data with images of the kind that the device will see."
+        )
