@@ -1,0 +1,166 @@
+"""Predicted against measured peak memory of a device process: every tier and graph of a bundle, by micro-batch.
+
+    python examples/benchmarks/footprint.py [--models vit_tiny_patch16_224 vit_small_patch16_224] [--json]
+
+Each figure comes from a process of its own that goes the way of `edgeplast adapt`: the bundle is opened, weights and
+both graphs are loaded, one batch is evaluated, two optimizer steps of 16 pictures are taken (the second with all
+optimizer state in place), and ``VmHWM`` is read. The prediction is the device's own, from what is resident before.
+Weights are random; they change nothing here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve()
+ROOT = HERE.parents[2]
+BATCH, CLASSES = 16, ("one", "two")
+
+
+def main() -> None:
+    """Export each model, measure every graph at every micro-batch, print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=["vit_tiny_patch16_224", "vit_small_patch16_224"])
+    parser.add_argument("--train", default="attn", help="what trains beside the head")
+    parser.add_argument("--weight-bits", type=int, default=8)
+    parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    parser.add_argument("--tiers", nargs="+", help="by name; default: all")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runtime", default=sys.executable, help="Python of the device (e.g. with stock onnxruntime)")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        print(json.dumps(_measure(json.loads(arguments.worker))))
+        return
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        _write_pictures(Path(folder) / "pictures")
+        for model in arguments.models:
+            bundle = _export(model, arguments, Path(folder) / model)
+            for tier in bundle.manifest.tiers:
+                if arguments.tiers and tier.name not in arguments.tiers:
+                    continue
+                for graph in tier.graphs:
+                    rows += [_row(arguments, bundle.path, model, tier.name, graph, n) for n in arguments.micro_batches]
+                    if not arguments.json:
+                        _show(rows[-len(arguments.micro_batches) :])
+    errors = [row["predicted_bytes"] / row["measured_bytes"] - 1 for row in rows]
+    if arguments.json:
+        print(json.dumps({"rows": rows, "worst_over": max(errors), "worst_under": min(errors)}, indent=2))
+    else:
+        print(f"predicted over measured: {min(errors):+.1%} to {max(errors):+.1%}, {len(rows)} processes")
+
+
+def _show(rows: list[dict[str, Any]]) -> None:
+    cells = [
+        f"{row['predicted_bytes'] / 1e6:.0f} → {row['measured_bytes'] / 1e6:.0f}"
+        f" ({row['predicted_bytes'] / row['measured_bytes'] - 1:+.1%})"
+        for row in rows
+    ]
+    print(f"| {rows[0]['model']} {rows[0]['graph']} | {' | '.join(cells)} |", flush=True)
+
+
+def _row(
+    arguments: argparse.Namespace, bundle: Path, model: str, tier: str, graph: Any, micro_batch: int
+) -> dict[str, Any]:
+    work = {"bundle": str(bundle), "tier": tier, "file": graph.file, "micro_batch": micro_batch}
+    work |= {"pictures": str(bundle.parent / "pictures"), "threads": arguments.threads}
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "devices"))
+    command = [arguments.runtime, str(HERE), "--worker", json.dumps(work)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    if done.returncode:
+        sys.exit(f"{graph.file} at micro-batch {micro_batch} failed:\n{done.stderr[-2000:]}")
+    name = f"{tier}, recomputed" if graph.recompute else tier
+    return {"model": model, "graph": name, "micro_batch": micro_batch, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def _measure(work: dict[str, Any]) -> dict[str, int]:
+    """Take the steps of one rung in this process."""
+    import msgspec
+    import numpy as np
+
+    from edgeplast.budget import Budget
+    from edgeplast.bundle import Bundle
+    from edgeplast.progress import silent
+    from edgeplast_devices.images import Unreadable, batches, open_splits
+    from edgeplast_devices.interrupts import Interrupts
+    from edgeplast_devices.memory import peak_bytes
+    from edgeplast_devices.options import TrainingOptions
+    from edgeplast_devices.rungs import predicted_peak
+    from edgeplast_devices.running import Run
+
+    bundle = Bundle.open(Path(work["bundle"]))
+    tier = next(t for t in bundle.manifest.tiers if t.name == work["tier"])
+    graph = next(g for g in tier.graphs if g.file == work["file"])
+    only = msgspec.structs.replace(tier, graphs=(graph,))
+    bundle = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, tiers=(only,)))
+    options = TrainingOptions(batch=BATCH, threads=work["threads"])
+    run = Run(bundle, open_splits(Path(work["pictures"]), seed=0), Budget(), options, silent, None, Interrupts())
+    run.rungs = [rung for rung in run.rungs if rung.micro_batch == work["micro_batch"]]
+    run.predicted = predicted_peak(bundle.manifest, run.rungs[0], run.optimizer, run.resident_bytes)
+    with run.standing():
+        run.open()
+        batch = next(
+            batches(run.splits["val"], bundle.manifest.preprocessing, work["micro_batch"], unreadable=Unreadable())
+        )
+        run.evaluation.logits(batch.images)
+        del batch
+        for step in range(2):
+            taken = run.trainer.step(np.arange(step * BATCH, (step + 1) * BATCH), 0, 1e-4)
+            assert taken.applied
+    return {
+        "predicted_bytes": run.predicted,
+        "measured_bytes": peak_bytes(),
+        "resident_before_bytes": run.resident_bytes,
+    }
+
+
+def _export(model: str, arguments: argparse.Namespace, into: Path) -> Any:
+    import torch
+
+    from edgeplast import verbs
+    from edgeplast.budget import Budget
+    from edgeplast.components import HEAD, all_components, select
+    from edgeplast.models import describe, import_timm
+    from edgeplast.plan import Plan, PlannedComponent
+
+    torch.manual_seed(0)
+    network = import_timm().create_model(model, num_classes=len(CLASSES)).eval()
+    architecture = describe(network, model)
+    trained = {*select(arguments.train, architecture.depth), HEAD}
+    components = {
+        name: PlannedComponent(
+            trainable=name in trained,
+            parameters=architecture.parameters[name],
+            weight_bits=32 if name in trained else arguments.weight_bits,
+        )
+        for name in all_components(architecture.depth)
+    }
+    plan = Plan(architecture=architecture, components=components, strategy="names", budget=Budget(), classes=CLASSES)
+    return verbs.export(network, plan, into=into, keep_head=True)
+
+
+def _write_pictures(folder: Path) -> None:
+    """Write pictures of noise, 20 a class to train and some to validate and test, 256×256 as a camera might send."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 8), ("test", 4)):
+        for label in CLASSES:
+            (folder / split / label).mkdir(parents=True)
+            for i in range(count):
+                noise = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(noise).resize((256, 256)).save(folder / split / label / f"{i}.jpg")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,139 @@
+"""What storing and computing frozen weights in fewer bits costs and saves: accuracy before and after, bytes, time.
+
+    python examples/benchmarks/frozen_weights.py --checkpoint weights.safetensors --data rsscn7.tar [--json]
+
+Each choice is exported once, adapted with every seed and evaluated on the test split, by the command line, as a user
+would. *Before* is how far the features have moved from float32 when nothing has been trained yet: the root mean square
+difference of the logits of the checkpoint's own head over their deviation, and how often both name the same class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+CHOICES = {
+    "fp32": ("--weight-bits", "32"),
+    "int8": ("--weight-bits", "8"),
+    "int4": ("--weight-bits", "4"),
+    "int8, computed in int8": ("--weight-bits", "8", "--frozen-compute", "int8"),
+}
+_TEST_IMAGES = 210
+
+
+def main() -> None:
+    """Export, adapt and evaluate every choice."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vit_tiny_patch16_224")
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="images with train and test splits")
+    parser.add_argument("--train", default="attn:8-11,norm,head")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--choices", nargs="+", choices=tuple(CHOICES), default=tuple(CHOICES))
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in arguments.choices:
+            results[name] = _measure(arguments, CHOICES[name], Path(folder) / name.replace(", ", "-").replace(" ", "-"))
+            if not arguments.json:
+                print(_row(name, results[name]), flush=True)
+    if arguments.json:
+        settings = {"model": arguments.model, "train": arguments.train, "epochs": arguments.epochs}
+        print(json.dumps({"workload": settings | {"seeds": arguments.seeds}, "choices": results}, indent=2))
+
+
+def _measure(arguments: argparse.Namespace, choice: tuple[str, ...], bundle: Path) -> dict[str, Any]:
+    source = ["--checkpoint", str(arguments.checkpoint), "--data", str(arguments.data), "--train", arguments.train]
+    exported = _edgeplast("export", arguments.model, *source, *choice, "-o", str(bundle))
+    accuracies, steps, peaks = [], [], []
+    for seed in arguments.seeds:
+        adapted = bundle.with_name(f"{bundle.name}-{seed}")
+        rest = ("--epochs", str(arguments.epochs), "--seed", str(seed), "--memory", "256MiB", "-o", str(adapted))
+        report = _edgeplast("adapt", str(bundle), "--data", str(arguments.data), *rest)
+        accuracies.append(report["accuracy"]["after"])
+        steps.append(report["seconds"]["step_median"])
+        peaks.append(report["memory"]["measured_peak_bytes"])
+    return {
+        "before": _before(arguments, choice),
+        "accuracy_after": accuracies,
+        "bundle_bytes": exported["bytes"],
+        "step_seconds": statistics.median(steps),
+        "peak_bytes": statistics.median(peaks),
+    }
+
+
+def _before(arguments: argparse.Namespace, choice: tuple[str, ...]) -> dict[str, float]:
+    """Compare a bundle that keeps the checkpoint's head, every block frozen, with float32 on the test split."""
+    import numpy as np
+
+    from edgeplast import verbs
+    from edgeplast.budget import Budget
+    from edgeplast.components import HEAD, all_components
+    from edgeplast.models import describe, load_model, preprocessing_of
+    from edgeplast.plan import Plan, PlannedComponent
+    from edgeplast_devices.images import open_images
+    from edgeplast_devices.runtime import EvaluationSession
+    from edgeplast_devices.weights import read_trainable
+
+    model = load_model(arguments.model, checkpoint=arguments.checkpoint)
+    architecture = describe(model, arguments.model)
+    options = dict(zip(choice[::2], choice[1::2], strict=True))
+    how = preprocessing_of(model)
+    tests = verbs.PreparedImages(open_images(arguments.data, "test"), how)
+    images = [tests.tensor(i) for i in range(min(len(tests), _TEST_IMAGES))]
+    found = []
+    for bits, compute in ((32, "fp32"), (int(options["--weight-bits"]), options.get("--frozen-compute", "fp32"))):
+        components = {
+            name: PlannedComponent(
+                trainable=name == HEAD,
+                parameters=architecture.parameters[name],
+                weight_bits=32 if name == HEAD else bits,
+            )
+            for name in all_components(architecture.depth)
+        }
+        plan = Plan(architecture=architecture, components=components, strategy="names", budget=Budget())
+        with tempfile.TemporaryDirectory() as folder:
+            bundle = verbs.export(
+                model, plan, into=Path(folder) / "b", classes=[str(i) for i in range(architecture.classes)],
+                keep_head=True, frozen_compute=compute, images=arguments.data,  # type: ignore[arg-type]
+            )  # fmt: skip
+            session = EvaluationSession(bundle.path / "evaluate.onnx", read_trainable(bundle), os.cpu_count() or 1)
+            found.append(np.concatenate([session.logits(image[None]) for image in images]))
+    exact, rounded = found
+    return {
+        "logits_error": float(np.sqrt(np.square(rounded - exact).mean() / (exact - exact.mean(axis=0)).var())),
+        "same_class": float((rounded.argmax(axis=1) == exact.argmax(axis=1)).mean()),
+    }
+
+
+def _edgeplast(*words: str) -> Any:
+    path = os.pathsep.join(str(ROOT / part) for part in (".", "exporters", "devices"))
+    command = [sys.executable, "-m", "edgeplast", *words, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    if done.returncode:
+        sys.exit(f"edgeplast {' '.join(words)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout)
+
+
+def _row(name: str, result: dict[str, Any]) -> str:
+    before, after = result["before"], result["accuracy_after"]
+    return (
+        f"{name:24} before: logits off by {before['logits_error']:.1%}, same class {before['same_class']:.1%}; after: "
+        f"{' '.join(f'{a:.1%}' for a in after)}, mean {statistics.mean(after):.1%}; "
+        f"bundle {result['bundle_bytes'] / 1e6:.1f} MB, step {result['step_seconds']:.2f} s, "
+        f"peak {result['peak_bytes'] / 1e6:.0f} MB"
+    )
+
+
+if __name__ == "__main__":
+    main()
