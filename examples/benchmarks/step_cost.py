@@ -37,6 +37,9 @@ def main() -> None:
     parser.add_argument("--train", default="attn", help="attn, attn:8-11, fc1, head, all …; the head always trains")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--weight-bits", type=int, default=8, help="of frozen weights in edgeplast's bundle")
+    parser.add_argument(
+        "--frozen-compute", default="fp32", choices=("fp32", "int8"), help="of frozen weights before what trains"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=6, help="timed steps a round")
     parser.add_argument(
@@ -70,6 +73,7 @@ def main() -> None:
     workload = {
         "model": arguments.model, "batch": arguments.batch, "micro_batch": arguments.micro_batch,
         "train": arguments.train, "threads": arguments.threads, "rounds": arguments.rounds,
+        "weight_bits": arguments.weight_bits, "frozen_compute": arguments.frozen_compute,
     }  # fmt: skip
     if arguments.json:
         print(json.dumps({"workload": workload, "contestants": result}, indent=2))
@@ -132,6 +136,8 @@ def _model(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
 
 
 def _prepare_edgeplast(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
+    import numpy as np
+
     from edgeplast.budget import Budget
     from edgeplast.components import all_components, component_of
     from edgeplast.models import describe, preprocessing_of
@@ -150,9 +156,11 @@ def _prepare_edgeplast(arguments: argparse.Namespace, folder: Path) -> dict[str,
         for name in all_components(architecture.depth)
     }
     plan = Plan(architecture=architecture, components=components, strategy="names", budget=Budget())
+    noise = np.random.default_rng(0).standard_normal((8, 3, *model.patch_embed.img_size), dtype=np.float32)
     export(
-        model, plan, into=folder / "bundle", classes=[str(i) for i in range(7)], preprocessing=preprocessing_of(model)
-    )
+        model, plan, into=folder / "bundle", classes=[str(i) for i in range(7)],
+        preprocessing=preprocessing_of(model), frozen_compute=arguments.frozen_compute, images=list(noise),
+    )  # fmt: skip
     return {}
 
 
