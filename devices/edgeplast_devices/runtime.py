@@ -49,6 +49,12 @@ _ALIGNMENT = 256
 PRACTICE_GRAPH = Path(__file__).parent / "doctor" / "practice.onnx"
 """A training graph of two layers, made by ``tests/devices/profiles/make_practice_graph.py``."""
 
+_IDENTITY = (
+    b'\x08\x08:7\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
+)
+"""A serialised ONNX model: y = x, one float."""
+
 _arena_registered = False
 
 
@@ -169,6 +175,23 @@ def reserve_arena(region_bytes: int, most_bytes: int | None = None) -> None:
         settings["max_mem"] = most_bytes
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg(settings))
     _arena_registered = True
+    _shrink_once(ort)
+
+
+def _shrink_once(ort: Any) -> None:
+    """Let the arena shrink, empty as it is: only from then on does it grow by the size asked for, not by doubling.
+
+    Measured on onnxruntime 1.19.2 (a region of 33 MB: 40 MB resident without, 35 with). It takes a run of some graph
+    (one Identity) with shrinkage switched on.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.use_env_allocators", "1")
+    how = ort.RunOptions()
+    how.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    session = ort.InferenceSession(_IDENTITY, options, providers=["CPUExecutionProvider"])
+    session.run(None, {"x": np.zeros(1, np.float32)}, how)
 
 
 class TrainingSession:

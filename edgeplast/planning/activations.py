@@ -26,8 +26,9 @@ NORM1, ATTN, NORM2, FC1, FC2 = range(len(COMPONENT_TYPES))
 CROSSED, UNTOUCHED = -1, len(COMPONENT_TYPES)
 """Where the gradient ends in a block, beside the position of a type: it goes through, or never comes."""
 
-GELU_BUFFERS = 4
-"""Arrays of the MLP's hidden size that the derivative of GELU holds at once: the incoming gradient, x/√2, and two."""
+GELU_BUFFERS = 3
+"""Arrays of the MLP's hidden size that the derivative of GELU holds at once: x/√2 and two; or itself, the incoming
+gradient and their product."""
 
 ATTENTION_BUFFERS = 3
 """Arrays of H·N² that the derivative of softmax holds at once: the weights, their gradient, and one."""

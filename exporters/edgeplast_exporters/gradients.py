@@ -231,12 +231,18 @@ def _softmax(s: Differentiation, node: Node, incoming: list[Value | None]) -> Gr
 
 
 def _gelu(s: Differentiation, node: Node, incoming: list[Value | None]) -> Gradients:
-    """``x·Φ(x)``: d·(Φ(x) + x·φ(x)), with t = x/√2: Φ = (1 + erf t)/2 and x·φ(x) = (t/√π)·exp(−t²)."""
+    """``x·Φ(x)``: d·(Φ(x) + x·φ(x)), with t = x/√2: Φ = (1 + erf t)/2 and x·φ(x) = (t/√π)·exp(−t²).
+
+    The factor of d is computed before d is: these are the largest arrays of a block, and one fewer is alive at once.
+    """
     d = _only(incoming)
     g = s.graph
+    made = next((i for i in reversed(range(len(g.nodes))) if d.name in g.nodes[i].outputs), None)
+    producer = [] if made is None else [g.nodes.pop(made)]  # nothing has read d yet
     t = g.scale(s.value(node.inputs[0]), 1 / math.sqrt(2))
     density = g.scale(g.div(t, g.unary("Exp", g.mul(t, t))), 2 / math.sqrt(math.pi))
     twice = g.add(g.add(g.unary("Erf", t), density), g.constant(1.0))
+    g.nodes += producer
     return [g.scale(g.mul(d, twice), 0.5)]
 
 

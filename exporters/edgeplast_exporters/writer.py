@@ -34,6 +34,7 @@ from edgeplast.models import describe
 from edgeplast.plan import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
+from edgeplast.units import format_bytes
 from edgeplast_exporters.arena import arena_lines
 from edgeplast_exporters.flops import flops_per_image
 from edgeplast_exporters.forward import forward_graph, stored_parameters
@@ -45,6 +46,9 @@ from edgeplast_exporters.recompute import recompute
 from edgeplast_exporters.storing import FrozenCompute, FrozenStorage, store_frozen
 from edgeplast_exporters.tiers import tier_components
 from edgeplast_exporters.training import promote, training_graph
+
+MOST_MODEL_BYTES = (1 << 31) - (1 << 24)
+"""Largest deployed model: protobuf cannot hold 2 GiB, and `deploy` writes graph and weights into one file."""
 
 
 def export(
@@ -89,6 +93,7 @@ def export(
     forward = forward_graph(model)
     parameters = stored_parameters(model)
     trainable = [name for name in parameters if plan.components[component_of(name)].trainable]
+    _check_size(forward)
     promoted = promote(forward, trainable)
     frozen = store_frozen(
         forward, promoted, parameters, plan, frozen_compute=frozen_compute, images=images, progress=progress
@@ -192,6 +197,19 @@ def _check_fit(plan: Plan, architecture: Architecture, classes: Sequence[str]) -
                 f"{made_for}: {name} has {component.parameters} parameters there and {here} here. "
                 "Score and plan this model."
             )
+
+
+def _check_size(forward: Graph) -> None:
+    sizes = {name: forward.values[name].bytes for name in forward.weights}
+    if sum(sizes.values()) <= MOST_MODEL_BYTES:
+        return
+    largest = max(sizes, key=sizes.__getitem__)
+    reader = next(node for node in forward.nodes if largest in node.inputs)
+    raise InputError(
+        f"The model has {format_bytes(sum(sizes.values()))} of weights, and an ONNX file without external data holds "
+        f"less than 2 GiB. The largest component is {reader.component}, whose {reader.op} reads "
+        f"{format_bytes(sizes[largest])} ({largest}). Export a smaller model."
+    )
 
 
 def _check_finite(model: torch.nn.Module) -> None:
