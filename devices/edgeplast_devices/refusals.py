@@ -36,6 +36,13 @@ def _in_plain_words(said: str) -> str:
 
 
 def is_memory(error: Exception) -> bool:
-    """Say whether an error is want of memory, the processor's or (the last two) a CUDA device's."""
-    signs = ("Failed to allocate memory", "bad_alloc", "bad allocation", "Available memory", "out of memory")
+    """Say whether an error is want of memory, the processor's or (the last one) a CUDA device's."""
+    signs = (
+        "Failed to allocate memory",
+        "Cannot allocate memory",  # pthread_create's, at a session's opening
+        "bad_alloc",
+        "bad allocation",
+        "Available memory",
+        "out of memory",
+    )
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in signs)
