@@ -20,7 +20,7 @@ class TelemetryWriter:
         folder: of the run.
         clock: seconds since 1970.
         read_thermals: gives the fields of :class:`~edgeplast.telemetry.StepLine` on heat and power; asked every
-            five seconds at most, since it takes milliseconds.
+            five seconds at most: power sensors sit on a slow bus.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class TelemetryWriter:
     ) -> None:
         self.path = folder / TELEMETRY
         self._file: BinaryIO = self.path.open("ab", buffering=0)
-        self._clock, self._read_thermals = clock, read_thermals or _thermals
+        self._clock, self._read_thermals = clock, read_thermals or _sensors()
         self._last_thermals: dict[str, Any] = {}
         self._thermals_at = float("-inf")
 
@@ -80,13 +80,19 @@ def cut_telemetry(folder: Path, steps: int | None) -> None:
         write_bytes(path, b"".join(encode(line) + b"\n" for line in read_telemetry(path) if line.step <= steps))
 
 
-def _thermals() -> dict[str, Any]:
-    from edgeplast_devices.thermals import read_thermals
+def _sensors() -> Callable[[], dict[str, Any]]:
+    """Find the sensors once, and return what reads the fields that go on every line."""
+    from edgeplast_devices.thermals import Sensors
 
-    state = read_thermals()
-    return {
-        "celsius": state.hottest_celsius,
-        "watts": state.power_watts,
-        "clock_fraction": state.clock_fraction,
-        "slowed_by": state.slowed_by,
-    }
+    sensors = Sensors()
+
+    def read() -> dict[str, Any]:
+        state = sensors.read()
+        return {
+            "celsius": state.hottest_celsius,
+            "watts": state.power_watts,
+            "clock_fraction": state.clock_fraction,
+            "slowed_by": state.slowed_by,
+        }
+
+    return read
