@@ -18,6 +18,7 @@ _HOMES = {
     "export": "edgeplast.verbs",
     "plan": "edgeplast.verbs",
     "predict": "edgeplast.verbs",
+    "prune": "edgeplast.verbs",
     "score": "edgeplast.verbs",
     "Adaptation": "edgeplast.adaptation",
     "Budget": "edgeplast.budget",
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from edgeplast.verbs import export as export
     from edgeplast.verbs import plan as plan
     from edgeplast.verbs import predict as predict
+    from edgeplast.verbs import prune as prune
     from edgeplast.verbs import score as score
     from edgeplast_devices.options import TrainingOptions as TrainingOptions
 

@@ -22,6 +22,7 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         parameters: component name to number of parameters.
         pooled_tokens: leading tokens that the head reads (1: class token, 2: and distillation token); None when
             it reads the average of all, and the last block must compute them all.
+        kept_fraction: component to its parameters over those before pruning; empty where nothing was pruned.
     """
 
     model: str
@@ -34,6 +35,7 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     classes: int
     parameters: dict[str, int]
     pooled_tokens: int | None = None
+    kept_fraction: dict[str, float] = {}
 
     def __post_init__(self) -> None:
         if min(self.tokens, self.width, self.depth, self.classes, *self.image_size) < 1:

@@ -15,7 +15,10 @@ from typing import BinaryIO
 from edgeplast.errors import DiskFullError, InputError, UsageError
 
 OWN_FOLDER = "bundle.json"
-"""What a folder must hold to count as written by edgeplast."""
+"""What a folder must hold to count as written by edgeplast: a bundle's manifest,"""
+
+OWN_PRUNED = "pruned.json"
+"""or the record of a pruned model."""
 
 
 @contextlib.contextmanager
@@ -111,7 +114,7 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         return
     if not force:
         raise UsageError(f"{path} exists already. Choose another name, or add --force to replace it.")
-    if path.is_dir() and not (path / OWN_FOLDER).is_file():
+    if path.is_dir() and not any((path / own).is_file() for own in (OWN_FOLDER, OWN_PRUNED)):
         raise UsageError(
             f"{path} is a folder with other things in it (it has no {OWN_FOLDER}), which --force does not delete. "
             "Choose another name, or remove it yourself."

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from edgeplast.architecture import Architecture
 from edgeplast.components import component_of
 from edgeplast.errors import InputError, MissingExtraError, UsageError
 from edgeplast.preprocessing import Preprocessing
+from edgeplast.pruned import is_pruned
 
 if TYPE_CHECKING:
     import torch
@@ -60,6 +62,33 @@ def import_timm() -> ModuleType:
     return module
 
 
+@dataclass(frozen=True)
+class Source:
+    """How a model was made, so that a pruned one can be made again.
+
+    Attributes:
+        name: timm's name.
+        options: of timm's model.
+        kept_fraction: component to its parameters over those before pruning; empty where nothing was pruned.
+    """
+
+    name: str
+    options: dict[str, Any]
+    kept_fraction: dict[str, float]
+
+
+def source_of(model: torch.nn.Module) -> Source | None:
+    """Return how a model was made; None for a module that :func:`load_model` did not make."""
+    return model.__dict__.get("edgeplast_source")
+
+
+def remember(
+    model: torch.nn.Module, name: str, options: Mapping[str, Any], kept_fraction: Mapping[str, float] | None = None
+) -> None:
+    """Note on a model how it was made; copies of it keep the note."""
+    model.__dict__["edgeplast_source"] = Source(name, dict(options), dict(kept_fraction or {}))
+
+
 def load_model(
     name: str,
     *,
@@ -68,10 +97,11 @@ def load_model(
     image_size: tuple[int, int] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> torch.nn.Module:
-    """Create a timm vision transformer and fill it from a checkpoint or from timm's hub.
+    """Create a timm vision transformer and fill it from a checkpoint or from timm's hub, or open a pruned one.
 
     Args:
-        name: timm's model name, e.g. ``vit_tiny_patch16_224``.
+        name: timm's model name, e.g. ``vit_tiny_patch16_224``; or the folder of a pruned model, which brings its
+            weights and sizes and takes none of the other arguments.
         checkpoint: safetensors or a torch file (read with ``weights_only=True``); the number of classes
             of its head is taken over.
         pretrained: ask timm's hub for the weights instead.
@@ -86,6 +116,15 @@ def load_model(
         InputError: the model is outside the family, or the checkpoint does not fit.
     """
     timm = import_timm()
+    if is_pruned(name):
+        from edgeplast.reshaping import load_pruned
+
+        if checkpoint is not None or pretrained or image_size is not None or options:
+            raise UsageError(
+                f"{name} is a pruned model and brings its own weights and sizes: leave out --checkpoint, --pretrained, "
+                "--image-size and --model-kwargs."
+            )
+        return load_pruned(Path(name))
     if checkpoint is not None and pretrained:
         raise UsageError("--checkpoint and --pretrained both name the weights. Give one of them.")
     if not timm.is_model(name):
@@ -94,19 +133,30 @@ def load_model(
     arguments = dict(options or {}) | ({} if image_size is None else {"img_size": image_size})
     if weights is not None and "head.weight" in weights:
         arguments["num_classes"] = weights["head.weight"].shape[0]
+    model = create(name, arguments, pretrained=pretrained)
+    if weights is not None:
+        assert checkpoint is not None
+        _fill(model, weights, checkpoint)
+    remember(model, name, arguments)
+    return model.eval()
+
+
+def create(name: str, options: Mapping[str, Any], *, pretrained: bool = False) -> torch.nn.Module:
+    """Let timm create a model.
+
+    Raises:
+        InputError: timm cannot, or the model is outside the family.
+    """
+    timm = import_timm()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = timm.create_model(name, pretrained=pretrained, **arguments)
+            model: torch.nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     except (RuntimeError, OSError, ValueError, TypeError, AssertionError) as error:
         if "img_size" in str(error):
             raise InputError(f"{name} is outside the supported family. Inside are {FAMILY}.") from error
         raise InputError(f"timm cannot create {name}: {error}") from error
     check_family(model, name)
-    if weights is not None:
-        assert checkpoint is not None
-        _fill(model, weights, checkpoint)
-    model.eval()
     return model
 
 
@@ -183,6 +233,7 @@ def describe(model: torch.nn.Module, name: str | None = None) -> Architecture:
         parameters[component] = parameters.get(component, 0) + tensor.numel()
     size = m.patch_embed.img_size
     prefix = getattr(m, "num_prefix_tokens", 0)
+    source = source_of(model)
     return Architecture(
         model=name or m.__dict__.get("edgeplast_name") or _timm_name(model),
         image_size=(int(size[0]), int(size[1])),
@@ -194,6 +245,7 @@ def describe(model: torch.nn.Module, name: str | None = None) -> Architecture:
         classes=int(m.num_classes),
         parameters=parameters,
         pooled_tokens=pooled_tokens(model),
+        kept_fraction=dict(source.kept_fraction) if source else {},
     )
 
 

@@ -1,4 +1,4 @@
-"""Bytes and seconds as people write and read them."""
+"""Bytes, seconds and counts as people write and read them."""
 
 from __future__ import annotations
 
@@ -41,6 +41,40 @@ def format_bytes(count: float) -> str:
             value = count / size
             return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
     return f"{count:.0f} B"
+
+
+def parse_seconds(text: str) -> float:
+    """Turn ``"20ms"``, ``"0.5 s"`` or a plain number of seconds into seconds.
+
+    Raises:
+        UsageError: the text is no positive time in a known unit.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(ms|s)?\s*", text)
+    seconds = float(match.group(1)) * (1e-3 if match.group(2) == "ms" else 1) if match else 0.0
+    if seconds <= 0:
+        raise UsageError(f"Cannot read {text!r} as a time. Give a positive number with a unit: 20ms or 0.5s.")
+    return seconds
+
+
+def parse_count(text: str) -> int:
+    """Turn ``"800M"``, ``"1.2G"`` or a plain number into a count.
+
+    Raises:
+        UsageError: the text is no positive number with a known letter.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kMGT]?)\s*", text)
+    count = float(match.group(1)) * 1000 ** " kMGT".index(match.group(2) or " ") if match else 0.0
+    if count < 1:
+        raise UsageError(f"Cannot read {text!r} as a number. Give a positive one, e.g. 800M or 1.2G.")
+    return round(count)
+
+
+def format_count(count: float) -> str:
+    """Write a large number with three significant digits, e.g. ``"823 M"``."""
+    for letter, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(count) >= size:
+            return f"{count / size:.3g} {letter}"
+    return f"{count:.0f}"
 
 
 def format_seconds(seconds: float) -> str:

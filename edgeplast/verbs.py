@@ -26,6 +26,7 @@ from edgeplast.scores import ScoreTable
 if TYPE_CHECKING:
     import torch
 
+    from edgeplast.compression import Pruned
     from edgeplast_devices.images import ImageSet, Splits, Unreadable
     from edgeplast_devices.options import TrainingOptions
     from edgeplast_devices.predicting import Prediction
@@ -58,6 +59,97 @@ def score(
     target = PreparedImages(_image_set(images, progress), prepared)
     source = None if reference is None else PreparedImages(_image_set(reference, progress), prepared)
     return score_model(model, target, reference=source, progress=progress, **how)
+
+
+def prune(
+    model: torch.nn.Module,
+    images: str | Path | ImageSet,
+    *,
+    into: str | Path | None = None,
+    keep: float | None = None,
+    macs: int | None = None,
+    size_bytes: int | None = None,
+    latency_seconds: float | None = None,
+    scores: ScoreTable | str | Path | None = None,
+    method: str = "plasticity",
+    pairs: int = 64,
+    preprocessing: Preprocessing | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    force: bool = False,
+    progress: Progress = silent,
+    **how: Any,
+) -> Pruned:
+    """Take out of a model what is worth least; see :func:`edgeplast.compression.prune`.
+
+    Args:
+        model: of timm's vision transformer family; not changed.
+        images: a folder, archive or npz of images, or an opened set; labels are not looked at.
+        into: a folder to write the pruned model to; None: it is only returned.
+        keep: target as a share of the multiply–accumulates; one of these four.
+        macs: as multiply–accumulates of one image.
+        size_bytes: as bytes of float32 weights.
+        latency_seconds: as the time of one image on this machine.
+        scores: a table or the file of one; by default the model's heads and layers are scored here, on the images.
+        method: the score to go by, where none are given.
+        pairs: most pairs of images to score on.
+        preprocessing: by default timm's data configuration of the model.
+        device: to score and distill on.
+        seed: of everything random.
+        force: replace what is there.
+        progress: told of each batch and step.
+        **how: ``ratios``, ``importance``, ``steps``, ``distill_steps``.
+    """
+    from edgeplast.compression import Target, write_pruned
+    from edgeplast.compression import prune as prune_model
+    from edgeplast.models import preprocessing_of
+    from edgeplast.scoring import score as score_model
+    from edgeplast_exporters.latency import inference_seconds
+
+    target = Target(keep=keep, macs=macs, size_bytes=size_bytes, latency_seconds=latency_seconds)
+    if into is not None:
+        refuse_existing(Path(into), force=force)
+    pictures = PreparedImages(_image_set(images, progress), preprocessing or preprocessing_of(model))
+    if scores is None:
+        table = score_model(
+            model,
+            pictures,
+            method=method,
+            pairs=pairs,
+            granularity="head",
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+    else:
+        table = scores if isinstance(scores, ScoreTable) else ScoreTable.read(Path(scores))
+    pruned = prune_model(
+        model,
+        pictures,
+        target,
+        scores=table,
+        seed=seed,
+        device=device,
+        latency=inference_seconds,
+        progress=progress,
+        **how,
+    )
+    if into is not None:
+        write_pruned(pruned, Path(into), force=force)
+    return pruned
+
+
+def check_target(
+    *,
+    keep: float | None = None,
+    macs: int | None = None,
+    size_bytes: int | None = None,
+    latency_seconds: float | None = None,
+) -> None:
+    """Raise unless exactly one target of :func:`prune` is given and in range, before anything is loaded."""
+    from edgeplast.compression.targets import Target
+
+    Target(keep=keep, macs=macs, size_bytes=size_bytes, latency_seconds=latency_seconds)
 
 
 def plan(scores: ScoreTable | str | Path, budget: Budget | None = None, **how: Any) -> Plan:

@@ -14,13 +14,14 @@ from edgeplast.errors import EdgeplastError, one_of
 _VERBS = {
     "score": "how plastic is each component of a model",
     "plan": "what to train under a budget",
+    "prune": "a smaller model, by what its heads and hidden units are worth",
     "export": "model to bundle: score, plan, check, write",
     "report": "scores, or an adaptation, as one HTML page",
     "adapt": "fine-tune a bundle on this device's images",
     "evaluate": "accuracy of a bundle on labelled images",
     "deploy": "adapted bundle to one ONNX file",
     "predict": "classify pictures with a deployed model",
-    "inspect": "what a bundle holds",
+    "inspect": "what a bundle or a pruned model holds",
     "devices": "devices whose defaults are known, and which this machine is",
     "doctor": "whether adaptation works here, tried before it starts",
 }
@@ -39,7 +40,7 @@ _INTRODUCTION = """edgeplast lets a pretrained vision transformer keep learning 
     edgeplast evaluate adapted/ --data test/
     edgeplast deploy adapted/ -o model.onnx
     edgeplast predict model.onnx photo.jpg
-  Every verb has --help and --json. Also: score, plan, report, inspect, devices, doctor."""
+  Every verb has --help and --json. Also: score, plan, prune, report, inspect, devices, doctor."""
 
 
 class _Verbs(typer.core.TyperGroup):

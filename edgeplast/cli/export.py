@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="timm's name of a vision transformer, e.g. vit_tiny_patch16_224.")],
+    model: Annotated[str, typer.Argument(help="timm's name of a vision transformer, or the folder of a pruned one.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Bundle folder to write.")],
     data: Annotated[Path | None, typer.Option(help="Images to score on; their class names make the new head.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights: safetensors or a torch file.")] = None,
@@ -59,6 +59,10 @@ def export(
         ),
     ] = "fp32",
     calibration_images: Annotated[int, typer.Option(help="Most images to calibrate on.")] = 64,
+    prune: Annotated[
+        float | None, typer.Option(help="Prune first, to this share of the multiply–accumulates; needs --data.")
+    ] = None,
+    distill_steps: Annotated[int, typer.Option(help="With --prune: steps of distillation to recover.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the image pairs and of the images calibrated on.")] = 0,
     device: Annotated[str | None, typer.Option(help="Defaults of a device; see `edgeplast devices`.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
@@ -68,10 +72,19 @@ def export(
     from edgeplast import verbs
 
     refuse_existing(output, force=force)
-    check_weights_named(checkpoint, pretrained)
+    check_weights_named(checkpoint, pretrained, model)
     if plan is None and data is None:
         raise UsageError("Give --data with images to score on, or --plan with a plan made earlier.")
     compute = _compute_of(frozen_compute, data)
+    if prune is not None:
+        verbs.check_target(keep=prune)
+        if plan is not None or data is None:
+            raise UsageError(
+                "--prune makes another model, whose plan is made after it: give --data, and no --plan. To plan a "
+                "pruned model by hand, write it first: edgeplast prune MODEL --data DIR --keep 0.7 -o pruned/"
+            )
+    elif distill_steps:
+        raise UsageError("--distill-steps goes with --prune: what was not pruned has nothing to recover.")
     names = tuple(name.strip() for name in classes.split(",") if name.strip()) if classes else None
     budget = budget_of(memory, profile_of(device), disk=disk, step_seconds=time_per_step)
     with progress_bar(as_json) as progress:
@@ -82,6 +95,11 @@ def export(
             image_size=image_size,
             model_kwargs=model_kwargs,
         )
+        if prune is not None:
+            assert data is not None
+            network = verbs.prune(
+                network, data, keep=prune, distill_steps=distill_steps, pairs=pairs, seed=seed, progress=progress
+            ).model
         if plan is not None:
             chosen = Plan.read(plan)
         else:

@@ -1,4 +1,4 @@
-"""``edgeplast inspect``: what a bundle holds and what its tiers need."""
+"""``edgeplast inspect``: what a bundle holds and what its tiers need; what was taken out of a pruned model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ from edgeplast.bundle import Bundle
 from edgeplast.cli.console import print_json, print_table
 from edgeplast.components import COMPONENT_TYPES, block_of, type_of
 from edgeplast.plan import PlannedComponent
-from edgeplast.units import format_bytes
+from edgeplast.pruned import PrunedRecord, is_pruned
+from edgeplast.reshaping import read_record
+from edgeplast.units import format_bytes, format_count, format_seconds
 
 
 def inspect(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder, fresh or adapted.")],
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle, fresh or adapted, or of a pruned model.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Show model, classes, what trains, how weights are stored, and what each tier needs."""
+    if is_pruned(bundle):
+        record = read_record(bundle)
+        if as_json:
+            print_json(record.to_json())
+        else:
+            show_pruned(record)
+        return
     opened = Bundle.open(bundle)
     manifest = opened.manifest
     if as_json:
@@ -66,6 +75,53 @@ def inspect(
     ]
     columns = ("tier", "components", "parameters", "per image", f"per {plan.batch_size} images", "types")
     print_table("activation memory of each training graph", columns, tiers, left=("types",))
+
+
+def show_pruned(record: PrunedRecord) -> None:
+    """Print what was taken out of a model, and what it costs before and after."""
+    by = f", guided by {record.method}" if record.method else ""
+    typer.echo(f"{record.model} pruned to {record.target}{by}\n")
+    rows = [
+        (
+            f"blocks.{i}",
+            _of(block.heads, block.heads_before),
+            _of(block.hidden, block.hidden_before),
+            *(f"{record.kept_fraction.get(f'blocks.{i}.{kind}', 1.0):.0%}" for kind in ("attn", "fc1", "fc2")),
+        )
+        for i, block in enumerate(record.blocks)
+    ]
+    columns = ("block", "heads", "hidden units", "attn kept", "fc1 kept", "fc2 kept")
+    print_table("what is kept (the percentages are of parameters)", columns, rows)
+    typer.echo()
+    before, after = record.before, record.after
+    costs = [
+        (
+            "parameters",
+            f"{before.parameters:,}",
+            f"{after.parameters:,}",
+            f"{after.parameters / before.parameters:.0%}",
+        ),
+        (
+            "multiply–accumulates",
+            format_count(before.macs),
+            format_count(after.macs),
+            f"{after.macs / before.macs:.0%}",
+        ),
+    ]
+    if before.latency_seconds is not None and after.latency_seconds is not None:
+        share = after.latency_seconds / before.latency_seconds
+        measured = (format_seconds(before.latency_seconds), format_seconds(after.latency_seconds), f"{share:.0%}")
+        costs.append(("one image, measured", *measured))
+    print_table("", ("cost", "before", "after", "kept"), costs)
+    if record.distill_loss:
+        first, last = record.distill_loss
+        typer.echo(f"\n{record.distill_steps} steps of distillation: feature loss {first:.3f} → {last:.3f}")
+    for note in record.notes:
+        typer.echo(f"note: {note}")
+
+
+def _of(kept: int, before: int) -> str:
+    return str(kept) if kept == before else f"{kept} of {before}"
 
 
 def _cell(component: PlannedComponent) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from edgeplast.budget import Budget
 from edgeplast.errors import UsageError
+from edgeplast.pruned import is_pruned
 from edgeplast.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -47,13 +49,13 @@ def network_of(
     )
 
 
-def check_weights_named(checkpoint: Path | None, pretrained: bool) -> None:
-    """Raise unless the command says where the weights are.
+def check_weights_named(checkpoint: Path | None, pretrained: bool, model: str = "") -> None:
+    """Raise unless the command says where the weights are; a pruned model brings its own.
 
     Raises:
         UsageError: neither ``--checkpoint`` nor ``--pretrained`` is given.
     """
-    if checkpoint is None and not pretrained:
+    if checkpoint is None and not pretrained and not is_pruned(model):
         raise UsageError("Where are the weights? Give --checkpoint FILE, or --pretrained to ask timm's hub.")
 
 
@@ -129,3 +131,25 @@ def read_model_kwargs(given: str | None) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"""--model-kwargs {given!r} is no JSON object. Give one such as '{{"depth": 4}}'.""")
     return content
+
+
+def read_ratios(given: Sequence[str] | None) -> dict[str, float]:
+    """Read ``--ratio COMPONENT=SHARE``, given any number of times.
+
+    Raises:
+        UsageError: one is not of that form, or a component is named twice.
+    """
+    ratios: dict[str, float] = {}
+    for text in given or ():
+        name, _, share = text.partition("=")
+        try:
+            ratio = float(share)
+        except ValueError as error:
+            raise UsageError(
+                f"Cannot read --ratio {text!r}. Give a component and the share of its heads or hidden units to take "
+                "out: --ratio blocks.3.fc1=0.5"
+            ) from error
+        if name in ratios:
+            raise UsageError(f"--ratio names {name!r} twice. Give each component once.")
+        ratios[name] = ratio
+    return ratios

@@ -21,7 +21,7 @@ _BAR_CELLS, _TOP = 24, 20
 
 def score(
     model: Annotated[
-        str | None, typer.Argument(help="timm's name of a vision transformer, e.g. vit_tiny_patch16_224.")
+        str | None, typer.Argument(help="timm's name of a vision transformer, or the folder of a pruned one.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Images to score on: a folder, archive or npz.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Scores to write, e.g. scores.json.")] = None,
@@ -57,7 +57,7 @@ def score(
         return
     if model is None or data is None or output is None:
         raise UsageError("edgeplast score needs MODEL, --data and -o; --list-methods alone lists the methods.")
-    check_weights_named(checkpoint, pretrained)
+    check_weights_named(checkpoint, pretrained, model)
     first_process = int(os.environ.get("RANK", "0")) == 0  # under torchrun one process speaks and writes
     if first_process:
         refuse_existing(output, force=force)

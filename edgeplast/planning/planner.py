@@ -130,6 +130,7 @@ class Planner:
                 trainable=name in chosen,
                 parameters=w.architecture.parameters[name],
                 weight_bits=w.weight_bits[name] if name not in chosen and matrix_shapes(w.architecture, name) else 32,
+                kept_fraction=w.architecture.kept_fraction.get(name, 1.0),
                 score=self.scores.get(name),
             )
             for name in all_components(w.architecture.depth)

@@ -1,0 +1,52 @@
+"""How long one image takes through the forward graph of a model on this machine, as a deployed file runs there."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import onnxruntime
+import torch
+from safetensors.numpy import save_file
+
+from edgeplast_exporters.forward import IMAGES, forward_graph, stored_parameters
+from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
+
+
+def inference_seconds(
+    models: Sequence[torch.nn.Module], *, rounds: int = 30, threads: int | None = None, seed: int = 0
+) -> list[float]:
+    """Return the median time of one image for each model, in seconds.
+
+    The models take turns, image by image, so that a machine that slows down does so for all of them.
+
+    Args:
+        models: of the supported family.
+        rounds: images a model, after three to warm up.
+        threads: of the runtime; by default its own choice.
+        seed: of the image.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    with tempfile.TemporaryDirectory() as folder:
+        sessions, images = [], []
+        for i, model in enumerate(models):
+            graph, path = forward_graph(model), Path(folder) / f"{i}.onnx"
+            parameters = stored_parameters(model)
+            save_file({name: parameters[name] for name in graph.weights}, path.with_suffix(".safetensors"))
+            path.write_bytes(to_onnx(graph, "timed", safetensors_layout(path.with_suffix(".safetensors")), plain=True))
+            sessions.append(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
+            shape = (1, *graph.values[IMAGES].shape[1:])
+            images.append(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
+        times: list[list[float]] = [[] for _ in models]
+        for done in range(rounds + 3):
+            for session, image, taken in zip(sessions, images, times, strict=True):
+                start = time.perf_counter()
+                session.run(None, {IMAGES: image})
+                if done >= 3:
+                    taken.append(time.perf_counter() - start)
+    return [median(taken) for taken in times]
