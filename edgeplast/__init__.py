@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "adapt": "edgeplast.verbs",
     "deploy": "edgeplast.verbs",
+    "deploy_quantized": "edgeplast.verbs",
     "evaluate": "edgeplast.verbs",
     "export": "edgeplast.verbs",
     "plan": "edgeplast.verbs",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from edgeplast.scores import ScoreTable as ScoreTable
     from edgeplast.verbs import adapt as adapt
     from edgeplast.verbs import deploy as deploy
+    from edgeplast.verbs import deploy_quantized as deploy_quantized
     from edgeplast.verbs import evaluate as evaluate
     from edgeplast.verbs import export as export
     from edgeplast.verbs import plan as plan

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeplast.adaptation import Adaptation, EpochReport
+from edgeplast.adaptation import Adaptation, BeforeAfter, EpochReport
 from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
+from edgeplast.deployment import Deployment
 from edgeplast.errors import InputError
 from edgeplast.evaluation import Evaluation
-from edgeplast.files import refuse_existing
+from edgeplast.files import refuse_existing, write_bytes
 from edgeplast.plan import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
@@ -282,7 +283,7 @@ def evaluate(
     """Measure a fresh or adapted bundle on labelled images; see :func:`edgeplast_devices.evaluating.evaluate`.
 
     Args:
-        bundle: a bundle or its folder.
+        bundle: a bundle or its folder, or the ONNX file of a deployed model.
         images: a folder, archive or npz, or an opened set.
         split: ``train``, ``val`` or ``test`` where the data have splits; by default ``test``, else ``val``, else
             ``train``.
@@ -291,19 +292,87 @@ def evaluate(
             cannot be read).
     """
     from edgeplast_devices.evaluating import evaluate as evaluate_bundle
+    from edgeplast_devices.evaluating import evaluate_deployed
     from edgeplast_devices.images import open_images
 
-    opened = _bundle(bundle)
+    deployed = not isinstance(bundle, Bundle) and Path(bundle).is_file()
+    opened = None if deployed else _bundle(bundle)
     if isinstance(images, str | Path):
         images = open_images(Path(images), split, prefer=("test", "val"), progress=progress)
+    if opened is None:
+        assert not isinstance(bundle, Bundle)
+        return evaluate_deployed(Path(bundle), images, progress=progress, **how)
     return evaluate_bundle(opened, images, progress=progress, **how)
 
 
 def deploy(bundle: Bundle | str | Path, into: str | Path, *, force: bool = False, progress: Progress = silent) -> Path:
-    """Write the model as one ONNX file; see :func:`edgeplast_devices.deploying.deploy`."""
+    """Write the model as one ONNX file in float32; see :func:`edgeplast_devices.deploying.deploy`."""
     from edgeplast_devices.deploying import deploy as deploy_bundle
 
     return deploy_bundle(_bundle(bundle), Path(into), force=force, progress=progress)
+
+
+def deploy_quantized(
+    bundle: Bundle | str | Path,
+    into: str | Path,
+    images: str | Path | Splits,
+    *,
+    calibration_images: int = 64,
+    threads: int | None = None,
+    seed: int = 0,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Deployment:
+    """Write the model as one ONNX file that computes its matrix products in 8 bits, and measure what that costs.
+
+    Activation ranges are calibrated on training pictures, accuracy is measured before and after on others: ``test``,
+    else ``val``, else a part cut from the training pictures. See :func:`edgeplast.quantizing.quantize`.
+
+    Args:
+        bundle: a bundle or its folder, usually adapted.
+        into: the file to write.
+        images: the device's own: a folder, archive or npz of labelled images, or opened splits.
+        calibration_images: how many to calibrate on.
+        threads: of the runtime; by default all usable cores.
+        seed: of the pictures to calibrate on.
+        force: replace what is there.
+        progress: told of each parameter and picture.
+
+    Raises:
+        MissingExtraError: the onnx package is not installed.
+        UsageError: ``into`` exists and ``force`` is not given, or no picture to calibrate on is asked for.
+    """
+    import tempfile
+
+    from edgeplast.quantizing import check_installed, quantize
+    from edgeplast_devices.deploying import deploy as deploy_bundle
+    from edgeplast_devices.evaluating import evaluate_deployed
+    from edgeplast_devices.images import open_splits
+
+    refuse_existing(Path(into), force=force)
+    check_installed()
+    opened = _bundle(bundle)
+    manifest = opened.manifest
+    if isinstance(images, str | Path):
+        images = open_splits(Path(images), seed=seed, progress=progress)
+    measured_on, measured = next((n, s) for n in ("test", "val", "train") if (s := getattr(images, n)) is not None)
+    with tempfile.TemporaryDirectory() as folder:
+        plain, integer = Path(folder) / "float.onnx", Path(folder) / "integer.onnx"
+        deploy_bundle(opened, plain, progress=progress)
+        before = evaluate_deployed(plain, measured, threads=threads, progress=progress)
+        pictures = PreparedImages(images.train, manifest.preprocessing)
+        calibrated = quantize(plain, integer, pictures, most=calibration_images, seed=seed, progress=progress)
+        after = evaluate_deployed(integer, measured, threads=threads, progress=progress)
+        write_bytes(Path(into), integer.read_bytes())
+    return Deployment(
+        model=str(into),
+        bytes=Path(into).stat().st_size,
+        weight_bits=8,
+        calibrated_on=calibrated,
+        measured_on=measured_on,
+        images=after.images,
+        accuracy=BeforeAfter(before=before.accuracy, after=after.accuracy),
+    )
 
 
 def predict(

@@ -1,8 +1,9 @@
-"""The verb ``evaluate``: a Bundle (fresh or adapted) and labelled images in, an Evaluation out."""
+"""The verb ``evaluate``: a Bundle or a deployed model and labelled images in, an Evaluation out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -15,6 +16,7 @@ from edgeplast_devices.images import ImageSet, Unreadable, batches
 from edgeplast_devices.memory import usable_threads
 from edgeplast_devices.metrics import Metrics
 from edgeplast_devices.placing import place
+from edgeplast_devices.predicting import Classifier
 from edgeplast_devices.providers import CPU
 from edgeplast_devices.runtime import EvaluationSession, OutOfMemoryError, runtime_name
 from edgeplast_devices.weights import read_trainable
@@ -56,6 +58,31 @@ def evaluate(
     unreadable = unreadable or Unreadable()
     result = measure(session, known, manifest.preprocessing, manifest.classes, micro_batch, unreadable, progress)
     return msgspec.structs.replace(result, unreadable=unreadable.count, runtime=runtime_name(), provider=placement)
+
+
+def evaluate_deployed(
+    model: Path,
+    images: ImageSet,
+    *,
+    micro_batch: int = 4,
+    threads: int | None = None,
+    runtime: str = "auto",
+    provider: str = CPU,
+    unreadable: Unreadable | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Measure a deployed ONNX file as ``predict`` runs it; arguments as in :func:`evaluate`.
+
+    Raises:
+        InputError: the file is no deployed model, or see :func:`evaluate`.
+    """
+    opened = Classifier(model, threads=threads, runtime=runtime, provider=provider)
+    known = images.aligned_to(opened.classes)
+    unreadable = unreadable or Unreadable()
+    result = measure(opened.session, known, opened.preprocessing, opened.classes, micro_batch, unreadable, progress)
+    return msgspec.structs.replace(
+        result, unreadable=unreadable.count, runtime=runtime_name(), provider=opened.placement
+    )
 
 
 def measure(

@@ -37,6 +37,12 @@ class Classifier:
         runtime: the build of onnxruntime; see ``placing.place``.
         provider: the execution provider.
 
+    Attributes:
+        session: the opened model.
+        placement: where it runs.
+        classes: names of its outputs.
+        preprocessing: how a picture becomes its input.
+
     Raises:
         InputError: the model is missing, no ONNX file, or has no class names and preprocessing in its metadata.
         MissingExtraError: the runtime is not installed.
@@ -46,8 +52,9 @@ class Classifier:
     def __init__(self, model: Path, *, threads: int | None = None, runtime: str = "auto", provider: str = CPU) -> None:
         if not model.is_file():
             raise InputError(f"There is no model {model}. Make one with: edgeplast deploy adapted/ -o {model}")
-        self._session = EvaluationSession(model, {}, threads or usable_threads(), place(runtime, provider, trial=model))
-        metadata = self._session.metadata
+        self.placement = place(runtime, provider, trial=model)
+        self.session = EvaluationSession(model, {}, threads or usable_threads(), self.placement, optimized=True)
+        metadata = self.session.metadata
         try:
             self.classes = msgspec.json.decode(metadata[CLASSES_KEY], type=tuple[str, ...])
             self.preprocessing = msgspec.json.decode(metadata[PREPROCESSING_KEY], type=Preprocessing)
@@ -58,9 +65,9 @@ class Classifier:
             ) from error
         except (msgspec.MsgspecError, EdgeplastError) as error:
             raise InputError(f"The metadata of {model} make no sense: {error}. Deploy it again.") from error
-        if len(self.classes) != self._session.classes:
+        if len(self.classes) != self.session.classes:
             raise InputError(
-                f"{model} names {len(self.classes)} classes and has {self._session.classes} outputs. Deploy it again."
+                f"{model} names {len(self.classes)} classes and has {self.session.classes} outputs. Deploy it again."
             )
 
     def predict(
@@ -77,7 +84,7 @@ class Classifier:
             InputError: not one of the pictures can be read.
         """
         for batch in batches(images, self.preprocessing, 1, unreadable=unreadable or Unreadable()):
-            logits = self._session.logits(batch.images)[0].astype(np.float64)
+            logits = self.session.logits(batch.images)[0].astype(np.float64)
             p = np.exp(logits - logits.max())
             p /= p.sum()
             index = int(batch.indices[0])

@@ -1,4 +1,4 @@
-"""``edgeplast evaluate``: how well a fresh or adapted bundle does on labelled images."""
+"""``edgeplast evaluate``: how well a bundle or a deployed model does on labelled images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgeplast.cli.options import ProviderOption, RuntimeOption, provider_of, ru
 
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="Bundle folder, fresh or adapted.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle folder, fresh or adapted, or a deployed ONNX file.")],
     data: Annotated[Path, typer.Option(help="Labelled images: folder, tar or npz.")],
     split: Annotated[str | None, typer.Option(help="train, val or test (default: test, else val, else train).")] = None,
     micro_batch: Annotated[int, typer.Option(help="Images in the graph at once.", min=1)] = 4,
@@ -21,7 +21,7 @@ def evaluate(
     provider: ProviderOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
-    """Measure accuracy, loss and calibration of a bundle on labelled images."""
+    """Measure accuracy, loss and calibration of a bundle or deployed model on labelled images."""
     from edgeplast.verbs import evaluate as run
     from edgeplast_devices.images import Unreadable
 

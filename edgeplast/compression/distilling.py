@@ -73,13 +73,14 @@ class Distillation:
             for group in optimizer.param_groups:
                 group["lr"] = self._rate * _schedule(done, self._steps)
             images = batch_of(student, self._images, next(self._order)).to(self._device)
-            with torch.no_grad():
-                wanted = _features(teacher, images)
-            with torch.enable_grad():
-                loss = sum(_distance(a, b) for a, b in zip(_features(student, images), wanted, strict=True)) / 2
-                assert isinstance(loss, torch.Tensor)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=_has_bfloat16(self._device)):
+                with torch.no_grad():
+                    wanted = _features(teacher, images)
+                with torch.enable_grad():
+                    given = _features(student, images)
+            loss = torch.stack([_distance(a, b) for a, b in zip(given, wanted, strict=True)]).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
             if not torch.isfinite(loss):
                 raise InputError(
                     f"Distillation broke down at step {done + 1}: its loss is not finite. Prune less, or leave "
@@ -101,6 +102,13 @@ def _schedule(done: int, steps: int) -> float:
     return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * (done - warm) / max(1, steps - warm)))))
 
 
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are faster than in float32; weights, loss and optimizer stay float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+
+
 def _features(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return tokens (B, N, D) after the final norm, and what the head reads of them, (B, D)."""
     tokens = model.forward_features(images)
@@ -108,5 +116,6 @@ def _features(model: Any, images: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
 
 
 def _distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    student, teacher = student.float(), teacher.float()
     spread = (teacher - teacher.mean(dim=0, keepdim=True)).square().mean().clamp_min(1e-8)
     return (student - teacher).square().mean() / spread

@@ -150,12 +150,26 @@ class Structure:
                 f"{part.component} cannot be pruned alone: {', '.join(outside)} would change with it. "
                 "Supported are models whose blocks are joined by nothing but the residual stream."
             )
+        block = self._model.blocks[part.block]
+        first = getattr(block.mlp, "fc1", None)
+        for dep, rows in group:
+            # Of an fc1 that is cut into gate and value, the graph (torch-pruning 1.6) follows the first half only.
+            if dep.layer is first and first.out_features == 2 * part.units and len(rows) == len(units):
+                self._tp.prune_linear_out_channels(first, idxs=[unit + part.units for unit in units])
         group.prune()
+        for norm in filter(None, (getattr(block.attn, "norm", None), getattr(block.mlp, "norm", None))):
+            if hasattr(norm, "normalized_shape") and getattr(norm, "weight", None) is not None:
+                norm.normalized_shape = tuple(norm.weight.shape)
         if part.heads:
-            set_heads(self._model.blocks[part.block].attn, part.units - len(units))
+            set_heads(block.attn, part.units - len(units))
 
     def _group(self, part: Part, units: Sequence[int]) -> Any:
         block = self._model.blocks[part.block]
         last = block.attn.proj if part.heads else block.mlp.fc2
         channels = [unit * part.channels + c for unit in units for c in range(part.channels)]
-        return self._graph.get_pruning_group(last, self._tp.prune_linear_in_channels, idxs=channels)
+        group = self._graph.get_pruning_group(last, self._tp.prune_linear_in_channels, idxs=channels)
+        # Norms of queries and keys are as wide as one head; they stay when whole heads go.
+        each_head = {getattr(block.attn, "q_norm", None), getattr(block.attn, "k_norm", None)}
+        each_head |= {parameter for norm in each_head if norm is not None for parameter in norm.parameters()}
+        group.items[:] = [item for item in group.items if item.dep.target.module not in each_head]
+        return group

@@ -1,0 +1,128 @@
+"""Quantize for inference: a deployed float32 model and pictures in, one whose matrix products run in 8 bits out.
+
+The work is done by onnxruntime's own tools (``onnxruntime.quantization``), which need the onnx package; nothing else
+on a device does. Static quantization in the QDQ form: weights int8 with a scale for each output channel, activations
+uint8 with one range for each tensor, measured on the device's pictures. Layer norms, softmax, GELU, the products
+inside attention and the head stay float32: they are a few percent of the work and most of the error.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from edgeplast.errors import InputError, MissingExtraError, UsageError
+from edgeplast.progress import Progress, silent
+
+QUANTIZED = ("Gemm",)
+"""Operators that are quantized: the linear layers."""
+
+
+class Pictures(Protocol):
+    """Preprocessed pictures to calibrate on."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def tensor(self, index: int) -> np.ndarray:
+        """Return float32 (3, H, W)."""
+
+
+def check_installed() -> None:
+    """Raise unless the packages that quantizing needs are there; they are not loaded yet.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+    """
+    if find_spec("onnx") is None:
+        raise MissingExtraError(
+            "onnx is not installed; quantizing a model for inference needs it (deploying in float32 does not). "
+            "Install it: pip install 'onnx>=1.16'. Or run this on the workstation, where edgeplast[offline] brings it."
+        )
+
+
+def quantize(
+    model: Path, into: Path, pictures: Pictures, *, most: int = 64, seed: int = 0, progress: Progress = silent
+) -> int:
+    """Write a quantized copy of a deployed model, its metadata included.
+
+    Args:
+        model: the float32 ONNX file.
+        into: the file to write.
+        pictures: to calibrate activation ranges on.
+        most: how many of them to use.
+        seed: which.
+        progress: told of each picture.
+
+    Returns:
+        how many pictures were used.
+
+    Raises:
+        MissingExtraError: onnx is not installed.
+        UsageError: ``most`` is below 1.
+        InputError: onnxruntime's tools cannot quantize this model.
+    """
+    check_installed()
+    if most < 1:
+        raise UsageError(f"--calibration {most}: activation ranges need at least 1 picture; 64 is the default.")
+    import onnx
+    from onnxruntime import quantization as tools
+
+    chosen = [int(i) for i in np.random.default_rng(seed).permutation(len(pictures))[:most]]
+    nodes = onnx.load(model).graph.node
+    heads = [node.name for node in nodes if set(node.input) & {"head.weight", "head_dist.weight"}]
+    # onnxruntime 1.19 sets the range of every softmax's output, and fails where it was not calibrated.
+    ranged = [node.name for node in nodes if node.op_type == "Softmax"]
+    with _quiet():
+        try:
+            tools.quantize_static(
+                str(model),
+                str(into),
+                _reader(tools.CalibrationDataReader, pictures, chosen, progress),
+                quant_format=tools.QuantFormat.QDQ,
+                op_types_to_quantize=[*QUANTIZED, "Softmax"],
+                nodes_to_exclude=[*heads, *ranged],
+                per_channel=True,
+                activation_type=tools.QuantType.QUInt8,
+                weight_type=tools.QuantType.QInt8,
+                extra_options={
+                    "OpTypesToExcludeOutputQuantization": list(QUANTIZED),  # sums leave the product in float32
+                },
+            )
+        except (RuntimeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+            raise InputError(
+                f"onnxruntime cannot quantize {model.name}: {error}. Deploy in float32: leave out --weight-bits."
+            ) from error
+    return len(chosen)
+
+
+def _reader(base: Any, pictures: Pictures, chosen: list[int], progress: Progress) -> Any:
+    """Return a reader of onnxruntime's kind that hands out one picture after the other."""
+    waiting = iter(enumerate(chosen, 1))
+
+    class Reader(base):
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            done, index = next(waiting, (0, -1))
+            if not done:
+                return None
+            progress("calibrating", done, len(chosen))
+            return {"images": pictures.tensor(index)[None]}
+
+    return Reader()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the tools' advice on preprocessing, which this graph does not need, off the user's terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
