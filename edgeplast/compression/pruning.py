@@ -98,7 +98,7 @@ class Pruner:
         total = whole - wanted - by_ratios
         nothing = {part.component: np.zeros(part.units) for part in self.parts}
         possible = most_saved(self._choices(nothing, self.parts, units))
-        if total > possible:
+        if total > possible * (1 + 1e-9):
             least = whole - by_ratios - possible
             raise BudgetError(
                 f"Pruning to {target} is not possible: with one head and an eighth of the hidden units in every block"

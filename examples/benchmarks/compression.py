@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from score_study import DATA, MODEL, PHOTOS, WEIGHTS, Photos
 
-import edgeplast
+from edgeplast import verbs
 from edgeplast.compression import Target, prune
 from edgeplast.compression.costs import costs_of
 from edgeplast.compression.distilling import Distillation
@@ -91,8 +91,8 @@ def pruned(work: Path, *, way: str, distilled: int, what: str) -> dict[str, Any]
         losses = distillation.losses
     if distilled or way == "unpruned":
         table = score(model, photos, pairs=2)
-        plan = edgeplast.plan(table, train=TRAIN)
-        edgeplast.export(model, plan, into=work / way, force=True)
+        plan = verbs.plan(table, train=TRAIN)
+        verbs.export(model, plan, into=work / way, force=True)
     before, after = inference_seconds([source, model])
     there, here = features(source, tests), features(model, tests)
     weight, bias = logistic_probe(features(model, photos), torch.from_numpy(photos.labels), len(photos.classes))
@@ -189,9 +189,7 @@ def adapted(work: Path, *, way: str, seed: int, what: str) -> dict[str, Any]:
     from edgeplast import TrainingOptions
 
     into = work / f"{way}-{seed}"
-    report = edgeplast.adapt(
-        work / way, DATA / PHOTOS, into=into, options=TrainingOptions(epochs=4, seed=seed), force=True
-    )
+    report = verbs.adapt(work / way, DATA / PHOTOS, into=into, options=TrainingOptions(epochs=4, seed=seed), force=True)
     shutil.rmtree(into)
     return {
         "accuracy": report.accuracy.after,
@@ -205,8 +203,8 @@ def bundle_bytes(work: Path, *, weight_bits: int, what: str) -> dict[str, Any]:
     del what
     source = load_model(MODEL, checkpoint=DATA / WEIGHTS)
     photos = Photos(DATA / PHOTOS, "train")
-    plan = edgeplast.plan(scores_of(source, photos, work), train=TENTH, weight_bits=weight_bits)
-    bundle = edgeplast.export(source, plan, into=work / f"tenth-{weight_bits}", force=True)
+    plan = verbs.plan(scores_of(source, photos, work), train=TENTH, weight_bits=weight_bits)
+    bundle = verbs.export(source, plan, into=work / f"tenth-{weight_bits}", force=True)
     total = sum(c.parameters for c in plan.components.values())
     weights = sum(f.bytes for name, f in bundle.manifest.files.items() if name.endswith(".safetensors"))
     return {"bytes": bundle.bytes, "weights": weights, "trained": plan.trainable_parameters / total}
