@@ -4,7 +4,7 @@ On the ViT-Tiny weights and RSSCN7 photos of ``../shared/data``. Every result is
 the journal holds is not done again, so the script can be stopped and started at will:
 
 ``python examples/benchmarks/compression.py run --json compression.jsonl --work build/`` does everything (about an
-hour on two cores; ``--most 1`` does one piece and leaves), ``… tables --json compression.jsonl --plot curve.png``
+hour on two cores; ``--minutes 3`` begins no piece after that), ``… tables --json compression.jsonl --plot curve.png``
 prints the tables of ``edgeplast/compression/README.md``.
 
 All ways keep 70 % of the multiply–accumulates, are pruned and distilled on the training photos without their labels,
@@ -52,15 +52,15 @@ TENTH = "blocks.9.attn,blocks.10.attn,blocks.11.attn,blocks.11.fc2,head"
 """Trains 10.6 % of ViT-Tiny's weights."""
 
 
-def run(journal: Path, work: Path, most: int) -> None:
-    """Do what the journal does not hold yet, at most so many pieces."""
+def run(journal: Path, work: Path, minutes: float) -> None:
+    """Do what the journal does not hold yet; begin no piece after so many minutes."""
+    began = time.perf_counter()
     for piece, key in pieces():
         if any(all(line.get(k) == v for k, v in key.items()) for line in read(journal)):
             continue
-        if not most:
-            return
-        most -= 1
         start = time.perf_counter()
+        if start - began > 60 * minutes:
+            return
         record = {**key, **piece(work, **key), "seconds": round(time.perf_counter() - start, 1)}
         with journal.open("a") as file:
             file.write(json.dumps(record) + "\n")
@@ -75,7 +75,7 @@ def pieces() -> list[tuple[Any, dict[str, Any]]]:
     long = [(pruned, {"what": "pruned", "way": way, "distilled": STEPS if way != "unpruned" else 0}) for way in WAYS]
     fits = [(adapted, {"what": "adapted", "way": way, "seed": seed}) for seed in SEEDS for way in WAYS]
     sizes = [(bundle_bytes, {"what": "bytes", "weight_bits": bits}) for bits in (32, 8)]
-    return [*short, *sizes, *long[:2], *(f for f in fits if f[1]["way"] in WAYS[:2]), *long[2:], *fits]
+    return [*long[:2], *(f for f in fits if f[1]["way"] in WAYS[:2]), *sizes, *short, *long[2:], *fits]
 
 
 def pruned(work: Path, *, way: str, distilled: int, what: str) -> dict[str, Any]:
@@ -289,12 +289,12 @@ def main() -> None:
     parser.add_argument("part", choices=["run", "tables"])
     parser.add_argument("--json", type=Path, required=True, help="the journal: one JSON line a piece")
     parser.add_argument("--work", type=Path, default=Path("build"), help="where bundles are written")
-    parser.add_argument("--most", type=int, default=-1, help="pieces to do before leaving (default: all)")
+    parser.add_argument("--minutes", type=float, default=np.inf, help="begin no piece after so many (default: go on)")
     parser.add_argument("--plot", type=Path, default=None, help="draw what is kept of each block")
     options = parser.parse_args()
     if options.part == "run":
         options.work.mkdir(parents=True, exist_ok=True)
-        run(options.json, options.work, options.most)
+        run(options.json, options.work, options.minutes)
     else:
         tables(options.json, options.plot)
 

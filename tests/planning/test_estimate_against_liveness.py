@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch")
 if find_spec("timm") is None:  # timm itself imports only after import_timm has mended torchvision
     pytest.skip("timm is not installed", allow_module_level=True)
 
+from edgeplast.compression.structure import Structure  # noqa: E402
 from edgeplast.models import describe, import_timm  # noqa: E402
 from edgeplast_exporters.flops import flops_per_image  # noqa: E402
 from edgeplast_exporters.forward import forward_graph  # noqa: E402
@@ -35,11 +36,15 @@ SETS = (
 class Model:
     """A timm model, its forward graph, and both estimates of what a set costs."""
 
-    def __init__(self, **options: object) -> None:
+    def __init__(self, prune: dict[str, list[int]] | None = None, **options: object) -> None:
         import_timm()
         from timm.models.vision_transformer import VisionTransformer
 
         self.module = VisionTransformer(num_classes=7, **options).eval()
+        if prune:
+            structure = Structure(self.module)
+            for part in structure.parts:
+                structure.remove(part, prune.get(part.component, []))
         self.architecture = describe(self.module, "tested")
         self.forward = forward_graph(self.module)
 
@@ -105,6 +110,17 @@ def test_full_vit_tiny_agrees_within_one_percent():
     for pattern in ("head", "attn,head", "attn:8-11,head", "all"):
         gaps = model.gaps(select(pattern, 12), 32)
         assert max(map(abs, gaps.values())) < 0.01, (pattern, gaps)
+
+
+@pytest.mark.parametrize("weight_bits", [32, 8])
+def test_estimates_agree_where_blocks_have_different_heads_and_hidden_widths(weight_bits: int):
+    gone = {"blocks.0.attn": [0, 2], "blocks.0.fc1": list(range(400)), "blocks.2.attn": [1], "blocks.1.fc1": [5, 6, 7]}
+    pruned = Model(prune=gone, img_size=224, patch_size=16, embed_dim=192, depth=3, num_heads=3)
+    assert pruned.architecture.heads == (1, 3, 2) and pruned.architecture.mlp_width == (368, 765, 768)
+    assert [b.attention for b in block_sizes(pruned.architecture)] == [64, 192, 128]
+    for pattern in SETS:
+        gaps = pruned.gaps(select(pattern, 3), weight_bits)
+        assert max(map(abs, gaps.values())) < TOLERANCE, (pattern, gaps)
 
 
 def test_sizes_are_read_off_the_parameter_counts(tiny: Model):
