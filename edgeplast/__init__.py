@@ -14,12 +14,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "adapt": "edgeplast.verbs",
     "deploy": "edgeplast.verbs",
-    "deploy_quantized": "edgeplast.verbs",
+    "deploy_quantized": "edgeplast.compressing",
     "evaluate": "edgeplast.verbs",
     "export": "edgeplast.verbs",
     "plan": "edgeplast.verbs",
     "predict": "edgeplast.verbs",
-    "prune": "edgeplast.verbs",
+    "prune": "edgeplast.compressing",
     "score": "edgeplast.verbs",
     "Adaptation": "edgeplast.adaptation",
     "Budget": "edgeplast.budget",
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
     from edgeplast.adaptation import Adaptation as Adaptation
     from edgeplast.budget import Budget as Budget
     from edgeplast.bundle import Bundle as Bundle
+    from edgeplast.compressing import deploy_quantized as deploy_quantized
+    from edgeplast.compressing import prune as prune
     from edgeplast.errors import EdgeplastError as EdgeplastError
     from edgeplast.evaluation import Evaluation as Evaluation
     from edgeplast.plan import Plan as Plan
     from edgeplast.scores import ScoreTable as ScoreTable
     from edgeplast.verbs import adapt as adapt
     from edgeplast.verbs import deploy as deploy
-    from edgeplast.verbs import deploy_quantized as deploy_quantized
     from edgeplast.verbs import evaluate as evaluate
     from edgeplast.verbs import export as export
     from edgeplast.verbs import plan as plan
     from edgeplast.verbs import predict as predict
-    from edgeplast.verbs import prune as prune
     from edgeplast.verbs import score as score
     from edgeplast_devices.options import TrainingOptions as TrainingOptions
 

@@ -21,6 +21,7 @@ class Deployment(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         calibrated_on: pictures that activation ranges were measured on.
         measured_on: the split that accuracy was measured on.
         images: how many pictures that were.
+        kept_float: linear layers that stay float32 for the outliers in their input.
         accuracy: of the float32 model and of this one, on the same pictures.
     """
 
@@ -32,13 +33,14 @@ class Deployment(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     calibrated_on: int
     measured_on: str
     images: int
+    kept_float: tuple[str, ...] = ()
     accuracy: BeforeAfter
 
     @property
     def warning(self) -> str | None:
         """What to know and do when more than a point of accuracy was lost; None otherwise."""
         before, after = self.accuracy.before, self.accuracy.after
-        if before is None or after is None or before - after <= ACCEPTED_DROP:
+        if before is None or after is None or round(before - after, 9) <= ACCEPTED_DROP:
             return None
         return (
             f"Quantizing cost {100 * (before - after):.1f} points of accuracy ({before:.1%} → {after:.1%} on "

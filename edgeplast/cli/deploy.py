@@ -30,7 +30,7 @@ def deploy(
     ] = False,
 ) -> None:
     """Write the model as one ONNX file (opset 17), class names and preprocessing in its metadata."""
-    from edgeplast import verbs
+    from edgeplast import compressing, verbs
 
     if weight_bits not in (32, 8):
         raise UsageError(f"--weight-bits {weight_bits} is not possible for a deployed model. Known: 32, 8.")
@@ -41,7 +41,7 @@ def deploy(
         )
     with progress_bar(as_json) as progress:
         if data is not None:
-            deployment = verbs.deploy_quantized(
+            deployment = compressing.deploy_quantized(
                 bundle,
                 output,
                 data,
@@ -75,6 +75,7 @@ def _show(deployment: Deployment, output: Path, as_json: bool) -> None:
     rows = [
         (f"accuracy ({deployment.measured_on}, {deployment.images} pictures)", f"{before:.1%} → {after:.1%}"),
         ("calibrated on", f"{deployment.calibrated_on} pictures of train"),
+        ("kept in float32", ", ".join((*deployment.kept_float, "head"))),
         ("size", format_bytes(deployment.bytes)),
     ]
     print_table("", ("quantized to 8 bits", ""), rows)

@@ -69,7 +69,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Score a model, plan what trains, check the graphs against torch, and write a bundle for the device."""
-    from edgeplast import verbs
+    from edgeplast import compressing, verbs
 
     refuse_existing(output, force=force)
     check_weights_named(checkpoint, pretrained, model)
@@ -77,7 +77,7 @@ def export(
         raise UsageError("Give --data with images to score on, or --plan with a plan made earlier.")
     compute = _compute_of(frozen_compute, data)
     if prune is not None:
-        verbs.check_target(keep=prune)
+        compressing.check_target(keep=prune)
         if plan is not None or data is None:
             raise UsageError(
                 "--prune makes another model, whose plan is made after it: give --data, and no --plan. To plan a "
@@ -97,7 +97,7 @@ def export(
         )
         if prune is not None:
             assert data is not None
-            network = verbs.prune(
+            network = compressing.prune(
                 network, data, keep=prune, distill_steps=distill_steps, pairs=pairs, seed=seed, progress=progress
             ).model
         if plan is not None:

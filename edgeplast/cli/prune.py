@@ -47,7 +47,7 @@ def prune(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
     """Take out the attention heads and hidden units that are worth least; components that are smooth give more."""
-    from edgeplast import verbs
+    from edgeplast import compressing
 
     refuse_existing(output, force=force)
     check_weights_named(checkpoint, pretrained, model)
@@ -59,7 +59,7 @@ def prune(
     }
     ratios = read_ratios(ratio)
     with progress_bar(as_json) as progress:
-        verbs.check_target(**target)
+        compressing.check_target(**target)
         network = network_of(
             model,
             checkpoint=checkpoint,
@@ -67,7 +67,7 @@ def prune(
             image_size=image_size,
             model_kwargs=model_kwargs,
         )
-        pruned = verbs.prune(
+        pruned = compressing.prune(
             network,
             data,
             into=output,
