@@ -98,6 +98,7 @@ class Structure:
     def __init__(self, model: torch.nn.Module) -> None:
         """Trace a model with one picture of zeros."""
         self.parts = parts_of(model)
+        self._whole: dict[str, Any] = {}  # groups of all units of a part, made when first asked for
         self._tp = import_torch_pruning()
         m: Any = model
         self._model: Any = model
@@ -123,12 +124,16 @@ class Structure:
     def importance(self, estimate: Callable[[Any], torch.Tensor]) -> dict[str, np.ndarray]:
         """Return each part's importances (units,), float64: of a head, the sum over its channels.
 
+        To be asked before anything is removed.
+
         Args:
             estimate: one of torch-pruning's, from a group to one number a channel.
         """
         found = {}
+        if not self._whole:
+            self._whole = {part.component: self._group(part, range(part.units)) for part in self.parts}
         for part in self.parts:
-            channels = estimate(self._group(part, range(part.units))).detach().double()
+            channels = estimate(self._whole[part.component]).detach().double()
             found[part.component] = channels.reshape(part.units, part.channels).sum(1).cpu().numpy()
         return found
 
