@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from score_study import DATA, MODEL, PHOTOS, WEIGHTS, Photos
 
-from edgeplast import verbs
+from edgeplast import compressing, verbs
 from edgeplast.compression import Target, prune
 from edgeplast.compression.costs import costs_of
 from edgeplast.compression.distilling import Distillation
@@ -43,6 +43,7 @@ from edgeplast.reshaping import set_heads
 from edgeplast.scores import ScoreTable
 from edgeplast.scoring import score
 from edgeplast.scoring.heads import logistic_probe
+from edgeplast_devices.runtime import EvaluationSession
 from edgeplast_exporters.latency import inference_seconds
 
 KEEP, STEPS, SEEDS = 0.7, 200, (0, 1, 2)
@@ -184,18 +185,39 @@ def by_torch_pruning(source: torch.nn.Module, ratio: float, ranked_together: boo
 
 
 def adapted(work: Path, *, way: str, seed: int, what: str) -> dict[str, Any]:
-    """Adapt one bundle and test it."""
+    """Adapt one bundle and test it, in float32 and deployed in 8 bits."""
     del what
     from edgeplast import TrainingOptions
 
     into = work / f"{way}-{seed}"
     report = verbs.adapt(work / way, DATA / PHOTOS, into=into, options=TrainingOptions(epochs=4, seed=seed), force=True)
+    plain, integer = work / "float.onnx", work / "integer.onnx"
+    verbs.deploy(into, plain, force=True)
+    deployment = compressing.deploy_quantized(into, integer, DATA / PHOTOS, force=True)
     shutil.rmtree(into)
     return {
+        "integer_accuracy": deployment.accuracy.after,
+        "integer_bytes": deployment.bytes,
+        "float_bytes": plain.stat().st_size,
+        "kept_float": deployment.kept_float,
+        "predict_ms": predict_ms(plain, integer),
         "accuracy": report.accuracy.after,
         "step_seconds": report.seconds.step_median,
         "peak_bytes": report.memory.measured_peak_bytes,
     }
+
+
+def predict_ms(*models: Path, rounds: int = 30) -> list[float]:
+    """Return the median milliseconds of one image, as ``predict`` runs each model, image by image in turns."""
+    sessions = [EvaluationSession(model, {}, 2, optimized=True) for model in models]
+    times: list[list[float]] = [[] for _ in models]
+    image = np.random.default_rng(0).standard_normal((1, 3, 224, 224), dtype=np.float32)
+    for _ in range(rounds):
+        for session, taken in zip(sessions, times, strict=True):
+            start = time.perf_counter()
+            session.logits(image)
+            taken.append(1000 * (time.perf_counter() - start))
+    return [float(np.median(taken[3:])) for taken in times]
 
 
 def bundle_bytes(work: Path, *, weight_bits: int, what: str) -> dict[str, Any]:
@@ -235,24 +257,32 @@ def read(journal: Path) -> list[dict[str, Any]]:
 def tables(journal: Path, plot: Path | None) -> None:
     """Print the README's tables and draw its plot."""
     lines = read(journal)
-    print("| way | MACs | parameters | latency | feature error, distilled | linear probe, distilled | adapted |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| way | MACs | parameters | latency | feature error, distilled | linear probe, distilled | adapted |", end=""
+    )
+    print(" deployed in 8 bits |\n" + "|---" * 8 + "|")
     for way in WAYS:
         first, last = (next(iter(of(lines, what="pruned", way=way, distilled=d)), None) for d in (0, STEPS))
-        sizes, fits = last or first, [line["accuracy"] for line in of(lines, what="adapted", way=way)]
+        sizes = last or first
         if sizes is None:
             continue
         cells = [f"{sizes[key]:.1%}" for key in ("macs", "parameters")] + [f"{sizes['latency']:.2f}×"]
         for key, form in (("feature_error", ".2f"), ("probe_accuracy", ".1%")):
             cells.append(" → ".join(format(line[key], form) for line in (first, last) if line))
-        mean = f"{np.mean(fits):.1%} ({', '.join(f'{a:.1%}' for a in fits)})" if fits else "–"
-        print(f"| {way} | {' | '.join(cells)} | {mean} |")
+        for key in ("accuracy", "integer_accuracy"):
+            fits = [line[key] for line in of(lines, what="adapted", way=way)]
+            cells.append(f"{np.mean(fits):.1%} ({', '.join(f'{a:.1%}' for a in fits)})" if fits else "–")
+        print(f"| {way} | {' | '.join(cells)} |")
     stored = {line["weight_bits"]: line for line in of(lines, what="bytes")}
     if len(stored) == 2:
         print(f"\nA plan that trains {stored[8]['trained']:.1%} of the weights:", end=" ")
         for key in ("weights", "bytes"):
             print(f"{key} {stored[8][key]:,} / {stored[32][key]:,} = {stored[8][key] / stored[32][key]:.3f}", end="; ")
         print()
+    for line in of(lines, what="adapted", seed=0):
+        mebibytes = [line[key] / 2**20 for key in ("float_bytes", "integer_bytes")]
+        times = " → ".join(f"{t:.1f}" for t in line["predict_ms"])
+        print(f"{line['way']}, float32 → 8 bits: {mebibytes[0]:.1f} → {mebibytes[1]:.1f} MiB, {times} ms an image")
     if plot:
         draw(lines, plot)
 
