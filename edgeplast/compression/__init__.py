@@ -28,6 +28,7 @@ from edgeplast.models import describe, remember, source_of
 from edgeplast.progress import Progress, silent
 from edgeplast.pruned import RECORD, WEIGHTS, ModelCost, PrunedBlock, PrunedRecord
 from edgeplast.scores import ScoreTable
+from edgeplast.units import format_seconds
 
 __all__ = ["IMPORTANCES", "Pruned", "Target", "prune", "write_pruned"]
 
@@ -88,7 +89,7 @@ def prune(
         raise InputError("There are no pictures to prune with. Give --data with at least one picture.")
     _check_finite(model)
     source = copy.deepcopy(model).cpu().eval()
-    pruner = Pruner(source, images, scores, dict(ratios or {}), importance, seed, progress)
+    pruner = Pruner(source, images, scores, dict(ratios or {}), importance, seed)
     if target.latency_seconds is not None:
         if latency is None:
             raise UsageError("A target in seconds needs something to measure with. Give --keep, --macs or --size.")
@@ -105,6 +106,12 @@ def prune(
             distillation.run(work.model, until=distill_steps * step // steps)
     progress("pruning", steps, steps)
     seconds = tuple(latency([source, work.model])) if latency else (None, None)
+    wanted, measured = target.latency_seconds, seconds[1]
+    if wanted is not None and measured is not None and measured > wanted:
+        pruner.note(
+            f"Measured at the end, an image takes {format_seconds(measured)}, more than the {format_seconds(wanted)} "
+            "that the search had found: times vary on this machine. Ask for less if that is too much."
+        )
     return _described(source, work.model.eval(), pruner, target, seconds, steps, distillation.losses)
 
 

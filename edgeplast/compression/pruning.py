@@ -18,7 +18,6 @@ from edgeplast.compression.structure import Part, Structure, parts_of
 from edgeplast.compression.targets import Target
 from edgeplast.compression.worth import importances, plasticities, worths
 from edgeplast.errors import BudgetError, UsageError
-from edgeplast.progress import Progress
 from edgeplast.scores import ScoreTable
 
 HIDDEN_STEP = 8
@@ -70,16 +69,19 @@ class Pruner:
         ratios: Mapping[str, float],
         importance: str,
         seed: int,
-        progress: Progress,
     ) -> None:
         """Check what was given against the source model."""
         self.method = scores.method if scores else ""
         self.notes: list[str] = []
         self.parts = parts_of(source)
         self.costs: Costs = costs_of(source, self.parts)
-        self._images, self._importance, self._seed, self._progress = images, importance, seed, progress
+        self._images, self._importance, self._seed = images, importance, seed
         self._ratios = named_ratios(ratios, self.parts)
         self._plasticity = plasticities(scores, self.parts, self.note)
+        for name, ratio in self._ratios.items():
+            units = self._before[name]
+            if round(ratio * units) >= units:
+                self.note(f"The ratio {ratio:g} would take all {units} units of {name}; one stays.")
 
     def note(self, text: str) -> None:
         """Take note of something a reader should know, once."""

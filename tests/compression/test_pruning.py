@@ -79,6 +79,7 @@ def test_a_given_ratio_goes_before_the_worth(model: Any):
 def test_a_ratio_that_would_take_every_head_leaves_one(model: Any):
     pruned = prune(model, Noise(), Target(keep=0.9), ratios={"blocks.1.attn": 0.99})
     assert kept(pruned.model)["blocks.1.attn"] == 1
+    assert "The ratio 0.99 would take all 4 units of blocks.1.attn; one stays." in pruned.record.notes
 
 
 def test_ratios_that_reach_the_target_alone_are_noted(model: Any):
@@ -202,11 +203,21 @@ class Clock:
         return [1.0 + sum(block.mlp.fc2.in_features / 128 for block in m.blocks) for m in models]
 
 
+class Slower(Clock):
+    """A machine that grows slow after the search."""
+
+    def __call__(self, models: Any) -> list[float]:
+        factor = 1.5 if len(self.measured) >= 3 else 1.0
+        return [factor * seconds for seconds in super().__call__(models)]
+
+
 def test_a_latency_is_searched_for_with_the_clock_that_was_handed_in(model: Any):
     clock = Clock()
     pruned = prune(model, Noise(), Target(latency_seconds=2.5), latency=clock, importance="magnitude")
     assert 2.2 < pruned.record.after.latency_seconds <= 2.5 and pruned.record.before.latency_seconds == 3.0
     assert len(clock.measured) <= 9
+    pruned = prune(model, Noise(), Target(latency_seconds=2.5), latency=Slower(), importance="magnitude")
+    assert any(note.startswith("Measured at the end, an image takes 3.") for note in pruned.record.notes)
     with pytest.raises(BudgetError, match=r"Pruning to 1\.10 s an image is not possible on this machine: .* unpruned"):
         prune(model, Noise(), Target(latency_seconds=1.1), latency=clock, importance="magnitude")
     with pytest.raises(UsageError, match=r"The model takes 3\.00 s an image already"):
