@@ -225,7 +225,7 @@ def bundle_bytes(work: Path, *, weight_bits: int, what: str) -> dict[str, Any]:
     del what
     source = load_model(MODEL, checkpoint=DATA / WEIGHTS)
     photos = Photos(DATA / PHOTOS, "train")
-    plan = verbs.plan(scores_of(source, photos, work), train=TENTH, weight_bits=weight_bits)
+    plan = verbs.plan(score(source, photos, pairs=2), train=TENTH, weight_bits=weight_bits)
     bundle = verbs.export(source, plan, into=work / f"tenth-{weight_bits}", force=True)
     total = sum(c.parameters for c in plan.components.values())
     weights = sum(f.bytes for name, f in bundle.manifest.files.items() if name.endswith(".safetensors"))
