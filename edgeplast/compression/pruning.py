@@ -76,6 +76,7 @@ class Pruner:
         self.parts = parts_of(source)
         self.costs: Costs = costs_of(source, self.parts)
         self._images, self._importance, self._seed = images, importance, seed
+        self._first: tuple[dict[str, np.ndarray], dict[str, torch.Tensor]] | None = None
         self._ratios = named_ratios(ratios, self.parts)
         self._plasticity = plasticities(scores, self.parts, self.note)
         for name, ratio in self._ratios.items():
@@ -130,18 +131,29 @@ class Pruner:
             share: of it that shall be reached after this round.
         """
         structure = Structure(work.model)
-        gone = self._choose(structure, work, saving, share)
-        means = mean_inputs(work.model, structure.parts, self._images, self._seed)
+        if all(len(work.left[name]) == units for name, units in self._before.items()):
+            # A first round, of which a search for a latency makes several: what is measured is the same each time.
+            self._first = self._first or self._measured(structure, work)
+            importance, means = self._first
+        else:
+            importance, means = self._measured(structure, work)
+        gone = self._choose(structure, importance, work, saving, share)
         for part in structure.parts:
             units = gone[part.component]
             fold(work.model, part, units, means[part.component])
             structure.remove(part, units.tolist())
             work.left[part.component] = np.delete(work.left[part.component], units)
 
-    def _choose(self, structure: Structure, work: Work, saving: Saving, share: float) -> dict[str, np.ndarray]:
+    def _measured(self, structure: Structure, work: Work) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
+        """Return component to importances, and to the mean input of its last layer."""
+        found = importances(structure, work.model, self._images, kind=self._importance, seed=self._seed)
+        return found, mean_inputs(work.model, structure.parts, self._images, self._seed)
+
+    def _choose(
+        self, structure: Structure, found: Mapping[str, np.ndarray], work: Work, saving: Saving, share: float
+    ) -> dict[str, np.ndarray]:
         """Return component to the units that go next, by their index in the model as it is."""
         units, before = saving.target.units(self.costs), self._before
-        found = importances(structure, work.model, self._images, kind=self._importance, seed=self._seed)
         plasticity = {name: values[work.left[name]] for name, values in self._plasticity.items()}
         worth = worths(found, plasticity, units, self.note)
         gone: dict[str, np.ndarray] = {}
