@@ -80,6 +80,16 @@ def test_a_layer_with_an_outlier_in_its_input_stays_float(with_outlier: Path, tm
     assert np.abs(after - before).max() < 0.1 * np.abs(before).max()
 
 
+def test_channels_of_zeros_and_of_outliers_in_the_weights_are_kept_apart(tmp_path: Path):
+    model: Any = small_vit(embed_dim=64, num_classes=3)
+    model.blocks[0].mlp.fc1.weight.data[3] = 0.0
+    model.blocks[0].attn.qkv.weight.data[5, 2] = 40.0  # of its own channel alone
+    plain = deployed(tmp_path, model)
+    quantize(plain, tmp_path / "integer.onnx", Noise(), most=4)
+    before, after = logits(plain), logits(tmp_path / "integer.onnx")
+    assert np.isfinite(after).all() and np.abs(after - before).max() < 0.1 * np.abs(before).max()
+
+
 def test_the_same_pictures_give_the_same_file(plain: Path, tmp_path: Path):
     for name in ("a", "b"):
         quantize(plain, tmp_path / name, Noise(), most=4, seed=3)
