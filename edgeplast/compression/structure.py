@@ -133,7 +133,13 @@ class Structure:
         if not self._whole:
             self._whole = {part.component: self._group(part, range(part.units)) for part in self.parts}
         for part in self.parts:
-            channels = estimate(self._whole[part.component]).detach().double()
+            try:
+                channels = estimate(self._whole[part.component]).detach().double()
+            except (IndexError, RuntimeError) as error:
+                raise InputError(
+                    f"torch-pruning does not understand how {part.component} hangs together with its norms: {error}. "
+                    "Supported are layer norms everywhere, and RMS norms but for those of queries and keys."
+                ) from error
             found[part.component] = channels.reshape(part.units, part.channels).sum(1).cpu().numpy()
         return found
 

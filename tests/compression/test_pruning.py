@@ -250,6 +250,15 @@ def test_weights_that_are_not_finite_and_scores_of_another_model_are_refused(mod
         prune(model, Noise(), Target(keep=0.8), scores=table(small_vit(depth=3), {}))
 
 
+def test_norms_that_the_graph_does_not_understand_are_refused_by_name():
+    from timm.layers import RmsNorm
+
+    with pytest.raises(InputError, match=r"does not understand how blocks\.0\.attn hangs together with its norms"):
+        prune(small_vit(**SIZES, norm_layer=RmsNorm, qk_norm=True), Noise(), Target(keep=0.8))
+    kept_norms = prune(small_vit(**SIZES, norm_layer=RmsNorm, scale_mlp_norm=True), Noise(), Target(keep=0.8))
+    assert kept_norms.model(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
+
+
 def test_a_model_outside_the_family_is_refused():
     with pytest.raises(InputError, match="outside the supported family"):
         prune(torch.nn.Linear(3, 3), Noise(), Target(keep=0.8))
