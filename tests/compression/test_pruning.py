@@ -17,6 +17,7 @@ from edgeplast.compression import Target, prune
 from edgeplast.compression.constants import fold, mean_inputs
 from edgeplast.compression.structure import Structure, parts_of
 from edgeplast.errors import BudgetError, InputError, UsageError
+from edgeplast.models import import_timm
 
 SIZES: dict = {"embed_dim": 32, "num_heads": 4}
 
@@ -251,6 +252,7 @@ def test_weights_that_are_not_finite_and_scores_of_another_model_are_refused(mod
 
 
 def test_norms_that_the_graph_does_not_understand_are_refused_by_name():
+    import_timm()
     from timm.layers import RmsNorm
 
     with pytest.raises(InputError, match=r"does not understand how blocks\.0\.attn hangs together with its norms"):
