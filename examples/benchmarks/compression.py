@@ -37,7 +37,7 @@ from edgeplast.compression import Target, prune
 from edgeplast.compression.costs import costs_of
 from edgeplast.compression.distilling import Distillation
 from edgeplast.compression.pictures import batch_of, sample
-from edgeplast.compression.structure import parts_of
+from edgeplast.compression.structure import Structure, parts_of
 from edgeplast.models import load_model
 from edgeplast.reshaping import set_heads
 from edgeplast.scores import ScoreTable
@@ -76,7 +76,15 @@ def pieces() -> list[tuple[Any, dict[str, Any]]]:
     long = [(pruned, {"what": "pruned", "way": way, "distilled": STEPS if way != "unpruned" else 0}) for way in WAYS]
     fits = [(adapted, {"what": "adapted", "way": way, "seed": seed}) for seed in SEEDS for way in WAYS]
     sizes = [(bundle_bytes, {"what": "bytes", "weight_bits": bits}) for bits in (32, 8)]
-    return [*long[:2], *(f for f in fits if f[1]["way"] in WAYS[:2]), *sizes, *short, *long[2:], *fits]
+    return [
+        *long[:2],
+        *(f for f in fits if f[1]["way"] in WAYS[:2]),
+        *sizes,
+        *short,
+        (latency, {"what": "latency"}),
+        *long[2:],
+        *fits,
+    ]
 
 
 def pruned(work: Path, *, way: str, distilled: int, what: str) -> dict[str, Any]:
@@ -99,7 +107,8 @@ def pruned(work: Path, *, way: str, distilled: int, what: str) -> dict[str, Any]
     weight, bias = logistic_probe(features(model, photos), torch.from_numpy(photos.labels), len(photos.classes))
     right = (here @ weight.T + bias).argmax(1).numpy() == tests.labels
     costs = [costs_of(m, parts_of(m)) for m in (source, model)]
-    blocks: Any = model.blocks
+    units = {part.component: part.units for part in parts_of(model)}
+    (work / f"{way}.units.json").write_text(json.dumps(units))
     return {
         "macs": costs[1].macs / costs[0].macs,
         "parameters": costs[1].parameters / costs[0].parameters,
@@ -108,9 +117,24 @@ def pruned(work: Path, *, way: str, distilled: int, what: str) -> dict[str, Any]
         "feature_error": float((here - there).square().sum() / (there - there.mean(0)).square().sum()),
         "probe_accuracy": float(right.mean()),
         "loss": [float(np.mean(losses[:20])), float(np.mean(losses[-20:]))] if losses else [],
-        "heads": [block.attn.num_heads for block in blocks],
-        "hidden": [block.mlp.fc2.in_features for block in blocks],
+        "heads": [count for name, count in units.items() if name.endswith(".attn")],
+        "hidden": [count for name, count in units.items() if name.endswith(".fc1")],
     }
+
+
+def latency(work: Path, *, what: str) -> dict[str, Any]:
+    """Time all ways in turns, so that what else the machine does falls on all of them; sizes decide, not weights."""
+    del what
+    source = load_model(MODEL, checkpoint=DATA / WEIGHTS)
+    models = {"unpruned": source}
+    for way in WAYS[1:]:
+        units = json.loads((work / f"{way}.units.json").read_text())
+        models[way] = copy.deepcopy(source)
+        structure = Structure(models[way])
+        for part in structure.parts:
+            structure.remove(part, range(part.units - units[part.component]))
+    rounds = [inference_seconds(list(models.values()), threads=2) for _ in range(3)]
+    return {way: [round(1000 * times[i], 2) for times in rounds] for i, way in enumerate(models)}
 
 
 def smaller(source: torch.nn.Module, way: str, photos: Photos, scores: ScoreTable) -> torch.nn.Module:
@@ -119,10 +143,10 @@ def smaller(source: torch.nn.Module, way: str, photos: Photos, scores: ScoreTabl
         return copy.deepcopy(source)
     if way in ("guided", "unguided"):
         return prune(source, photos, Target(keep=KEEP), scores=scores if way == "guided" else None).model
-    low, high = 0.0, 0.9
+    gradients, low, high = feature_gradients(source, photos), 0.0, 0.9
     for _ in range(9):
         ratio = (low + high) / 2
-        model = by_torch_pruning(source, ratio, way == "global", photos)
+        model = by_torch_pruning(source, ratio, way == "global", gradients)
         if costs_of(model, parts_of(model)).macs > KEEP * costs_of(source, parts_of(source)).macs:
             low = ratio
         else:
@@ -131,32 +155,41 @@ def smaller(source: torch.nn.Module, way: str, photos: Photos, scores: ScoreTabl
 
 
 class SameTaylor:
-    """torch-pruning's group Taylor importance, averaged over the gradients of random projections of the features."""
+    """torch-pruning's group Taylor importance, averaged over several gradients of the same parameters."""
 
-    def __init__(self, model: Any, photos: Photos, probes: int = 16) -> None:
+    def __init__(self, model: torch.nn.Module, gradients: list[list[torch.Tensor]]) -> None:
         import torch_pruning
 
         self._estimate, self._parameters = torch_pruning.importance.GroupTaylorImportance(), list(model.parameters())
-        generator, chosen = torch.Generator().manual_seed(0), sample(photos, 4 * probes, 0)
-        self._gradients = []
-        for probe in range(probes):
-            model.zero_grad()
-            images = batch_of(model, photos, chosen[4 * probe : 4 * probe + 4])
-            out = model.forward_head(model.forward_features(images), pre_logits=True)
-            (out * torch.randn(out.shape, generator=generator)).sum().backward()
-            self._gradients.append([None if p.grad is None else p.grad.clone() for p in self._parameters])
+        self._gradients = gradients
 
     def __call__(self, group: Any) -> Any:
         """Return one number for each channel of a group."""
         found = []
         for gradients in self._gradients:
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
-                parameter.grad = torch.zeros_like(parameter) if gradient is None else gradient
+                parameter.grad = gradient
             found.append(self._estimate(group))
         return torch.stack(found).mean(0)
 
 
-def by_torch_pruning(source: torch.nn.Module, ratio: float, ranked_together: bool, photos: Photos) -> torch.nn.Module:
+def feature_gradients(source: torch.nn.Module, photos: Photos, probes: int = 16) -> list[list[torch.Tensor]]:
+    """Return the gradients of random projections of the features, as ``edgeplast prune`` takes them."""
+    model: Any = copy.deepcopy(source)
+    generator, chosen = torch.Generator().manual_seed(0), sample(photos, 4 * probes, 0)
+    gradients = []
+    for probe in range(probes):
+        model.zero_grad()
+        images = batch_of(model, photos, chosen[4 * probe : 4 * probe + 4])
+        out = model.forward_head(model.forward_features(images), pre_logits=True)
+        (out * torch.randn(out.shape, generator=generator)).sum().backward()
+        gradients.append([torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in model.parameters()])
+    return gradients
+
+
+def by_torch_pruning(
+    source: torch.nn.Module, ratio: float, ranked_together: bool, gradients: list[list[torch.Tensor]]
+) -> torch.nn.Module:
     """Prune with torch-pruning alone: one ratio for heads and hidden units, residual stream left as it is."""
     import torch_pruning
 
@@ -166,7 +199,7 @@ def by_torch_pruning(source: torch.nn.Module, ratio: float, ranked_together: boo
     pruner = torch_pruning.pruner.BasePruner(
         model,
         torch.zeros(1, 3, 224, 224),
-        importance=SameTaylor(model, photos),
+        importance=SameTaylor(model, gradients),
         global_pruning=ranked_together,
         pruning_ratio=ratio,
         head_pruning_ratio=ratio,
@@ -261,12 +294,16 @@ def tables(journal: Path, plot: Path | None) -> None:
         "| way | MACs | parameters | latency | feature error, distilled | linear probe, distilled | adapted |", end=""
     )
     print(" deployed in 8 bits |\n" + "|---" * 8 + "|")
+    times = {}
+    for line in of(lines, what="latency"):
+        whole = np.array(line["unpruned"])
+        times = {way: float(np.median(np.array(line[way]) / whole)) for way in WAYS if way in line}
     for way in WAYS:
         first, last = (next(iter(of(lines, what="pruned", way=way, distilled=d)), None) for d in (0, STEPS))
         sizes = last or first
         if sizes is None:
             continue
-        cells = [f"{sizes[key]:.1%}" for key in ("macs", "parameters")] + [f"{sizes['latency']:.2f}×"]
+        cells = [f"{sizes[key]:.1%}" for key in ("macs", "parameters")] + [f"{times.get(way, sizes['latency']):.2f}×"]
         for key, form in (("feature_error", ".2f"), ("probe_accuracy", ".1%")):
             cells.append(" → ".join(format(line[key], form) for line in (first, last) if line))
         for key in ("accuracy", "integer_accuracy"):
@@ -281,8 +318,8 @@ def tables(journal: Path, plot: Path | None) -> None:
         print()
     for line in of(lines, what="adapted", seed=0):
         mebibytes = [line[key] / 2**20 for key in ("float_bytes", "integer_bytes")]
-        times = " → ".join(f"{t:.1f}" for t in line["predict_ms"])
-        print(f"{line['way']}, float32 → 8 bits: {mebibytes[0]:.1f} → {mebibytes[1]:.1f} MiB, {times} ms an image")
+        change = " → ".join(f"{t:.1f}" for t in line["predict_ms"])
+        print(f"{line['way']}, float32 → 8 bits: {mebibytes[0]:.1f} → {mebibytes[1]:.1f} MiB, {change} ms an image")
     if plot:
         draw(lines, plot)
 
