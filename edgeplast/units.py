@@ -71,9 +71,10 @@ def parse_count(text: str) -> int:
 
 def format_count(count: float) -> str:
     """Write a large number with three significant digits, e.g. ``"823 M"``."""
-    for letter, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+    for letter, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(count) >= size:
-            return f"{count / size:.3g} {letter}"
+            value = count / size
+            return f"{value:.0f} {letter}" if value >= 100 else f"{value:.3g} {letter}"
     return f"{count:.0f}"
 
 

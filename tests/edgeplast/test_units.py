@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeplast.errors import UsageError
-from edgeplast.units import format_bytes, format_seconds, parse_bytes
+from edgeplast.units import format_bytes, format_count, format_seconds, parse_bytes, parse_count, parse_seconds
 
 
 @pytest.mark.parametrize(
@@ -58,3 +58,30 @@ def test_a_formatted_amount_reads_back_within_half_a_percent(count: int) -> None
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("20ms", 0.02), ("0.5 s", 0.5), ("2", 2.0), (" 1.5ms ", 0.0015)])
+def test_times_are_read(text: str, seconds: float) -> None:
+    assert parse_seconds(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0ms", "-3s", "5 min"])
+def test_what_is_no_time_is_named(text: str) -> None:
+    with pytest.raises(UsageError, match=r"Cannot read .* as a time\. Give a positive number with a unit: 20ms"):
+        parse_seconds(text)
+
+
+@pytest.mark.parametrize(("text", "count"), [("800M", 800_000_000), ("1.2G", 1_200_000_000), ("7", 7), ("2 k", 2000)])
+def test_counts_are_read(text: str, count: int) -> None:
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize("text", ["", "many", "0", "3 MiB", "-1M"])
+def test_what_is_no_count_is_named(text: str) -> None:
+    with pytest.raises(UsageError, match=r"Cannot read .* as a number\. Give a positive one, e\.g\. 800M"):
+        parse_count(text)
+
+
+@given(st.integers(1, 10**14))
+def test_a_formatted_count_reads_back_within_half_a_percent(count: int) -> None:
+    assert parse_count(format_count(count)) == pytest.approx(count, rel=0.0051)
