@@ -312,10 +312,9 @@ def tables(journal: Path, plot: Path | None) -> None:
         print(f"| {way} | {' | '.join(cells)} |")
     stored = {line["weight_bits"]: line for line in of(lines, what="bytes")}
     if len(stored) == 2:
-        print(f"\nA plan that trains {stored[8]['trained']:.1%} of the weights:", end=" ")
-        for key in ("weights", "bytes"):
-            print(f"{key} {stored[8][key]:,} / {stored[32][key]:,} = {stored[8][key] / stored[32][key]:.3f}", end="; ")
-        print()
+        print(f"\nA plan that trains {stored[8]['trained']:.1%} of the weights, frozen matrices in 32 → 8 bits:")
+        for key, name in (("weights", "weights alone"), ("bytes", "bundle")):
+            print(f"{name}: {stored[32][key]:,} → {stored[8][key]:,} bytes, {stored[8][key] / stored[32][key]:.3f}")
     for line in of(lines, what="adapted", seed=0):
         mebibytes = [line[key] / 2**20 for key in ("float_bytes", "integer_bytes")]
         change = " → ".join(f"{t:.1f}" for t in line["predict_ms"])
@@ -339,6 +338,8 @@ def draw(lines: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 3.2))
     for way in WAYS[1:]:
         found = of(lines, what="pruned", way=way)
+        if not found:
+            continue
         for axis, key in zip(axes, ("heads", "hidden"), strict=True):
             axis.plot(range(len(found[0][key])), found[0][key], marker="o", label=way)
             axis.set_xlabel("block")
