@@ -180,7 +180,9 @@ def test_a_provider_that_copies_its_inputs_sees_every_change_of_the_weights(
     losses, logits = _train(bundle, ON_CPU)
     assert losses[-1] < losses[0] - 0.1
     real = runtime._open
-    monkeypatch.setattr(runtime, "_open", lambda graph, threads, _: _CopyingSession(real(graph, threads, ON_CPU)))
+    monkeypatch.setattr(
+        runtime, "_open", lambda graph, threads, _, **how: _CopyingSession(real(graph, threads, ON_CPU, **how))
+    )
     copied_losses, copied_logits = _train(bundle, ON_CUDA)
     np.testing.assert_allclose(copied_losses, losses, atol=1e-5)
     np.testing.assert_allclose(copied_logits, logits, atol=1e-5)
