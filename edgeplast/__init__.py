@@ -26,7 +26,7 @@ _HOMES = {
     "Bundle": "edgeplast.bundle",
     "EdgeplastError": "edgeplast.errors",
     "Evaluation": "edgeplast.evaluation",
-    "Plan": "edgeplast.plan",
+    "Plan": "edgeplast.plans",
     "ScoreTable": "edgeplast.scores",
     "TrainingOptions": "edgeplast_devices.options",
 }
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from edgeplast.compressing import prune as prune
     from edgeplast.errors import EdgeplastError as EdgeplastError
     from edgeplast.evaluation import Evaluation as Evaluation
-    from edgeplast.plan import Plan as Plan
+    from edgeplast.plans import Plan as Plan
     from edgeplast.scores import ScoreTable as ScoreTable
     from edgeplast.verbs import adapt as adapt
     from edgeplast.verbs import deploy as deploy

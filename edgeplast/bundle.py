@@ -16,7 +16,7 @@ from edgeplast.documents import Document
 from edgeplast.errors import DamagedError, InputError
 from edgeplast.files import sha256
 from edgeplast.footprint import Footprint
-from edgeplast.plan import Plan
+from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 
 MANIFEST, REPORT = "bundle.json", "report.json"

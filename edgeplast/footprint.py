@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from edgeplast.plan import OPTIMIZER_SLOTS
+from edgeplast.plans import OPTIMIZER_SLOTS
 
 
 class MemoryLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

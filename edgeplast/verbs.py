@@ -18,7 +18,7 @@ from edgeplast.bundle import Bundle
 from edgeplast.errors import InputError
 from edgeplast.evaluation import Evaluation
 from edgeplast.files import refuse_existing
-from edgeplast.plan import Plan
+from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable

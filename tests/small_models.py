@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgeplast.bundle import Bundle
-    from edgeplast.plan import Plan
+    from edgeplast.plans import Plan
 
 KEPT_BUNDLES = "EDGEPLAST_TEST_BUNDLES"
 """Environment variable: the folder that keeps exported bundles for another environment."""
@@ -91,7 +91,7 @@ def hand_made_plan(model: nn.Module, train: str = "all", weight_bits: int = 32, 
     from edgeplast.budget import Budget
     from edgeplast.components import HEAD, all_components, select
     from edgeplast.models import describe
-    from edgeplast.plan import Plan, PlannedComponent
+    from edgeplast.plans import Plan, PlannedComponent
 
     architecture = describe(model, "small_vit")
     chosen = {*select(train, architecture.depth), HEAD}

@@ -9,7 +9,7 @@ import msgspec
 
 from edgeplast.components import HEAD, NORM, type_of
 from edgeplast.errors import UsageError, one_of
-from edgeplast.plan import OPTIMIZER_SLOTS
+from edgeplast.plans import OPTIMIZER_SLOTS
 from edgeplast_devices.images import Augmentation
 from edgeplast_devices.providers import CPU, PROVIDERS, RUNTIMES
 from edgeplast_devices.schedules import SCHEDULES

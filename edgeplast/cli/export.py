@@ -14,7 +14,7 @@ from edgeplast.cli.console import print_json, print_table, progress_bar
 from edgeplast.cli.options import budget_of, check_weights_named, network_of, profile_of
 from edgeplast.errors import UsageError, one_of
 from edgeplast.files import refuse_existing
-from edgeplast.plan import Plan
+from edgeplast.plans import Plan
 from edgeplast.scores import DEFAULT_METHOD
 from edgeplast.units import format_bytes
 

@@ -11,7 +11,7 @@ import typer
 from edgeplast.bundle import Bundle
 from edgeplast.cli.console import print_json, print_table
 from edgeplast.components import COMPONENT_TYPES, block_of, type_of
-from edgeplast.plan import PlannedComponent
+from edgeplast.plans import PlannedComponent
 from edgeplast.pruned import PrunedRecord, is_pruned
 from edgeplast.reshaping import read_record
 from edgeplast.units import format_bytes, format_count, format_seconds

@@ -14,7 +14,7 @@ from edgeplast.cli.options import budget_of, profile_of
 from edgeplast.components import COMPONENT_TYPES, EMBED, HEAD, NORM
 from edgeplast.errors import UsageError
 from edgeplast.files import refuse_existing
-from edgeplast.plan import Plan
+from edgeplast.plans import Plan
 from edgeplast.scores import ScoreTable
 from edgeplast.units import format_bytes, format_seconds
 

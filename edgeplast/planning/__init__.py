@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeplast.budget import Budget
-from edgeplast.plan import Plan
 from edgeplast.planning.estimating import RUNTIME_BASE_BYTES, Estimate, estimate
 from edgeplast.planning.explaining import Alternative, CurvePoint, Explanation, Missed, explained
 from edgeplast.planning.flops import FLOPS_PER_SECOND
 from edgeplast.planning.planner import Planner
 from edgeplast.planning.strategies import STRATEGIES
+from edgeplast.plans import Plan
 from edgeplast.scores import ScoreTable
 
 __all__ = [

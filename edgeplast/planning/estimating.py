@@ -17,7 +17,6 @@ import msgspec
 from edgeplast.architecture import Architecture
 from edgeplast.components import COMPONENT_TYPES, EMBED, HEAD, NORM, all_components, in_order
 from edgeplast.errors import UsageError, one_of
-from edgeplast.plan import OPTIMIZER_SLOTS
 from edgeplast.planning.activations import UNTOUCHED, BlockMemory, block_memory, gradient_end
 from edgeplast.planning.flops import (
     FLOPS_PER_SECOND,
@@ -28,6 +27,7 @@ from edgeplast.planning.flops import (
 )
 from edgeplast.planning.sizes import BlockSizes, block_sizes, image_bytes
 from edgeplast.planning.weights import float_copy_bytes, state_bytes_per_parameter, stored_bytes
+from edgeplast.plans import OPTIMIZER_SLOTS
 
 RUNTIME_BASE_BYTES = 70_000_000
 """Interpreter, numpy, onnxruntime and an open session without weights, measured on x86-64 Linux with Python 3.11.

@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 
 from edgeplast.budget import Budget
-from edgeplast.plan import Plan
 from edgeplast.planning.choosing import Candidates
 from edgeplast.planning.estimating import Estimate, Workload
 from edgeplast.planning.fitting import rungs, smallest
+from edgeplast.plans import Plan
 
 CURVE_POINTS = 24
 MORE_BYTES = 50_000_000

@@ -8,7 +8,6 @@ from typing import cast
 from edgeplast.budget import Budget
 from edgeplast.components import HEAD, NORM, all_components, block_components
 from edgeplast.errors import UsageError
-from edgeplast.plan import Optimizer, Plan, PlannedComponent
 from edgeplast.planning.choosing import Candidates, candidates
 from edgeplast.planning.estimating import Estimate, Workload, micro_batches
 from edgeplast.planning.fitting import does_not_fit, fastest, nothing_fits, rungs
@@ -16,6 +15,7 @@ from edgeplast.planning.flops import FLOPS_PER_SECOND
 from edgeplast.planning.sizes import with_classes
 from edgeplast.planning.strategies import names_of
 from edgeplast.planning.weights import matrix_shapes
+from edgeplast.plans import Optimizer, Plan, PlannedComponent
 from edgeplast.scores import ScoreTable
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from edgeplast.architecture import Architecture
 from edgeplast.components import EMBED, HEAD, block_of, type_of
-from edgeplast.plan import OPTIMIZER_SLOTS
 from edgeplast.planning.sizes import block_sizes, patches
+from edgeplast.plans import OPTIMIZER_SLOTS
 
 FOUR_BIT_GROUP = 32
 """Elements of a 4-bit matrix that share one float32 scale."""

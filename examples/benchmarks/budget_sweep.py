@@ -42,7 +42,7 @@ def make_bundle(model: str, train: str, into: Path, checkpoint: Path | None) -> 
     """Export a model with a plan that is made by name, so that no images are needed."""
     from edgeplast.components import HEAD, all_components, select
     from edgeplast.models import describe
-    from edgeplast.plan import Plan, PlannedComponent
+    from edgeplast.plans import Plan, PlannedComponent
 
     network = with_classes(load_model(model, checkpoint=checkpoint), len(CLASSES))
     size = describe(network, model)

@@ -130,7 +130,7 @@ def _export(model: str, arguments: argparse.Namespace, into: Path) -> Any:
     from edgeplast.budget import Budget
     from edgeplast.components import HEAD, all_components, select
     from edgeplast.models import describe, import_timm
-    from edgeplast.plan import Plan, PlannedComponent
+    from edgeplast.plans import Plan, PlannedComponent
 
     torch.manual_seed(0)
     network = import_timm().create_model(model, num_classes=len(CLASSES)).eval()

@@ -80,7 +80,7 @@ def _before(arguments: argparse.Namespace, choice: tuple[str, ...]) -> dict[str,
     from edgeplast.budget import Budget
     from edgeplast.components import HEAD, all_components
     from edgeplast.models import describe, load_model, preprocessing_of
-    from edgeplast.plan import Plan, PlannedComponent
+    from edgeplast.plans import Plan, PlannedComponent
     from edgeplast_devices.images import open_images
     from edgeplast_devices.runtime import EvaluationSession
     from edgeplast_devices.weights import read_trainable

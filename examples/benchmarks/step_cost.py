@@ -141,7 +141,7 @@ def _prepare_edgeplast(arguments: argparse.Namespace, folder: Path) -> dict[str,
     from edgeplast.budget import Budget
     from edgeplast.components import all_components, component_of
     from edgeplast.models import describe, preprocessing_of
-    from edgeplast.plan import Plan, PlannedComponent
+    from edgeplast.plans import Plan, PlannedComponent
     from edgeplast_exporters import export
 
     model, names = _model(arguments)

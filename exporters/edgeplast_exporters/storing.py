@@ -11,7 +11,7 @@ import numpy as np
 from edgeplast.bundle import StoredParameter
 from edgeplast.components import component_of
 from edgeplast.errors import UsageError
-from edgeplast.plan import Plan
+from edgeplast.plans import Plan
 from edgeplast.progress import Progress, silent
 from edgeplast_exporters.calibration import LEAST_IMAGES, sample_inputs
 from edgeplast_exporters.four_bits import pack, packed_name, quantize_blocks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeplast.components import EMBED, HEAD, NORM, block_of
-from edgeplast.plan import Plan
+from edgeplast.plans import Plan
 
 
 def tier_components(plan: Plan) -> list[tuple[str, tuple[str, ...]]]:

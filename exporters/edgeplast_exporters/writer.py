@@ -31,7 +31,7 @@ from edgeplast.errors import InputError
 from edgeplast.files import building_folder, refuse_existing
 from edgeplast.footprint import Footprint
 from edgeplast.models import describe
-from edgeplast.plan import Plan
+from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.units import format_bytes

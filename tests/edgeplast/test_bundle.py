@@ -32,7 +32,7 @@ from edgeplast.bundle import (
 from edgeplast.components import all_components
 from edgeplast.errors import DamagedError, EdgeplastError, InputError
 from edgeplast.footprint import Footprint, MemoryLine
-from edgeplast.plan import Plan, PlannedComponent
+from edgeplast.plans import Plan, PlannedComponent
 from edgeplast.preprocessing import Preprocessing
 
 FILES = (FROZEN, TRAINABLE, EVALUATION_GRAPH, DEPLOYMENT_GRAPH, "train-full.onnx")

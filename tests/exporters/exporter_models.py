@@ -20,7 +20,7 @@ from edgeplast.architecture import Architecture
 from edgeplast.budget import Budget
 from edgeplast.components import all_components, component_of, select
 from edgeplast.models import describe, import_timm
-from edgeplast.plan import Plan, PlannedComponent
+from edgeplast.plans import Plan, PlannedComponent
 from edgeplast_exporters.forward import forward_graph, matrix, stored_parameters
 from edgeplast_exporters.gradients import gradient_input, gradient_output
 from edgeplast_exporters.graph import Graph

@@ -17,7 +17,7 @@ from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, TRAINABLE, Bundle
 from edgeplast.components import component_of
 from edgeplast.errors import EdgeplastError, InputError, UsageError
 from edgeplast.models import preprocessing_of
-from edgeplast.plan import Plan
+from edgeplast.plans import Plan
 from edgeplast_devices.runtime import EvaluationSession, TrainingSession
 from edgeplast_devices.weights import all_parameters, read_trainable
 from edgeplast_exporters import export

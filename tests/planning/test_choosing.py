@@ -14,10 +14,10 @@ from edgeplast.architecture import Architecture
 from edgeplast.budget import Budget
 from edgeplast.components import block_components, block_of
 from edgeplast.errors import BudgetError
-from edgeplast.plan import Plan
 from edgeplast.planning import plan
 from edgeplast.planning.choosing import FRONT, candidates
 from edgeplast.planning.estimating import Estimate, micro_batches
+from edgeplast.plans import Plan
 
 BATCH = 4
 WIDE = {"width": 256, "heads": 4, "image": 64, "patch": 8}

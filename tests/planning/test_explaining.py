@@ -10,8 +10,8 @@ from planning_models import MIB, architecture, table
 
 from edgeplast.budget import Budget
 from edgeplast.cli.app import run
-from edgeplast.plan import Plan
 from edgeplast.planning import explain, plan
+from edgeplast.plans import Plan
 
 ARCH = architecture(depth=4)
 SCORES = table(ARCH)
