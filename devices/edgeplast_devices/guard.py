@@ -24,6 +24,9 @@ _CODE_BYTES = 14 << 20
 _SESSIONS = 2
 """That are open at once: one to train, one to evaluate."""
 
+_SESSION_SLACK_BYTES = 8 << 20
+"""Mapped for writing when a session opens and not touched then, beside its threads' stacks (6 to 10 MiB measured)."""
+
 
 class Guard:
     """Watches one process against its budget and against the machine running short.
@@ -83,7 +86,7 @@ class Guard:
         """Build the wall where there is one, and watch while the block runs.
 
         Args:
-            mapped_bytes: of weight files that will be mapped and touched from here on.
+            mapped_bytes: of weights that will be mapped from files and touched, by all sessions together.
             threads: of each session of the runtime; their stacks are mapped and stay nearly untouched.
         """
         watcher = threading.Thread(target=self._watch, name="edgeplast-memory", daemon=True)
@@ -91,7 +94,8 @@ class Guard:
         self._wall = Wall(
             self.allowed_bytes,
             mapped_bytes=mapped_bytes + _CODE_BYTES,
-            untouched_bytes=_SESSIONS * (threads - 1) * stack_bytes(),
+            # The runtime maps weights privately and for writing: they count here, and are file pages all the same.
+            untouched_bytes=mapped_bytes + _SESSIONS * ((threads - 1) * stack_bytes() + _SESSION_SLACK_BYTES),
         )
         try:
             with self._wall:

@@ -26,7 +26,7 @@ _SESSION_BYTES = 6 << 20
 _GRAPH_FACTOR = 14
 """Memory of a loaded graph over its file size: protobuf, nodes, kernels and the execution plan."""
 
-PICTURE_BYTES = 12 << 20
+PICTURE_BYTES = 11 << 20
 """Decoding one picture of ordinary size; larger ones are decoded at a reduced scale."""
 
 
@@ -65,12 +65,20 @@ def predicted_peak(manifest: Manifest, rung: Rung, optimizer: str, resident_byte
     return (
         resident_bytes
         + sessions
-        + max(footprint.frozen_bytes, manifest.evaluation.frozen_bytes)
+        + mapped_bytes(manifest, rung)
         + footprint.state_bytes(optimizer)
         + pictures
         + PICTURE_BYTES
         + round(_ARENA_MARGIN * transient)
     )
+
+
+def mapped_bytes(manifest: Manifest, rung: Rung) -> int:
+    """Return the frozen weights that two sessions map.
+
+    Each maps the file for itself: its pages are in memory once, and count twice in the resident set.
+    """
+    return rung.graph.footprint.frozen_bytes + manifest.evaluation.frozen_bytes
 
 
 def ladder(manifest: Manifest, batch: int, *, micro_batch: int | None = None) -> list[Rung]:

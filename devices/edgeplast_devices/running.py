@@ -30,7 +30,7 @@ from edgeplast_devices.memory import machine_bytes, peak_bytes, resident_bytes, 
 from edgeplast_devices.metrics import MOST
 from edgeplast_devices.options import Interval, TrainingOptions, default_learning_rate
 from edgeplast_devices.placing import place
-from edgeplast_devices.rungs import PICTURE_BYTES, Rung, choose, ladder, predicted_peak
+from edgeplast_devices.rungs import PICTURE_BYTES, Rung, choose, ladder, mapped_bytes, predicted_peak
 from edgeplast_devices.runtime import LASTING_BYTES, EvaluationSession, reserve_arena, runtime_name
 from edgeplast_devices.schedules import learning_rate
 from edgeplast_devices.standing import Best, Saved, Timing, restore, state_of
@@ -137,7 +137,7 @@ class Run:
     def standing(self) -> AbstractContextManager[Guard]:
         """Keep the process to its budget while the block runs."""
         assert self.options.threads is not None
-        return self.guard.standing(self.rungs[0].graph.footprint.frozen_bytes, self.options.threads)
+        return self.guard.standing(mapped_bytes(self.bundle.manifest, self.rungs[0]), self.options.threads)
 
     def open(self) -> None:
         """Load weights and graphs, and take up the checkpoint's state. Stands behind the guard's wall."""

@@ -32,7 +32,7 @@ import numpy as np
 
 from edgeplast.budget import Budget
 from edgeplast.components import COMPONENT_TYPES, in_order
-from edgeplast.planning.estimating import ALWAYS, Workload
+from edgeplast.planning.estimating import ALWAYS, ARENA_MARGIN, Workload
 from edgeplast.planning.flops import forward_flops, step_seconds
 
 FRONT = 1024
@@ -186,7 +186,7 @@ def _complete(w: Workload, front: Front, start: int, micro_batch: int, recompute
     seconds = [step_seconds(f, w.batch_size, micro_batch, w.flops_per_second) for f in flops]
     return {
         "score": front.score,
-        "memory_bytes": fixed + front.state + np.maximum(front.peak, before),
+        "memory_bytes": fixed + front.state + ARENA_MARGIN * np.maximum(front.peak, before),
         "step_seconds": np.array(seconds),
         "disk_bytes": disk + front.disk,
         "micro_batch_size": np.full(len(front.score), micro_batch),
@@ -222,11 +222,11 @@ def _extended(front: Front, o: Options, limited: bool) -> Front:
     flops = (front.flops[:, None] + o.flops).ravel()
     disk = (front.disk[:, None] + o.disk).ravel()
     if limited and len(score):
-        costs = [cost / max(abs(cost).max(), 1) for cost in (state + peak, flops, disk)]
+        costs = [cost / max(abs(cost).max(), 1) for cost in (state + ARENA_MARGIN * peak, flops, disk)]
         sums = [sum(some) for n in (1, 2, 3) for some in combinations(costs, n)]
         chosen = np.unique(np.concatenate([_undominated(np.asarray(cost), score) for cost in sums]))
     else:
-        chosen = _undominated(state + peak, score)
+        chosen = _undominated(state + ARENA_MARGIN * peak, score)
     parent, option = np.divmod(chosen, len(o.subsets) or 1)
     return Front(state[chosen], peak[chosen], score[chosen], flops[chosen], disk[chosen], parent, option, o, front)
 

@@ -86,9 +86,11 @@ def adapt(python: str, bundle: Path, data: Path, memory: str | None, **how: Any)
         limit = ["--memory", memory] if memory else []
         command = [python, "-m", "edgeplast", "adapt", str(bundle), "--data", str(data), "-o", f"{into}/a", "--json"]
         done = subprocess.run([*command, *limit, *options], capture_output=True, text=True)
-        if not done.stdout.strip():
-            return {"error": done.stderr.strip() or f"ended with {done.returncode}", "exit_code": done.returncode}
-        return {**json.loads(done.stdout), "exit_code": done.returncode}
+        try:
+            return {**json.loads(done.stdout), "exit_code": done.returncode}
+        except ValueError:  # nothing, or not JSON: the words of whatever ended the process
+            said = (done.stderr + done.stdout).strip()[-300:]
+            return {"error": said or "said nothing", "exit_code": done.returncode}
 
 
 def sweep(python: str, bundle: Bundle, data: Path, seeds: int) -> list[dict[str, Any]]:

@@ -92,7 +92,7 @@ def test_under_three_limits_at_once_at_most_a_twentieth_of_the_score_is_missed(a
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(80, 300), st.sampled_from([None, 0.4, 0.8]), st.sampled_from(["adamw", "sgd"]))
+@given(st.integers(106, 330), st.sampled_from([None, 0.4, 0.8]), st.sampled_from(["adamw", "sgd"]))
 def test_a_plan_stays_within_its_budget_by_its_own_estimate(mib, seconds, optimizer):
     arch = architecture(depth=3)
     budget = Budget(memory_bytes=mib * MIB, step_seconds=seconds)
@@ -104,7 +104,7 @@ def test_a_plan_stays_within_its_budget_by_its_own_estimate(mib, seconds, optimi
 
 
 @settings(max_examples=6, deadline=None)
-@given(st.integers(0, 1000), st.lists(st.integers(76, 250), min_size=2, max_size=4))
+@given(st.integers(0, 1000), st.lists(st.integers(102, 280), min_size=2, max_size=4))
 def test_more_memory_never_gives_a_smaller_score(seed, sizes):
     scores = table(architecture(depth=3), seed=seed)
     reached = [score_of(plan(scores, Budget(memory_bytes=mib * MIB))) for mib in sorted(sizes)]
@@ -119,7 +119,7 @@ def test_search_and_estimate_agree_on_what_a_choice_costs():
     for i in range(0, len(found.score), max(1, len(found.score) // 200)):
         names = found.trained(i)
         e = w.estimate(names, int(found.micro_batch_size[i]), bool(found.recompute[i]))
-        assert found.memory_bytes[i] == e.peak_bytes
+        assert found.memory_bytes[i] == pytest.approx(e.peak_bytes, abs=1)
         assert found.disk_bytes[i] == e.disk_bytes
         assert found.step_seconds[i] == pytest.approx(e.step_seconds)
         assert found.score[i] == pytest.approx(sum(scores.get(name, 0) for name in names))
@@ -128,7 +128,7 @@ def test_search_and_estimate_agree_on_what_a_choice_costs():
 def test_thinning_costs_little(monkeypatch):
     arch = architecture(depth=6)
     scores = table(arch)
-    budgets = [Budget(memory_bytes=mib * MIB) for mib in (80, 90, 100, 120, 140)]
+    budgets = [Budget(memory_bytes=mib * MIB) for mib in (105, 115, 125, 145, 165)]
     full = [score_of(plan(scores, b, micro_batch_size=4)) for b in budgets]
     monkeypatch.setattr("edgeplast.planning.choosing.FRONT", FRONT // 8)
     thin = [score_of(plan(scores, b, micro_batch_size=4)) for b in budgets]
@@ -138,11 +138,11 @@ def test_thinning_costs_little(monkeypatch):
 def test_between_ways_that_train_the_same_the_fastest_is_taken():
     arch = architecture()
     scores = table(arch, {"blocks.0.attn": 1.0})
-    roomy, tight = (plan(scores, Budget(memory_bytes=mib * MIB)) for mib in (1000, 150))
+    roomy, tight = (plan(scores, Budget(memory_bytes=mib * MIB)) for mib in (1000, 180))
     assert (roomy.micro_batch_size, roomy.recompute) == (16, False)
     assert roomy.trainable == tight.trainable
     # 4 images at a time cost no time, a second forward pass does.
-    assert plan(scores, Budget(memory_bytes=200 * MIB)).recompute is False
+    assert plan(scores, Budget(memory_bytes=240 * MIB)).recompute is False
     assert tight.recompute or tight.micro_batch_size < 4
 
 
@@ -150,7 +150,7 @@ def test_depth_counts():
     """One component at the front makes the gradient cross everything; under a tight budget the end is better."""
     arch = architecture()
     scores = table(arch, {"blocks.0.fc1": 1.0, "blocks.11.fc1": 0.9})
-    made = plan(scores, Budget(memory_bytes=115 * MIB), micro_batch_size=16)
+    made = plan(scores, Budget(memory_bytes=140 * MIB), micro_batch_size=16)
     assert [block_of(name) for name in made.trainable] == [11, None, None]
 
 
