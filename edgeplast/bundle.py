@@ -139,9 +139,7 @@ class Bundle(msgspec.Struct, frozen=True):
         """
         manifest_path = path / MANIFEST
         if not manifest_path.is_file():
-            raise InputError(
-                f"{path} is no bundle: it has no {MANIFEST}. Make one with: edgeplast export MODEL … -o {path}"
-            )
+            raise InputError(_no_bundle(path))
         try:
             manifest = Manifest.read(manifest_path)
         except InputError as error:
@@ -166,6 +164,20 @@ class Bundle(msgspec.Struct, frozen=True):
     def fingerprint(self) -> str:
         """SHA-256 of the manifest, which pins every file."""
         return sha256(self.path / MANIFEST)
+
+
+def _no_bundle(path: Path) -> str:
+    """Say what a path is instead of a bundle, and what to do with that."""
+    if not path.exists():
+        return f"There is no {path}. Make a bundle with: edgeplast export MODEL … -o {path}"
+    if path.is_file():
+        return f"{path} is a file, and a bundle is a folder. Deployed models go to edgeplast predict and evaluate."
+    if path.name.endswith(".partial"):
+        finished = path.with_name(path.name.removesuffix(".partial"))
+        return (
+            f"{path} is an unfinished run: finish it with edgeplast adapt … -o {finished} --resume, or draw it: report."
+        )
+    return f"{path} is no bundle: it has no {MANIFEST}. Make one with: edgeplast export MODEL … -o bundle/"
 
 
 def describe_file(path: Path) -> StoredFile:

@@ -95,6 +95,7 @@ def finish_folder(temporary: Path, path: Path) -> None:
         temporary.chmod(0o755)
         for file in temporary.rglob("*"):
             if file.is_file():
+                file.chmod(0o644)  # some libraries write for their owner alone; a service may read a bundle
                 with file.open("rb+") as handle:
                     os.fsync(handle.fileno())
         sync_folder(temporary)
@@ -173,6 +174,6 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"The disk is full: {path} could not be written and nothing was left behind. "
                 "Free some space, or choose another place."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT):
             raise InputError(f"{path} cannot be written ({error.strerror}). Choose another place.") from error
         raise

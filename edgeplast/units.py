@@ -24,11 +24,13 @@ def parse_bytes(text: str | int) -> int:
     if isinstance(text, int):
         text = str(text)
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", text)
+    if match and not match.group(2) and float(match.group(1)) < 1 << 20:
+        raise UsageError(f"{text!r} has no unit. Give one: {text.strip()}MiB, {text.strip()}MB or {text.strip()}GiB.")
     factor = _FACTORS.get(match.group(2).lower()) if match else None
     count = float(match.group(1)) * factor if match and factor else 0.0
     if not 1 <= count < _MOST:
         raise UsageError(
-            f"Cannot read {text!r} as an amount of memory. "
+            f"Cannot read {text!r} as an amount of bytes. "
             "Give a positive number with a unit: 256MiB, 200MB, 1.5GiB (MiB = 1024², MB = 1000² bytes)."
         )
     return round(count)

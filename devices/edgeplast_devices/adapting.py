@@ -71,6 +71,8 @@ def adapt(
         DamagedError: there is something to resume and none of it is whole.
         InterruptedRunError: someone asked to stop; the state was saved.
     """
+    if into.absolute().resolve() == bundle.path.absolute().resolve():
+        raise UsageError(f"{into} is the bundle that is adapted; it stays as it is. Give another output folder.")
     refuse_existing(into, force=force)
     folder = unfinished(into)
     checkpoint = _found(folder, into, resume=resume, force=force, notice=notice)
@@ -85,6 +87,8 @@ def adapt(
             interrupts,
             checkpoint,
         )
+        if checkpoint is not None:
+            notice(f"Resumed at step {checkpoint.state.steps}.")
         try:
             _prepare(bundle, folder)
             cut_telemetry(folder, checkpoint.state.steps if checkpoint else None)
@@ -139,8 +143,7 @@ def _found(folder: Path, into: Path, *, resume: bool, force: bool, notice: Calla
         notice(f"There is no unfinished run of {into} to resume; this one starts from the beginning.")
         return None
     for damaged in checkpoint.damaged:
-        notice(f"Passed over a damaged checkpoint: {damaged}.")
-    notice(f"Resumed at step {checkpoint.state.steps}.")
+        notice(f"Damaged: {damaged}.")
     return checkpoint
 
 

@@ -169,7 +169,8 @@ def checkpoint_files(folder: Path) -> list[Path]:
 def last_checkpoint(folder: Path) -> Checkpoint | None:
     """Return the newest checkpoint that is whole, or None where there is none at all.
 
-    Nothing is parsed before its checksum has been verified.
+    Nothing is parsed before its checksum has been verified. Where the weights of the best epoch are damaged and no
+    checkpoint is complete, the newest goes on without them.
 
     Raises:
         InputError: the newest was written by a newer edgeplast.
@@ -177,15 +178,21 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     """
     files = checkpoint_files(folder)
     damaged: list[str] = []
+    without_best: Checkpoint | None = None
     for file in files:
         fault = _fault(file)
         if fault is None:
             state = RunState.from_json(read_metadata(file).get(_STATE, "").encode(), where=str(file))
-            lost = state.best_file and _fault(folder / state.best_file)
-            if not lost:
+            lost = _fault(folder / state.best_file) if state.best_file else None
+            if lost is None:
                 return Checkpoint(file, state, tuple(damaged))
-            fault = f"it needs {state.best_file}, and {lost}"
+            fault = f"the weights of its best epoch, {state.best_epoch}, are lost: {lost}"
+            if without_best is None:
+                state = msgspec.structs.replace(state, best_epoch=0, best_loss=None, best_file=None)
+                without_best = Checkpoint(file, state)
         damaged.append(f"{file.name}: {fault}")
+    if without_best is not None:  # what was learned since is worth more than the best epoch before
+        return Checkpoint(without_best.path, without_best.state, tuple(damaged))
     if not files:
         return None
     raise DamagedError(
@@ -223,7 +230,7 @@ def _fault(file: Path) -> str | None:
     match = _NAME.fullmatch(file.name)
     if match is None or not file.is_file():
         return f"{file.name} is missing"
-    return None if sha256(file)[:16] == match[3] else "its content does not match its checksum"
+    return None if sha256(file)[:16] == match[3] else f"the content of {file.name} does not match its checksum"
 
 
 def _number(file: Path) -> int:

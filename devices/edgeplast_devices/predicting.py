@@ -50,6 +50,8 @@ class Classifier:
     """
 
     def __init__(self, model: Path, *, threads: int | None = None, runtime: str = "auto", provider: str = CPU) -> None:
+        if model.is_dir():
+            raise InputError(f"{model} is a folder. Make a model of it with: edgeplast deploy {model} -o model.onnx")
         if not model.is_file():
             raise InputError(f"There is no model {model}. Make one with: edgeplast deploy adapted/ -o {model}")
         self.placement = place(runtime, provider, trial=model)

@@ -84,7 +84,7 @@ def mapped_bytes(manifest: Manifest, rung: Rung) -> int:
 def ladder(manifest: Manifest, batch: int, *, micro_batch: int | None = None) -> list[Rung]:
     """Return all rungs, best first: the larger tier before the smaller, within a tier the faster before the slower.
 
-    Equal speed is decided for the smaller micro-batch, which needs less memory.
+    Equal speed is decided for the micro-batch that was asked for, or for 4, which is as fast as any and needs less memory.
 
     Args:
         manifest: of the bundle.
@@ -98,7 +98,7 @@ def ladder(manifest: Manifest, batch: int, *, micro_batch: int | None = None) ->
     rungs: list[Rung] = []
     for tier in manifest.tiers:
         choices = [Rung(tier, graph, size) for graph in tier.graphs for size in sizes]
-        rungs += sorted(choices, key=lambda r: (r.image_flops, abs(r.micro_batch - 4)))
+        rungs += sorted(choices, key=lambda r: (r.image_flops, abs(r.micro_batch - (micro_batch or 4))))
     return rungs
 
 

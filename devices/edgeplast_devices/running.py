@@ -188,9 +188,11 @@ class Run:
         self.after = self._measure(self.measured_on, f"evaluating {self.measured_on}, after")
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint of where the run stands."""
+        """Write a checkpoint of where the run stands, unless the last one says it already."""
+        if (self.saved.steps, self.saved.epoch) == (self.trainer.steps, self.epoch):
+            return
         write_checkpoint(folder, state_of(self), self.trainer.arrays(), best_before=self.saved.best_file)
-        self.saved = Saved(self.trainer.steps, self.best.file)
+        self.saved = Saved(self.trainer.steps, self.epoch, self.best.file)
 
     def _epoch(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Go through what is left of an epoch."""

@@ -39,9 +39,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Saved:
-    """The last checkpoint: after how many steps, with which file of best weights, and when."""
+    """The last checkpoint: after how many steps and epochs, with which file of best weights, and when."""
 
     steps: int = 0
+    epoch: int = 0
     best_file: str | None = None
     at_seconds: float = field(default_factory=time.perf_counter)
 
@@ -96,4 +97,4 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
     run.timing.before, run.timing.train = state.seconds, state.train_seconds
     run.timing.steps, run.peak_before = state.step_seconds, state.peak_bytes
     run.resumed_at = [*state.resumed_at, state.steps]
-    run.saved = Saved(state.steps, state.best_file)
+    run.saved = Saved(state.steps, state.epoch, state.best_file)

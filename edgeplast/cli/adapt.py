@@ -170,6 +170,12 @@ def _show(report: Adaptation, output: Path) -> None:
             f"\nTraining diverged at step {report.steps}; the weights of epoch {report.best_epoch} were kept. "
             f"Try a tenth of the learning rate: --learning-rate {rate / 10:g}"
         )
+    before, after = report.accuracy.before, report.accuracy.after
+    if before is not None and after is not None and after < before:
+        typer.echo(
+            f"\nNote: accuracy on {report.measured_on} fell. More epochs (--epochs), another learning rate or more "
+            "pictures may help; the bundle you started from is unchanged."
+        )
     typer.echo(f"\nWritten: {output}  (next: edgeplast deploy {output} -o model.onnx)")
 
 

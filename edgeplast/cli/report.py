@@ -26,7 +26,7 @@ def report(
 ) -> None:
     """Draw scores (heatmap, ranking, agreement of methods) or an adaptation (memory, loss, accuracy, pace)."""
     if output is None and (png is not None or tensorboard is None):
-        raise UsageError("Give --output with the HTML file to write.")
+        raise UsageError("Give --output with the HTML file to write (--png is a picture beside it).")
     if tensorboard is not None and not source.is_dir():
         raise UsageError(f"--tensorboard takes the scalars of an adaptation, and {source} is no folder of one.")
     pages = [path for path in (output, png) if path is not None]

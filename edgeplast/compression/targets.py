@@ -33,7 +33,9 @@ class Target:
                 "multiply–accumulates), --macs 800M, --size 16MiB, --latency 15ms."
             )
         if self.keep is not None and not 0 < self.keep < 1:
-            raise UsageError(f"--keep {self.keep:g} must lie between 0 and 1, e.g. 0.7 to keep 70 % of the work.")
+            raise UsageError(
+                f"A fraction of {self.keep:g} cannot be kept; give one between 0 and 1, e.g. 0.7 for 70 % of the work."
+            )
         for name in ("macs", "size_bytes", "latency_seconds"):
             value = getattr(self, name)
             if value is not None and value <= 0:

@@ -208,7 +208,8 @@ class TestExitCodes:
     def test_3_bad_input(self, typed, bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         for words, message in (
-            (["adapt", tmp_path / "none", "--data", blobs, "-o", tmp_path / "new"], "is no bundle"),
+            (["adapt", tmp_path / "none", "--data", blobs, "-o", tmp_path / "new"], "There is no"),
+            (["predict", bundle.path, blobs], "is a folder. Make a model of it with: edgeplast deploy"),
             (["adapt", bundle.path, "--data", tmp_path / "none", "-o", tmp_path / "new"], "does not exist"),
             (["adapt", bundle.path, "--data", tmp_path / "empty", "-o", tmp_path / "new"], "holds no pictures"),
             (["adapt", bundle.path, "--data", blobs / "train/red", "-o", tmp_path / "new"], "in no class folder"),

@@ -174,7 +174,7 @@ def test_a_target_out_of_reach_names_what_is_left(model: Any, target: dict, mess
     [
         ({}, r"one way; 0 were given\. One of: --keep 0\.7"),
         ({"keep": 0.5, "macs": 3}, "one way; 2 were given"),
-        ({"keep": 1.0}, "--keep 1 must lie between 0 and 1"),
+        ({"keep": 1.0}, "A fraction of 1 cannot be kept"),
         ({"size_bytes": 0}, "A target of 0 size_bytes cannot be reached"),
     ],
 )

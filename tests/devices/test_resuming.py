@@ -289,9 +289,24 @@ class TestDamage:
         )
         told: list[str] = []
         report = adapt(resume=True, notice=told.append)
-        assert "Passed over a damaged checkpoint: checkpoint-00000006" in told[0] and "checksum" in told[0]
+        assert "Damaged: checkpoint-00000006" in told[0] and "checksum" in told[0]
         assert told[1] == "Resumed at step 4." and report.resumed_at == (4,)
         _same(report, whole)
+
+    @pytest.mark.parametrize(("cut", "resumed"), [(7, 4), (9, 8)])
+    def test_damaged_weights_of_the_best_epoch_cost_a_checkpoint_or_themselves(
+        self, adapt: Adapt, stop_at: Callable, tmp_path: Path, cut: int, resumed: int
+    ) -> None:
+        """After step 7 the checkpoint before (step 4) needs no best epoch yet; after step 9 both need it."""
+        stop_at(cut, _cut_the_power)
+        with pytest.raises(_Killed):
+            adapt()
+        [best] = unfinished(tmp_path / "adapted").glob("best-*")
+        best.write_bytes(best.read_bytes()[:-4])
+        told: list[str] = []
+        report = adapt(resume=True, notice=told.append)
+        assert "the weights of its best epoch, 1, are lost" in told[0] and told[-1] == f"Resumed at step {resumed}."
+        assert report.resumed_at == (resumed,) and len(report.history) == 3
 
     def test_none_whole_is_an_error_of_its_own(self, adapt: Adapt, interrupted: Path) -> None:
         for file in checkpoint_files(interrupted):
@@ -348,6 +363,17 @@ class TestRefused:
             adapt()
         report = adapt(force=True)
         assert report.resumed_at == () and not interrupted.exists()
+
+    def test_the_bundle_itself_is_no_output(self, adapt: Adapt, bundle: Bundle, blobs: Path) -> None:
+        with pytest.raises(UsageError, match="is the bundle that is adapted; it stays as it is"):
+            edgeplast.adapt(bundle, blobs, into=bundle.path, force=True)
+        assert Bundle.open(bundle.path)
+
+    def test_nothing_is_said_of_resuming_before_the_run_is_accepted(self, adapt: Adapt, interrupted: Path) -> None:
+        told: list[str] = []
+        with pytest.raises(InputError, match="--epochs is 7"):
+            adapt(resume=True, epochs=7, notice=told.append)
+        assert told == []
 
     def test_resume_and_force_contradict_each_other(self, adapt: Adapt, interrupted: Path) -> None:
         with pytest.raises(UsageError, match="Give one of the two"):

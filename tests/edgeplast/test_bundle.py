@@ -213,8 +213,14 @@ def test_a_newer_format_asks_for_an_upgrade(bundle: Path) -> None:
 def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is no bundle.*edgeplast export"):
         Bundle.open(tmp_path)
-    with pytest.raises(InputError, match="is no bundle"):
+    with pytest.raises(InputError, match=r"There is no .*absent\. Make a bundle with: edgeplast export"):
         Bundle.open(tmp_path / "absent")
+    (tmp_path / "m.onnx").touch()
+    with pytest.raises(InputError, match=r"is a file, and a bundle is a folder.*predict"):
+        Bundle.open(tmp_path / "m.onnx")
+    (tmp_path / "a.partial").mkdir()
+    with pytest.raises(InputError, match=r"is an unfinished run: finish it with edgeplast adapt … -o .*a --resume"):
+        Bundle.open(tmp_path / "a.partial")
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,15 @@ def test_amounts_of_memory_are_read(text: str | int, count: int) -> None:
     assert parse_bytes(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "many", "-1MiB", "0", "0.2", "1TBit", "1 2MiB", "9" * 400, "MiB", -3])
+@pytest.mark.parametrize("text", ["", "many", "-1MiB", "0MiB", "0.2B", "1TBit", "1 2MiB", "9" * 400, "MiB", -3])
 def test_what_is_no_amount_is_refused_with_examples(text: str | int) -> None:
     with pytest.raises(UsageError, match="256MiB"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize("text", ["128", "0", "0.2", " 200 "])
+def test_a_small_number_without_a_unit_is_asked_for_one(text: str) -> None:
+    with pytest.raises(UsageError, match=rf"has no unit\. Give one: {text.strip()}MiB, "):
         parse_bytes(text)
 
 

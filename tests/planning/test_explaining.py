@@ -103,7 +103,7 @@ def test_command_prints_json(scores_file, capsys):
     ("options", "code", "words"),
     [
         (["--memory", "20MiB"], 4, "The runtime alone takes"),
-        (["--memory", "much"], 2, "Cannot read 'much' as an amount of memory"),
+        (["--memory", "much"], 2, "Cannot read 'much' as an amount of bytes"),
         (["--gflops", "-1"], 2, "--gflops -1 must be positive"),
         (["--strategy", "all"], 2, "Unknown strategy 'all'"),
         (["--classes", "one"], 2, "at least 2 classes"),
