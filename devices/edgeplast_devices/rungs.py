@@ -84,7 +84,7 @@ def mapped_bytes(manifest: Manifest, rung: Rung) -> int:
 def ladder(manifest: Manifest, batch: int, *, micro_batch: int | None = None) -> list[Rung]:
     """Return all rungs, best first: the larger tier before the smaller, within a tier the faster before the slower.
 
-    Equal speed is decided for the micro-batch that was asked for, or for 4, which is as fast as any and needs less memory.
+    Equal speed is decided for the micro-batch that was asked for, or for 4: as fast as any, in less memory.
 
     Args:
         manifest: of the bundle.
