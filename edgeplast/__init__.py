@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "adapt": "edgeplast.verbs",
+    "choose_bits": "edgeplast.compressing",
     "deploy": "edgeplast.verbs",
     "deploy_quantized": "edgeplast.compressing",
     "evaluate": "edgeplast.verbs",
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from edgeplast.adaptation import Adaptation as Adaptation
     from edgeplast.budget import Budget as Budget
     from edgeplast.bundle import Bundle as Bundle
+    from edgeplast.compressing import choose_bits as choose_bits
     from edgeplast.compressing import deploy_quantized as deploy_quantized
     from edgeplast.compressing import prune as prune
     from edgeplast.errors import EdgeplastError as EdgeplastError

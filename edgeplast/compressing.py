@@ -1,17 +1,20 @@
-"""The verbs that make a model smaller, as users call them: prune before export, deploy in 8 bits.
+"""The verbs that make a model smaller, as users call them: prune and choose bits before export, deploy in 8 bits.
 
 Like :mod:`edgeplast.verbs`: paths or objects in, nouns out, rooms imported when called.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeplast.adaptation import BeforeAfter
 from edgeplast.bundle import Bundle
 from edgeplast.deployment import Deployment
+from edgeplast.errors import InputError, UsageError
 from edgeplast.files import refuse_existing, write_bytes
+from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 
     from edgeplast.compression import Pruned
     from edgeplast_devices.images import ImageSet, Splits
+    from edgeplast_exporters.held_out_accuracy import AccuracyTarget
+
+_HELD_OUT_IMAGES = 256
+"""Most images that an accuracy is measured on; one of them is 0.4 points."""
 
 
 def prune(
@@ -116,6 +123,123 @@ def check_target(
     from edgeplast.compression.targets import Target
 
     Target(keep=keep, macs=macs, size_bytes=size_bytes, latency_seconds=latency_seconds)
+
+
+def choose_bits(
+    model: torch.nn.Module,
+    plan: Plan | str | Path,
+    images: str | Path | ImageSet,
+    *,
+    size_bytes: int | None = None,
+    max_accuracy_drop: float | None = None,
+    classes: Sequence[str] | None = None,
+    keep_head: bool = False,
+    preprocessing: Preprocessing | None = None,
+    calibration_images: int = 64,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Plan:
+    """Choose the bits of each frozen component; see :func:`edgeplast_exporters.automatic_bits.choose_bits`.
+
+    The plan's own budget is kept: where float32 components would break its memory, none has more than 8 bits (or,
+    of a plan made for 4, 4), and its disk counts as a size.
+
+    Args:
+        model: of timm's vision transformer family; not changed.
+        plan: a plan or the file of one; what trains stays as it is.
+        images: a folder, archive or npz of labelled images, or an opened set.
+        size_bytes: the largest bundle; this or the next, or both.
+        max_accuracy_drop: points of accuracy that may be lost on held-out images, by a logistic probe on the features
+            (with ``keep_head`` by the model's own head).
+        classes: as in ``export``.
+        keep_head: as in ``export``.
+        preprocessing: by default timm's data configuration of the model.
+        calibration_images: most images to measure errors on, and to fit the probe on; up to 256 others are held out.
+        seed: of their choice.
+        progress: told of each image.
+
+    Raises:
+        BudgetError: the targets cannot be met; the message says what is possible.
+        UsageError: no target, or one that means nothing; nothing is frozen.
+        InputError: too few images.
+    """
+    import msgspec
+
+    from edgeplast.models import preprocessing_of, with_classes
+    from edgeplast.scoring.examples import draw_pictures
+    from edgeplast_devices.images import open_images
+    from edgeplast_exporters.automatic_bits import choose_bits as choose
+
+    planned = plan if isinstance(plan, Plan) else Plan.read(Path(plan))
+    names = tuple(classes or planned.classes)
+    if len(names) < 2:
+        raise InputError("A bundle needs the names of at least two classes. Give --classes, or score labelled images.")
+    if max_accuracy_drop is not None and not 0 <= max_accuracy_drop < 100:
+        raise UsageError(f"--max-accuracy-drop {max_accuracy_drop:g} must be points of accuracy: 0 or more, below 100.")
+    opened = open_images(Path(images), progress=progress) if isinstance(images, str | Path) else images
+    prepared = PreparedImages(opened, preprocessing or preprocessing_of(model))
+    held_out = 0 if max_accuracy_drop is None else _HELD_OUT_IMAGES
+    order = draw_pictures(prepared, calibration_images + held_out, seed)
+    if max_accuracy_drop is not None:  # both parts from all there is, where there is not enough for all of both
+        calibration_images = min(calibration_images, len(order) // 2)
+    first, rest = order[:calibration_images], order[calibration_images:]
+    target = None
+    if max_accuracy_drop is not None:
+        target = _accuracy_target(prepared, first, rest, max_accuracy_drop, len(names) if keep_head else None)
+    budget = planned.budget
+    how: dict[str, Any] = {
+        "images": [prepared.tensor(index) for index in first],
+        "classes": names,
+        "preprocessing": prepared.preprocessing,
+        "size_bytes": min((b for b in (size_bytes, budget.disk_bytes) if b is not None), default=None),
+        "accuracy": target,
+        "progress": progress,
+    }
+    network = model if keep_head else with_classes(model, len(names))
+    for most_bits in (32, 8, 4):
+        chosen = choose(network, planned, most_bits=most_bits, **how)
+        if budget.memory_bytes is None or _peak_bytes(chosen) <= budget.memory_bytes:
+            break
+    return msgspec.structs.replace(chosen, predicted_peak_bytes=_peak_bytes(chosen))
+
+
+def _accuracy_target(
+    pictures: PreparedImages, first: Sequence[int], rest: Sequence[int], most_points: float, outputs: int | None
+) -> AccuracyTarget:
+    """Return what accuracy is measured with; ``outputs`` of the model's own head where that is to be used."""
+    import numpy as np
+    import torch
+
+    from edgeplast.scoring.heads import logistic_probe
+    from edgeplast_exporters.held_out_accuracy import AccuracyTarget
+
+    classes = len(pictures.classes)
+    if classes < 2 or (outputs is not None and outputs != classes):
+        raise InputError(
+            f"The images have {classes} classes{'' if outputs is None else f' and the head has {outputs} outputs'}: "
+            "no accuracy can be measured on them. Give images in folders by class, or a target by --size."
+        )
+
+    def probe(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        weight, bias = logistic_probe(torch.from_numpy(features), torch.from_numpy(labels), classes)
+        return weight.numpy(), bias.numpy()
+
+    labels = np.asarray(pictures.labels, np.int64)
+    return AccuracyTarget(
+        most_points=most_points,
+        labels=labels[list(first)],
+        held_out=[pictures.tensor(index) for index in rest],
+        held_out_labels=labels[list(rest)],
+        probe=probe if outputs is None else None,
+    )
+
+
+def _peak_bytes(plan: Plan) -> int:
+    from edgeplast.planning.estimating import Workload
+
+    bits = {name: component.weight_bits for name, component in plan.components.items()}
+    workload = Workload(plan.architecture, bits, plan.optimizer, plan.batch_size)
+    return workload.estimate(plan.trainable, plan.micro_batch_size, plan.recompute).peak_bytes
 
 
 def deploy_quantized(

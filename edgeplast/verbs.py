@@ -260,7 +260,7 @@ class PreparedImages:
     """
 
     def __init__(self, images: ImageSet, preprocessing: Preprocessing) -> None:
-        self._images, self._preprocessing = images, preprocessing
+        self._images, self.preprocessing = images, preprocessing
         self.classes, self.labels = images.classes, images.labels
 
     def __len__(self) -> int:
@@ -276,7 +276,7 @@ class PreparedImages:
             except UnreadableImageError as error:
                 reason = error
             else:
-                return preprocess(picture, self._preprocessing)
+                return preprocess(picture, self.preprocessing)
         raise reason
 
 

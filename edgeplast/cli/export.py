@@ -16,7 +16,7 @@ from edgeplast.errors import UsageError, one_of
 from edgeplast.files import refuse_existing
 from edgeplast.plans import Plan
 from edgeplast.scores import DEFAULT_METHOD
-from edgeplast.units import format_bytes
+from edgeplast.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from edgeplast_exporters.storing import FrozenCompute
@@ -50,7 +50,14 @@ def export(
     train: Annotated[str | None, typer.Option(help="What trains, by name: attn:8-11,head.")] = None,
     optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
     batch: Annotated[int, typer.Option(help="Images per optimizer step.")] = 16,
-    weight_bits: Annotated[str, typer.Option(help=bits.HELP)] = "8",
+    weight_bits: Annotated[str, typer.Option(help=bits.EXPORT_HELP)] = "8",
+    size: Annotated[
+        str | None, typer.Option(help="With --weight-bits auto: the largest bundle, all its files, e.g. 8MiB.")
+    ] = None,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option(help="With --weight-bits auto: points of accuracy that may be lost on held-out images of --data."),
+    ] = None,
     frozen_compute: Annotated[
         str,
         typer.Option(
@@ -75,6 +82,9 @@ def export(
     check_weights_named(checkpoint, pretrained, model)
     if plan is None and data is None:
         raise UsageError("Give --data with images to score on, or --plan with a plan made earlier.")
+    target = size is not None or max_accuracy_drop is not None
+    automatic = bits.check_auto(weight_bits, target=target, data=data is not None, frozen_compute=frozen_compute)
+    size_bytes = None if size is None else parse_bytes(size)
     compute = _compute_of(frozen_compute, data)
     if prune is not None:
         compressing.check_target(keep=prune)
@@ -105,12 +115,26 @@ def export(
         else:
             assert data is not None
             scores = verbs.score(network, data, method=method, pairs=pairs, seed=seed, progress=progress)
-            overall, named = bits.weight_bits_of(weight_bits, scores.architecture.depth)
+            overall, named = bits.weight_bits_of("8" if automatic else weight_bits, scores.architecture.depth)
             how: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch}
             how |= {"weight_bits": overall, "component_weight_bits": named}
             if names:
                 how["classes"] = names
             chosen = verbs.plan(scores, budget, strategy=strategy, train=train, **how)
+        if automatic:
+            assert data is not None
+            chosen = compressing.choose_bits(
+                network,
+                chosen,
+                data,
+                size_bytes=size_bytes,
+                max_accuracy_drop=max_accuracy_drop,
+                classes=names,
+                keep_head=keep_head,
+                calibration_images=calibration_images,
+                seed=seed,
+                progress=progress,
+            )
         bundle = verbs.export(
             network,
             chosen,

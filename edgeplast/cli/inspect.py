@@ -41,6 +41,7 @@ def inspect(
             "bytes": opened.bytes,
             "preprocessing": manifest.preprocessing,
             "strategy": manifest.plan.strategy,
+            "notes": manifest.plan.notes,
             "versions": manifest.versions,
             "adapted_from": manifest.adapted_from,
         }
@@ -75,6 +76,8 @@ def inspect(
     ]
     columns = ("tier", "components", "parameters", "per image", f"per {plan.batch_size} images", "types")
     print_table("activation memory of each training graph", columns, tiers, left=("types",))
+    for note in plan.notes:
+        typer.echo(f"note: {note}")
 
 
 def show_pruned(record: PrunedRecord) -> None:

@@ -76,3 +76,47 @@ def test_integers_without_images_are_refused(checkpoint: Path, tmp_path: Path) -
 def test_another_word_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     code, output = exported(checkpoint, tmp_path / "b", "--plan", "plan.json", "--frozen-compute", "int4")
     assert code != 0 and "fp32, int8" in " ".join(output.split())
+
+
+def test_auto_keeps_to_a_size_and_says_what_was_chosen(checkpoint: Path, blobs: Path, tmp_path: Path) -> None:
+    words = ("--data", str(blobs), "--train", "attn:2,head", "--pairs", "2", "--weight-bits", "auto")
+    code, output = exported(checkpoint, tmp_path / "b", *words, "--size", "200KiB")
+    assert code == 0, output
+    bundle = Bundle.open(tmp_path / "b")
+    assert bundle.bytes <= 200 * 1024
+    assert "Bits chosen by plasticity and measured error" in " ".join(output.split())
+    shown = CliRunner().invoke(app, ["inspect", str(bundle.path)])
+    assert "note: Bits chosen by plasticity and measured error" in shown.output and "200 KiB allowed" in shown.output
+    code, output = exported(checkpoint, tmp_path / "c", *words, "--size", "1KiB")
+    assert code != 0 and "in 4 bits, takes" in " ".join(output.split()) and not (tmp_path / "c").exists()
+
+
+def test_auto_for_an_accuracy_with_a_probe(checkpoint: Path, blobs: Path, tmp_path: Path) -> None:
+    words = ("--data", str(blobs), "--train", "attn:2,head", "--pairs", "2", "--weight-bits", "auto")
+    code, output = exported(checkpoint, tmp_path / "b", *words, "--max-accuracy-drop", "30")
+    assert code == 0, output
+    assert "Accuracy of a logistic probe on its features" in " ".join(output.split())
+    assert 4 in {c.weight_bits for c in Bundle.open(tmp_path / "b").manifest.plan.components.values()}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--weight-bits", "auto", "--data", "d"), "needs a target: --size 8MiB or --max-accuracy-drop 0.5"),
+        (("--weight-bits", "auto", "--size", "8MiB", "--plan", "p"), "Give them with --data"),
+        (("--size", "8MiB", "--data", "d"), "Give --weight-bits auto with them"),
+        (("--weight-bits", "8,fc1=4,auto", "--data", "d", "--size", "8MiB"), "Give --weight-bits auto with them"),
+        (
+            ("--weight-bits", "auto", "--size", "8MiB", "--data", "d", "--frozen-compute", "int8"),
+            "cannot be combined with --frozen-compute int8",
+        ),
+    ],
+)
+def test_options_that_do_not_go_with_auto(checkpoint: Path, tmp_path: Path, words: tuple, message: str) -> None:
+    code, output = exported(checkpoint, tmp_path / "b", *words)
+    assert code != 0 and message in " ".join(output.split())
+
+
+def test_auto_is_for_export_alone() -> None:
+    with pytest.raises(UsageError, match=r"measured on the model.*goes with export"):
+        weight_bits_of("auto", 3)
