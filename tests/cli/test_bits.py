@@ -13,6 +13,8 @@ from edgeplast.cli.app import app
 from edgeplast.cli.bits import weight_bits_of
 from edgeplast.errors import UsageError
 
+pytest.importorskip("torch", reason="exporting needs it")
+
 MODEL = ("vit_tiny_patch16_224", "--model-kwargs")
 KWARGS = '{"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}'
 

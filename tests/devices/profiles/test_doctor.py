@@ -311,7 +311,7 @@ def test_people_get_a_line_a_check_and_a_verdict(
     monkeypatch.setenv("COLUMNS", "60")
     assert run(["doctor", str(tmp_path / "none")]) == 3
     out = capsys.readouterr().out
-    assert "✗ bundle " in out and "is no bundle" in out and "→ Make one with: edgeplast export" in out
+    assert "✗ bundle " in out and "There is no" in out and "→ Make a bundle with: edgeplast export" in out
     assert out.rstrip().endswith("Adaptation will not work here: bundle.")
     assert max(map(len, out.splitlines())) <= 60 + len(str(tmp_path))
 

@@ -62,7 +62,7 @@ def test_a_users_own_file_works_the_same(mine: Path) -> None:
     [
         ("budget =", "buget =", r"Unknown key 'buget'\. Did you mean 'budget'\? Known: title, memory, cores"),
         ("cores = 4\n", "", r"1 keys are missing, for example cores = 6"),
-        ('"2GB"', '"2 gigs"', r"Cannot read '2 gigs' as an amount of memory\. Give a positive number with a unit"),
+        ('"2GB"', '"2 gigs"', r"Cannot read '2 gigs' as an amount of bytes\. Give a positive number with a unit"),
         ('"2GB"', "2000000000", r'memory = 2000000000 has no unit\. Write it as in memory = "8GB"'),
         ("cores = 4", 'cores = "four"', r"cores: Expected `int`, got `str`\. Write it as in cores = 6"),
         ("cores = 4", "cores = 0", r"1 to 1024 cores; 0 were given"),
