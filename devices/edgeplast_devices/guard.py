@@ -2,8 +2,8 @@
 
 Three things stand behind a budget. The plan and the ladder choose a step whose predicted peak fits (``rungs.py``).
 On Linux the kernel refuses what goes beyond it (``memory.Wall``). And a watcher, everywhere, looks twenty times a
-second at this process and at the machine: where there is no wall it stops a run of the graph that has gone over,
-and it notices when other programs eat the memory, so that training backs off before the system swaps or kills.
+second at this process: where there is no wall it stops a run of the graph that has gone over. Between micro-batches the
+trainer asks about the machine as well, and backs off when other programs eat its memory, before it swaps or kills.
 """
 
 from __future__ import annotations

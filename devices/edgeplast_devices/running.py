@@ -118,9 +118,8 @@ class Run:
             state = self.checkpoint.state
             names = [tier.name for tier in manifest.tiers]
             rungs = [rung for rung in rungs if names.index(rung.tier.name) >= names.index(state.tier)]
-            if (
-                state.allowed_bytes == self.allowed_bytes
-            ):  # the same rung again: then the result is the same bit for bit
+            if state.allowed_bytes == self.allowed_bytes:
+                # The same rung again: then the result is the same bit for bit.
                 same = (state.tier, state.recompute, state.micro_batch)
                 at = [i for i, r in enumerate(rungs) if (r.tier.name, r.graph.recompute, r.micro_batch) == same]
                 if at:
@@ -198,10 +197,12 @@ class Run:
         """Go through what is left of an epoch."""
         order = batch_order(epoch_order(len(self.splits["train"]), self.options.seed, self.epoch), self.batch)
         total, often = self.options.epochs * len(order), Interval.parse(self.options.checkpoint_every)
+        seen = sum(map(len, order[: self.position]))
         for number in range(self.position, len(order)):
             self._step(order[number], total, telemetry)
             self.position = number + 1
-            self.progress(self._epoch_name, sum(map(len, order[: number + 1])), self._epoch_images)
+            seen += len(order[number])
+            self.progress(self._epoch_name, seen, self._epoch_images)
             if self.failed >= _MOST_FAILED_STEPS:
                 self.stopped_because = "diverged"
                 return

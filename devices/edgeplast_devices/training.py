@@ -179,7 +179,7 @@ class Trainer:
         return self._session
 
     def _back_off(self) -> None:
-        """Go down while memory is short; on the last rung wait, as long as it is the machine that is short."""
+        """Go down while memory is short; on the last rung wait for a minute at most, then give up."""
         reason = self.guard.pressure()
         if reason is None:
             return
