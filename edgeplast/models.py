@@ -359,3 +359,19 @@ def _fill(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) 
             f"The checkpoint {path} does not fit the model; keys {'; '.join(parts)}. Is the model name right?"
         )
     model.load_state_dict(filtered)
+
+
+def check_finite(model: torch.nn.Module) -> None:
+    """Raise unless every weight is a finite number.
+
+    Raises:
+        InputError: with the names of the first few that are not.
+    """
+    import torch
+
+    broken = [name for name, tensor in model.named_parameters() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise InputError(
+            f"{', '.join(broken[:5])}{' …' if len(broken) > 5 else ''}: the weights are not finite numbers. "
+            "Take a checkpoint from before training broke down."
+        )

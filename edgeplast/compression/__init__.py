@@ -24,10 +24,11 @@ from edgeplast.compression.targets import Target
 from edgeplast.compression.worth import IMPORTANCES
 from edgeplast.errors import InputError, UsageError
 from edgeplast.files import building_folder
-from edgeplast.models import describe, remember, source_of
+from edgeplast.models import check_finite, describe, remember, source_of
 from edgeplast.progress import Progress, silent
 from edgeplast.pruned import RECORD, WEIGHTS, ModelCost, PrunedBlock, PrunedRecord
 from edgeplast.scores import ScoreTable
+from edgeplast.torch_devices import choose_device
 from edgeplast.units import format_seconds
 
 __all__ = ["IMPORTANCES", "Pruned", "Target", "prune", "write_pruned"]
@@ -87,7 +88,7 @@ def prune(
         raise UsageError(f"--prune-steps {steps} must be 1 or more, --distill-steps {distill_steps} 0 or more.")
     if not len(images):
         raise InputError("There are no pictures to prune with. Give --data with at least one picture.")
-    _check_finite(model)
+    check_finite(model)
     source = copy.deepcopy(model).cpu().eval()
     pruner = Pruner(source, images, scores, dict(ratios or {}), importance, seed)
     if target.latency_seconds is not None:
@@ -97,7 +98,9 @@ def prune(
     else:
         counted = target
     work = pruner.start(source)
-    distillation = Distillation(source, images, distill_steps, seed=seed, device=_device(device), progress=progress)
+    distillation = Distillation(
+        source, images, distill_steps, seed=seed, device=choose_device(device), progress=progress
+    )
     saving = pruner.budget(counted)
     for step in range(1, steps + 1):
         progress("pruning", step - 1, steps)
@@ -179,24 +182,3 @@ def _described(
         notes=tuple(pruner.notes),
     )
     return Pruned(after, record)
-
-
-def _check_finite(model: torch.nn.Module) -> None:
-    broken = [name for name, tensor in model.named_parameters() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise InputError(
-            f"{', '.join(broken[:5])}{' …' if len(broken) > 5 else ''}: the weights are not finite numbers. "
-            "Take a checkpoint from before training broke down."
-        )
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"Unknown device {device!r}. Known: auto, cpu, cuda, cuda:0, cuda:1, …") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"Device {device!r} was asked for, but torch sees no CUDA device. Use --device cpu.")
-    return chosen

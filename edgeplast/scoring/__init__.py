@@ -17,7 +17,8 @@ from edgeplast.scoring.examples import Examples
 from edgeplast.scoring.job import Estimate, Job
 from edgeplast.scoring.methods import METHODS, Method
 from edgeplast.scoring.moments import torchrun_group
-from edgeplast.scoring.running import choose_device, prepared
+from edgeplast.scoring.running import prepared
+from edgeplast.torch_devices import choose_device
 
 __all__ = ["METHODS", "Examples", "Method", "score"]
 

@@ -4,36 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from edgeplast.errors import EdgeplastError, InputError, UsageError
+from edgeplast.errors import EdgeplastError, InputError
 from edgeplast.scoring.anatomy import Anatomy, Tap, Unit
 from edgeplast.scoring.examples import Picture, to_batch
-
-
-def choose_device(device: str) -> torch.device:
-    """Return the device to score on; ``auto`` is the CUDA device of this process if there is one.
-
-    Raises:
-        UsageError: no such device.
-    """
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if device == "auto":
-        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"Unknown device {device!r}. Known: auto, cpu, cuda, cuda:0, cuda:1, …") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"Device {device!r} was asked for, but torch sees no CUDA device. Use --device cpu.")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"Device {device!r} was asked for, but there are {torch.cuda.device_count()}: use cuda:0.")
-    return chosen
 
 
 @contextlib.contextmanager

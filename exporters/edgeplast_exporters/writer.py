@@ -30,7 +30,7 @@ from edgeplast.components import HEAD, component_of
 from edgeplast.errors import InputError
 from edgeplast.files import building_folder, refuse_existing
 from edgeplast.footprint import Footprint
-from edgeplast.models import describe
+from edgeplast.models import check_finite, describe
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
@@ -86,7 +86,7 @@ def export(
     refuse_existing(into, force=force)
     architecture = describe(model, plan.architecture.model)
     _check_fit(plan, architecture, classes)
-    _check_finite(model)
+    check_finite(model)
     progress("checking the graph against torch", 0, 1)
     check_forward(model)
     progress("checking the graph against torch", 1, 1)
@@ -210,15 +210,6 @@ def _check_size(forward: Graph) -> None:
         f"less than 2 GiB. The largest component is {reader.component}, whose {reader.op} reads "
         f"{format_bytes(sizes[largest])} ({largest}). Export a smaller model."
     )
-
-
-def _check_finite(model: torch.nn.Module) -> None:
-    broken = [name for name, tensor in model.named_parameters() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise InputError(
-            f"{', '.join(broken[:5])}{' …' if len(broken) > 5 else ''}: the weights are not finite numbers. "
-            "Take a checkpoint from before training broke down."
-        )
 
 
 def _count(parameters: dict[str, np.ndarray], names: list[str]) -> int:
