@@ -11,7 +11,16 @@ import typer
 from edgeplast.bundle import Bundle
 from edgeplast.cli import bits
 from edgeplast.cli.console import print_json, print_table, progress_bar
-from edgeplast.cli.options import budget_of, check_weights_named, network_of, profile_of
+from edgeplast.cli.options import (
+    CheckpointOption,
+    ImageSizeOption,
+    ModelKwargsOption,
+    PretrainedOption,
+    budget_of,
+    check_weights_named,
+    network_of,
+    profile_of,
+)
 from edgeplast.errors import UsageError, one_of
 from edgeplast.files import refuse_existing
 from edgeplast.plans import Plan
@@ -26,12 +35,10 @@ def export(
     model: Annotated[str, typer.Argument(help="timm's name of a vision transformer, or the folder of a pruned one.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Bundle folder to write.")],
     data: Annotated[Path | None, typer.Option(help="Images to score on; their class names make the new head.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights: safetensors or a torch file.")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Ask timm's hub for the weights.")] = False,
-    image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels (default: the model's).")] = None,
-    model_kwargs: Annotated[
-        str | None, typer.Option(help="JSON of further options of timm's model, or @file.json.")
-    ] = None,
+    checkpoint: CheckpointOption = None,
+    pretrained: PretrainedOption = False,
+    image_size: ImageSizeOption = None,
+    model_kwargs: ModelKwargsOption = None,
     plan: Annotated[
         Path | None, typer.Option(help="A plan from `edgeplast plan`, instead of scoring and planning now.")
     ] = None,

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from edgeplast_devices.device_profiles import Profile
 
 
+CheckpointOption = Annotated[Path | None, typer.Option("--checkpoint", help="Weights: safetensors or a torch file.")]
+PretrainedOption = Annotated[bool, typer.Option("--pretrained", help="Ask timm's hub for the weights.")]
+ImageSizeOption = Annotated[
+    int | None, typer.Option("--image-size", help="Side of the input in pixels (default: the model's).")
+]
+ModelKwargsOption = Annotated[
+    str | None, typer.Option("--model-kwargs", help="JSON of further options of timm's model, or @file.json.")
+]
 RuntimeOption = Annotated[
     str,
     typer.Option("--runtime", help="Build of onnxruntime: auto (the one that is installed), ort-training or stock."),

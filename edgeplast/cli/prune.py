@@ -9,7 +9,15 @@ import typer
 
 from edgeplast.cli.console import print_json, progress_bar
 from edgeplast.cli.inspect import show_pruned
-from edgeplast.cli.options import check_weights_named, network_of, read_ratios
+from edgeplast.cli.options import (
+    CheckpointOption,
+    ImageSizeOption,
+    ModelKwargsOption,
+    PretrainedOption,
+    check_weights_named,
+    network_of,
+    read_ratios,
+)
 from edgeplast.files import refuse_existing
 from edgeplast.units import parse_bytes, parse_count, parse_seconds
 
@@ -18,12 +26,10 @@ def prune(
     model: Annotated[str, typer.Argument(help="timm's name of a vision transformer, or the folder of a pruned one.")],
     data: Annotated[Path, typer.Option(help="Images to judge by; their labels are not looked at.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pruned model.")],
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights: safetensors or a torch file.")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Ask timm's hub for the weights.")] = False,
-    image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels (default: the model's).")] = None,
-    model_kwargs: Annotated[
-        str | None, typer.Option(help="JSON of further options of timm's model, or @file.json.")
-    ] = None,
+    checkpoint: CheckpointOption = None,
+    pretrained: PretrainedOption = False,
+    image_size: ImageSizeOption = None,
+    model_kwargs: ModelKwargsOption = None,
     keep: Annotated[float | None, typer.Option(help="Share of the multiply–accumulates to keep, e.g. 0.7.")] = None,
     macs: Annotated[str | None, typer.Option(help="Multiply–accumulates of one image to keep, e.g. 800M.")] = None,
     size: Annotated[str | None, typer.Option(help="Bytes of float32 weights to keep, e.g. 16MiB.")] = None,

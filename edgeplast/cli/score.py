@@ -10,7 +10,14 @@ from typing import Annotated
 import typer
 
 from edgeplast.cli.console import print_json, progress_bar
-from edgeplast.cli.options import check_weights_named, network_of
+from edgeplast.cli.options import (
+    CheckpointOption,
+    ImageSizeOption,
+    ModelKwargsOption,
+    PretrainedOption,
+    check_weights_named,
+    network_of,
+)
 from edgeplast.components import type_of
 from edgeplast.errors import UsageError
 from edgeplast.files import refuse_existing
@@ -33,12 +40,10 @@ def score(
         typer.Option(help=f"How to score (default: {DEFAULT_METHOD}), repeatable; the first is what planning uses."),
     ] = None,
     list_methods: Annotated[bool, typer.Option("--list-methods", help="List all methods and leave.")] = False,
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights: safetensors or a torch file.")] = None,
-    pretrained: Annotated[bool, typer.Option("--pretrained", help="Ask timm's hub for the weights.")] = False,
-    image_size: Annotated[int | None, typer.Option(help="Side of the input in pixels (default: the model's).")] = None,
-    model_kwargs: Annotated[
-        str | None, typer.Option(help="JSON of further options of timm's model, or @file.json.")
-    ] = None,
+    checkpoint: CheckpointOption = None,
+    pretrained: PretrainedOption = False,
+    image_size: ImageSizeOption = None,
+    model_kwargs: ModelKwargsOption = None,
     pairs: Annotated[int, typer.Option(help="Most pairs of images; fewer if the ranking settles.")] = 64,
     granularity: Annotated[
         str, typer.Option(help="component, head, or branch (plasticity-branch alone).")
