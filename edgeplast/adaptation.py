@@ -8,6 +8,7 @@ import msgspec
 
 from edgeplast.documents import Document
 from edgeplast.placement import ON_CPU, DeviceMemoryReport, Placement
+from edgeplast.recomputation import Recompute
 
 
 class BeforeAfter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,7 +70,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         provider: what computed: the execution provider asked for, the one used, and why if they differ.
         tier: the tier in force at the end.
         trained: components that trained in that tier.
-        recompute: whether blocks were computed again in the backward pass, at the end.
+        recompute: how much of the blocks was computed again in the backward pass, at the end.
         memory: see :class:`MemoryReport`.
         batch_size: images an optimizer step was computed from.
         micro_batch_size: images that passed through the graph at once, at the end.
@@ -99,7 +100,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     runtime: str
     tier: str
     trained: tuple[str, ...]
-    recompute: bool
+    recompute: Recompute
     memory: MemoryReport
     batch_size: int
     micro_batch_size: int

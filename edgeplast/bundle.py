@@ -18,6 +18,7 @@ from edgeplast.files import sha256
 from edgeplast.footprint import Footprint
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
+from edgeplast.recomputation import Recompute
 
 MANIFEST, REPORT = "bundle.json", "report.json"
 FROZEN, TRAINABLE = "frozen.safetensors", "trainable.safetensors"
@@ -60,13 +61,13 @@ class TrainingGraph(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         file: its file name.
         footprint: what running it needs.
-        recompute: whether it computes blocks again instead of keeping their insides.
+        recompute: how much of the blocks it computes again instead of keeping it.
         step_flops: floating-point operations of one image, forward and backward.
     """
 
     file: str
     footprint: Footprint
-    recompute: bool
+    recompute: Recompute
     step_flops: float
 
 

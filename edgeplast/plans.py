@@ -11,6 +11,7 @@ from edgeplast.budget import Budget
 from edgeplast.components import HEAD, all_components
 from edgeplast.documents import Document
 from edgeplast.errors import InputError
+from edgeplast.recomputation import Recompute
 
 Optimizer = Literal["adamw", "sgd"]
 
@@ -54,7 +55,7 @@ class Plan(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
         optimizer: whose state the budget was computed with.
         batch_size: images an optimizer step is computed from.
         micro_batch_size: images that pass through the graph at once; gradients of a batch add up.
-        recompute: whether blocks are computed again in the backward pass instead of kept.
+        recompute: how much of the blocks is computed again in the backward pass instead of kept.
         predicted_peak_bytes: estimate for this choice.
         classes: class names of the new head, in label order; empty where the scored images had none.
         notes: what a reader should know of the choice.
@@ -69,7 +70,7 @@ class Plan(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     optimizer: Optimizer = "adamw"
     batch_size: int = 16
     micro_batch_size: int = 16
-    recompute: bool = False
+    recompute: Recompute = "none"
     predicted_peak_bytes: int = 0
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from edgeplast.errors import InputError
+from edgeplast.recomputation import Recompute
 
 TELEMETRY = "telemetry.jsonl"
 """The file's name, beside the report of an adapted bundle and in the folder of a run that is not finished."""
@@ -53,7 +54,7 @@ class StepLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
         resident_bytes: the largest resident set seen during the step (looked at twenty times a second).
         micro_batch: images that passed through the graph at once.
         tier: what trained.
-        recompute: whether blocks were computed again.
+        recompute: how much of the blocks was computed again.
         celsius: the hottest sensor.
         watts: of the whole module.
         clock_fraction: of the processor's highest clock.
@@ -70,7 +71,7 @@ class StepLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     resident_bytes: int
     micro_batch: int
     tier: str
-    recompute: bool
+    recompute: Recompute
     celsius: float | None = None
     watts: float | None = None
     clock_fraction: float | None = None

@@ -25,6 +25,7 @@ from edgeplast.documents import Document
 from edgeplast.errors import DamagedError, InputError
 from edgeplast.evaluation import Evaluation
 from edgeplast.files import sha256
+from edgeplast.recomputation import Recompute
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.tensors import read_arrays, read_metadata, write_arrays
 
@@ -42,7 +43,7 @@ class RunState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
         options: in force, with everything filled in that ``None`` leaves open.
         allowed_bytes: the memory the run could hold; None for no limit.
         tier: name of the tier in force.
-        recompute: whether its graph computes blocks again.
+        recompute: how much of the blocks its graph computes again.
         micro_batch: images that pass through the graph at once.
         epoch: the epoch to go on in, from 0; equal to ``options.epochs`` when only the last evaluation is missing.
         position: batches of that epoch that are done.
@@ -74,7 +75,7 @@ class RunState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     options: TrainingOptions
     allowed_bytes: int | None
     tier: str
-    recompute: bool
+    recompute: Recompute
     micro_batch: int
     epoch: int
     position: int

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from edgeplast.bundle import Manifest, Tier, TrainingGraph
 from edgeplast.errors import BudgetError
+from edgeplast.recomputation import IN_WORDS
 from edgeplast.units import format_bytes
 
 _SMALL_BATCH_COST = {1: 1.45, 2: 1.15}
@@ -39,7 +40,7 @@ class Rung:
     micro_batch: int
 
     def __str__(self) -> str:
-        again = ", recomputed" if self.graph.recompute else ""
+        again = "" if self.graph.recompute == "none" else f", {IN_WORDS[self.graph.recompute]}"
         return f"tier {self.tier.name}, micro-batch {self.micro_batch}{again}"
 
     @property

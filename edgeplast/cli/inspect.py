@@ -13,6 +13,7 @@ from edgeplast.cli.console import print_json, print_table
 from edgeplast.components import COMPONENT_TYPES, block_of, type_of
 from edgeplast.plans import PlannedComponent
 from edgeplast.pruned import PrunedRecord, is_pruned
+from edgeplast.recomputation import IN_WORDS
 from edgeplast.reshaping import read_record
 from edgeplast.units import format_bytes, format_count, format_seconds
 
@@ -64,7 +65,8 @@ def inspect(
     typer.echo(f"{', '.join(outside)}\n")
     tiers = [
         (
-            tier.name + (", recomputed" if graph.recompute else ""),
+            tier.name,
+            IN_WORDS[graph.recompute],
             str(len(tier.components)),
             f"{graph.footprint.trained_parameters:,}",
             format_bytes(graph.footprint.transient_bytes(1)),
@@ -74,8 +76,8 @@ def inspect(
         for tier in manifest.tiers
         for graph in tier.graphs
     ]
-    columns = ("tier", "components", "parameters", "per image", f"per {plan.batch_size} images", "types")
-    print_table("activation memory of each training graph", columns, tiers, left=("types",))
+    columns = ("tier", "blocks", "components", "parameters", "per image", f"per {plan.batch_size} images", "types")
+    print_table("activation memory of each training graph", columns, tiers, left=("blocks", "types"))
     for note in plan.notes:
         typer.echo(f"note: {note}")
 

@@ -15,6 +15,7 @@ from edgeplast.components import COMPONENT_TYPES, EMBED, HEAD, NORM
 from edgeplast.errors import UsageError
 from edgeplast.files import refuse_existing
 from edgeplast.plans import Plan
+from edgeplast.recomputation import IN_WORDS
 from edgeplast.scores import ScoreTable
 from edgeplast.units import format_bytes, format_seconds
 
@@ -111,7 +112,7 @@ def _show_cost(why: Explanation) -> None:
         ("trains", f"{plan.trainable_parameters:,} of {total:,} parameters"),
         ("summed score", f"{why.score:.4g}"),
         ("step", f"{plan.batch_size} images, {plan.micro_batch_size} at a time"),
-        ("blocks", "computed again in the backward pass" if plan.recompute else "kept"),
+        ("blocks", IN_WORDS[plan.recompute]),
         ("predicted peak", f"{format_bytes(e.peak_bytes)} (budget: {plan.budget})"),
         ("  runtime", format_bytes(e.base_bytes)),
         ("  frozen weights", format_bytes(e.frozen_bytes)),

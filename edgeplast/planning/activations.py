@@ -8,8 +8,9 @@ With N tokens, Q output tokens, D width, A attention width, H heads and M hidden
     h = 4·Q·M    rows inside the MLP
 
 bytes. A block that the gradient crosses keeps its input, queries, keys, values, the attention weights and their
-product with the values, the middle of the residual stream and fc1's output: 7·a + s + h. Training adds the
-input of each trained layer: 2·a for attn (qkv and projection), a for fc1, h for fc2, nothing for norms.
+product with the values, the middle of the residual stream and the slope of its activation: 6·a + s + h. Training adds
+the input of each trained layer: a for attn (qkv; the projection's is kept anyway), a for fc1, h for fc2, nothing for
+norms. With selective recomputation s and the inputs that a norm makes are not kept.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from edgeplast.components import COMPONENT_TYPES
 from edgeplast.footprint import MemoryLine
 from edgeplast.planning.sizes import BlockSizes
+from edgeplast.recomputation import FLOPS_PER_BYTE, SOFTMAX_FLOPS, Recompute
 
 NORM1, ATTN, NORM2, FC1, FC2 = range(len(COMPONENT_TYPES))
 
@@ -27,8 +29,8 @@ CROSSED, UNTOUCHED = -1, len(COMPONENT_TYPES)
 """Where the gradient ends in a block, beside the position of a type: it goes through, or never comes."""
 
 GELU_BUFFERS = 3
-"""Arrays of the MLP's hidden size that the derivative of GELU holds at once: x/√2 and two; or itself, the incoming
-gradient and their product."""
+"""Arrays of the MLP's hidden size that the backward pass of GELU holds at once: slope, incoming gradient, product. Its
+slope takes as many to compute, and one more where the prediction is computed beside it."""
 
 ATTENTION_BUFFERS = 3
 """Arrays of H·N² that the derivative of softmax holds at once: the weights, their gradient, and one."""
@@ -75,7 +77,19 @@ def gradient_end(trained: Collection[str], entered: bool) -> int:
     return min((COMPONENT_TYPES.index(kind) for kind in trained), default=UNTOUCHED)
 
 
-def block_memory(b: BlockSizes, trained: Collection[str], end: int, copies: dict[str, int]) -> BlockMemory:
+def scores_again(b: BlockSizes) -> bool:
+    """Whether selective recomputation computes attention weights again, as the exporter decides it."""
+    return 2 * b.attention / b.heads + SOFTMAX_FLOPS < 4 * FLOPS_PER_BYTE
+
+
+def mixed_again(b: BlockSizes) -> bool:
+    """Whether it also computes their product with the values again: only over few tokens."""
+    return scores_again(b) and 2 * b.tokens + 16 < 4 * FLOPS_PER_BYTE
+
+
+def block_memory(
+    b: BlockSizes, trained: Collection[str], end: int, copies: dict[str, int], recompute: Recompute = "none"
+) -> BlockMemory:
     """Return what one block holds.
 
     Args:
@@ -84,6 +98,8 @@ def block_memory(b: BlockSizes, trained: Collection[str], end: int, copies: dict
         end: from :func:`gradient_end`.
         copies: component type to the bytes of its largest frozen matrix as float32 while it is being read, 0
             where it is stored as float32 already.
+        recompute: how much of it is computed again. What is kept with ``full`` is its input alone; returned are the
+            bytes while it is computed again.
     """
     rows, out = 4 * b.tokens * b.width, 4 * b.queries * b.width
     keys, queries = 4 * b.tokens * b.attention, 4 * b.queries * b.attention
@@ -91,19 +107,25 @@ def block_memory(b: BlockSizes, trained: Collection[str], end: int, copies: dict
     x = rows if end <= NORM1 else 0
     normed = rows if "attn" in trained else 0
     inside = 2 * keys + 2 * queries + weights if end <= ATTN else 0
-    mixed = queries if "attn" in trained else 0
     middle = out if end <= NORM2 else 0
     normed2 = out if "fc1" in trained else 0
     fc1 = b.gates * hidden if end <= FC1 else 0
     active = hidden if "fc2" in trained else 0
-    kept = x + normed + inside + mixed + middle + normed2 + fc1 + active
+    kept = x + normed + inside + middle + normed2 + fc1 + active
+    attention = x + normed + inside
+    if recompute == "selective":
+        cheap = normed * (end <= NORM1)
+        if end <= ATTN:
+            cheap += weights * scores_again(b) + queries * mixed_again(b)
+        kept -= cheap + normed2 * (end <= NORM2)
+        attention -= cheap
 
-    attention = x + normed + inside + mixed
+    gelu = GELU_BUFFERS + (recompute != "full" or "fc2" in trained) if end <= FC1 else 2
     forward = [
         MemoryLine(0, rows + normed + 6 * keys),
         MemoryLine(copies["attn"], 2 * rows + 3 * keys),
         MemoryLine(0, rows + normed + (3 if end <= ATTN else 1) * keys + 2 * weights),
-        MemoryLine(0, attention + out + normed2 + (b.gates + 1) * hidden),
+        MemoryLine(0, attention + out + normed2 + (b.gates - 1 + gelu) * hidden),
         MemoryLine(copies["fc1"], attention + 2 * out + b.gates * hidden),
         MemoryLine(copies["fc2"], attention + 2 * out + normed2 + fc1 + hidden),
     ]

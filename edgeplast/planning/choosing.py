@@ -10,8 +10,8 @@ add up item by item. But given everything after a block (its trained bytes W, it
 a block that keeps k bytes and peaks at p makes of them W + w, max(p, k + T), V + v. So blocks are visited from the
 output to the input, each with all subsets of its scored components (32 at most), and of all partial choices only
 those survive that no other beats in both W + T and V. The block in which the trained part starts differs (the
-gradient ends inside it), so every block also ends the recursion once. This runs for each micro-batch size,
-with and without recomputation; what comes out is the whole curve of score against memory at once.
+gradient ends inside it), so every block also ends the recursion once. This runs for each micro-batch size
+and each degree of recomputation; what comes out is the whole curve of score against memory at once.
 
 Exactness: where nothing is thinned out the result is exact but for one thing, that two partial choices of equal
 W + T may differ in T. Fronts of more than ``FRONT`` choices are thinned to the best in each of ``FRONT`` equal cells
@@ -34,6 +34,7 @@ from edgeplast.budget import Budget
 from edgeplast.components import COMPONENT_TYPES, in_order
 from edgeplast.planning.estimating import ALWAYS, ARENA_MARGIN, Workload
 from edgeplast.planning.flops import forward_flops, step_seconds
+from edgeplast.recomputation import RECOMPUTE, Recompute
 
 FRONT = 1024
 """The most partial choices kept at a block."""
@@ -144,7 +145,7 @@ def candidates(
     """
     found: list[tuple[Front, dict[str, np.ndarray]]] = []
     for size in micro_batches:
-        for recompute in (False, True):
+        for recompute in RECOMPUTE:
             found += _search(workload, scores, size, recompute, limited)
     columns = {key: np.concatenate([c[key] for _, c in found]) for key in found[0][1]}
     lengths = [len(front.score) for front, _ in found]
@@ -158,12 +159,12 @@ def candidates(
 
 
 def _search(
-    w: Workload, scores: Mapping[str, float], micro_batch: int, recompute: bool, limited: bool
+    w: Workload, scores: Mapping[str, float], micro_batch: int, recompute: Recompute, limited: bool
 ) -> Iterable[tuple[Front, dict[str, np.ndarray]]]:
     """Yield the complete choices that start at each block (last first), after the choice of no block at all."""
     front = _nothing()
     depth = len(w.blocks)
-    if not recompute:
+    if recompute == "none":
         yield front, _complete(w, front, depth, micro_batch, recompute)
     for index in reversed(range(depth)):
         started = _extended(front, _options(w, scores, index, False, micro_batch, recompute), limited)
@@ -177,7 +178,7 @@ def _nothing() -> Front:
     return Front(zero, zero, zero, zero, zero, none, none)
 
 
-def _complete(w: Workload, front: Front, start: int, micro_batch: int, recompute: bool) -> dict[str, np.ndarray]:
+def _complete(w: Workload, front: Front, start: int, micro_batch: int, recompute: Recompute) -> dict[str, np.ndarray]:
     """Add what does not depend on the choice: runtime, frozen weights, the forward pass before the first block."""
     before = max([w.embedding_bytes(micro_batch), *(w.block(i, (), False).peak(micro_batch) for i in range(start))])
     fixed = w.fixed_bytes(micro_batch) + sum(map(w.trained_bytes, ALWAYS))
@@ -190,12 +191,12 @@ def _complete(w: Workload, front: Front, start: int, micro_batch: int, recompute
         "step_seconds": np.array(seconds),
         "disk_bytes": disk + front.disk,
         "micro_batch_size": np.full(len(front.score), micro_batch),
-        "recompute": np.full(len(front.score), recompute),
+        "recompute": np.full(len(front.score), recompute, dtype="U9"),
     }
 
 
 def _options(
-    w: Workload, scores: Mapping[str, float], index: int, entered: bool, micro_batch: int, recompute: bool
+    w: Workload, scores: Mapping[str, float], index: int, entered: bool, micro_batch: int, recompute: Recompute
 ) -> Options:
     """List the subsets of a block's scored components; without the empty one where the trained part starts."""
     kinds = [kind for kind in COMPONENT_TYPES if scores.get(f"blocks.{index}.{kind}", 0) > 0]

@@ -2,8 +2,9 @@
 
     peak = runtime + 2 · frozen weights as stored + trainable · 4 · (2 + optimizer slots) + images + 1.2 · transient
 
-The transient part is the sum of what crossed blocks keep up to the block that peaks; with recomputation
-each crossed block but the last keeps only its input (B·N·D floats) and is computed again when its turn comes.
+The transient part is the sum of what crossed blocks keep up to the block that peaks; with full recomputation
+each crossed block but the last keeps only its input (B·N·D floats) and is computed again when its turn comes, with
+selective recomputation it keeps all but norms and attention weights.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from edgeplast.planning.flops import (
 from edgeplast.planning.sizes import BlockSizes, block_sizes, image_bytes
 from edgeplast.planning.weights import float_copy_bytes, state_bytes_per_parameter, stored_bytes
 from edgeplast.plans import OPTIMIZER_SLOTS
+from edgeplast.recomputation import Recompute
 
 RUNTIME_BASE_BYTES = 91_000_000
 """Interpreter, numpy and onnxruntime (64 MB), two sessions without weights (15.5), room to decode a picture (11.5);
@@ -49,7 +51,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         micro_batch_size: images that pass through the graph at once.
-        recompute: whether blocks are computed again in the backward pass.
+        recompute: how much of the blocks is computed again in the backward pass.
         base_bytes: the runtime's own.
         frozen_bytes: frozen weights as stored.
         state_bytes: trainable parameters, gradients and optimizer state, float32.
@@ -61,7 +63,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
 
     micro_batch_size: int
-    recompute: bool
+    recompute: Recompute
     base_bytes: int
     frozen_bytes: int
     state_bytes: int
@@ -88,7 +90,7 @@ def estimate(
     trainable: Collection[str],
     *,
     micro_batch_size: int = 16,
-    recompute: bool = False,
+    recompute: Recompute = "none",
     optimizer: str = "adamw",
     weight_bits: int = 8,
     batch_size: int | None = None,
@@ -100,7 +102,7 @@ def estimate(
         architecture: of the model, its head already the new one.
         trainable: names of the components that train.
         micro_batch_size: images that pass through the graph at once.
-        recompute: whether blocks are computed again in the backward pass.
+        recompute: how much of the blocks is computed again in the backward pass.
         optimizer: ``adamw`` or ``sgd``.
         weight_bits: of frozen matrices: 32, 8 or 4.
         batch_size: images of an optimizer step, for its time; by default one micro-batch.
@@ -191,24 +193,25 @@ class Workload:
         return graphs + sum(self.stored.values())
 
     @cached_property
-    def _known(self) -> dict[tuple[int, tuple[str, ...], bool], BlockMemory]:
+    def _known(self) -> dict[tuple[int, tuple[str, ...], bool, Recompute], BlockMemory]:
         """Blocks already computed: the search asks for each again at every micro-batch size."""
         return {}
 
-    def block(self, index: int, trained: Collection[str], entered: bool) -> BlockMemory:
+    def block(self, index: int, trained: Collection[str], entered: bool, recompute: Recompute = "none") -> BlockMemory:
         """Return the activation memory of one block."""
-        key = (index, tuple(trained), entered)
+        recompute = self.computed_again(index, recompute)
+        key = (index, tuple(trained), entered, recompute)
         if key not in self._known:
             copies = {k: 0 if k in trained else self.copies[f"blocks.{index}.{k}"] for k in COMPONENT_TYPES}
             end = gradient_end(trained, entered)
-            self._known[key] = block_memory(self.blocks[index], trained, end, copies)
+            self._known[key] = block_memory(self.blocks[index], trained, end, copies, recompute)
         return self._known[key]
 
-    def block_flops(self, index: int, trained: Collection[str], entered: bool, recompute: bool) -> float:
+    def block_flops(self, index: int, trained: Collection[str], entered: bool, recompute: Recompute) -> float:
         """Return the operations of one block, for one image."""
         b, end = self.blocks[index], gradient_end(trained, entered)
-        again = self.computed_again(index, recompute) and end < UNTOUCHED
-        return forward_flops(b) + backward_flops(b, trained, end) + recomputed_flops(b) * again
+        again = recomputed_flops(b, self.computed_again(index, recompute), end)
+        return forward_flops(b) + backward_flops(b, trained, end) + again
 
     def edge_flops(self, trainable: Collection[str]) -> float:
         """Return the operations of patch embedding and head, for one image; a product that trains counts twice."""
@@ -218,19 +221,19 @@ class Workload:
         deeper = any(name != HEAD for name in trainable)
         return embed * (1 + (EMBED in trainable)) + head * (1 + (HEAD in trainable) + deeper)
 
-    def computed_again(self, index: int, recompute: bool) -> bool:
-        """Whether a block, if the gradient reaches it, is computed again; the last one never is."""
-        return recompute and index < len(self.blocks) - 1
+    def computed_again(self, index: int, recompute: Recompute) -> Recompute:
+        """Return how much of a block, if the gradient reaches it, is computed again; of the last one nothing."""
+        return recompute if index < len(self.blocks) - 1 else "none"
 
     def held_and_peak(
-        self, index: int, trained: Collection[str], entered: bool, micro_batch_size: int, recompute: bool
+        self, index: int, trained: Collection[str], entered: bool, micro_batch_size: int, recompute: Recompute
     ) -> tuple[int, int]:
         """Return the bytes a block keeps between its two passes, and the most alive while it computes.
 
         Both on top of what earlier blocks keep.
         """
-        memory = self.block(index, trained, entered)
-        if gradient_end(trained, entered) < UNTOUCHED and self.computed_again(index, recompute):
+        memory = self.block(index, trained, entered, recompute)
+        if gradient_end(trained, entered) < UNTOUCHED and self.computed_again(index, recompute) == "full":
             rows = 4 * self.blocks[index].tokens * self.blocks[index].width
             return rows * micro_batch_size, memory.peak(micro_batch_size, incoming=rows)
         return memory.kept * micro_batch_size, memory.peak(micro_batch_size)
@@ -241,7 +244,7 @@ class Workload:
         per_image = image_bytes(self.architecture) + 4 * b.tokens * b.width
         return self.copies[EMBED] + per_image * micro_batch_size
 
-    def transient_bytes(self, trainable: Collection[str], micro_batch_size: int, recompute: bool) -> int:
+    def transient_bytes(self, trainable: Collection[str], micro_batch_size: int, recompute: Recompute) -> int:
         """Return the most bytes that are alive at once inside one run of the training graph."""
         entered = EMBED in trainable
         held = image_bytes(self.architecture) * micro_batch_size if entered else 0
@@ -259,7 +262,7 @@ class Workload:
             [kind for kind in COMPONENT_TYPES if f"blocks.{i}.{kind}" in trainable] for i in range(len(self.blocks))
         ]
 
-    def estimate(self, trainable: Collection[str], micro_batch_size: int, recompute: bool) -> Estimate:
+    def estimate(self, trainable: Collection[str], micro_batch_size: int, recompute: Recompute) -> Estimate:
         """Return what training these components costs.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -149,7 +150,7 @@ def _curve(found: Candidates, budget: Budget) -> tuple[CurvePoint, ...]:
 def _alternative(plan: Plan, found: Candidates, index: int) -> Alternative:
     trained = found.trained(index)
     return Alternative(
-        memory_bytes=int(found.memory_bytes[index]),
+        memory_bytes=math.ceil(found.memory_bytes[index]),
         score=float(found.score[index]),
         gained=tuple(name for name in trained if name not in plan.trainable),
         lost=tuple(name for name in plan.trainable if name not in trained),

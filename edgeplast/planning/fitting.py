@@ -9,17 +9,21 @@ from edgeplast.budget import Budget
 from edgeplast.components import HEAD
 from edgeplast.errors import BudgetError
 from edgeplast.planning.estimating import RUNTIME_BASE_BYTES, Estimate, Workload
+from edgeplast.recomputation import RECOMPUTE
 from edgeplast.units import format_bytes
 
 MIB = 1024**2
 
 
 def rungs(workload: Workload, trainable: Collection[str], micro_batches: Iterable[int]) -> list[Estimate]:
-    """Return every way to run a set: micro-batch sizes, kept and, where that saves memory, recomputed."""
-    found = []
+    """Return every way to run a set: micro-batch sizes, and recomputation wherever more of it saves memory."""
+    found: list[Estimate] = []
     for size in micro_batches:
-        kept, again = (workload.estimate(trainable, size, recompute) for recompute in (False, True))
-        found += [kept, again] if again.peak_bytes < kept.peak_bytes else [kept]
+        least = math.inf
+        for way in (workload.estimate(trainable, size, recompute) for recompute in RECOMPUTE):
+            if way.peak_bytes < least:
+                found.append(way)
+                least = way.peak_bytes
     return found
 
 
@@ -82,7 +86,7 @@ def _need(workload: Workload, trainable: Collection[str], budget: Budget, micro_
         size = math.ceil(min(e.disk_bytes for e in ways) / MIB)
         return f"at least {size} MiB on disk: give --disk {size}MiB or more{_or(hints)}"
     way = min(ways, key=lambda e: e.peak_bytes)
-    how = f"micro-batch {way.micro_batch_size}{', recomputation' if way.recompute else ''}"
+    how = f"micro-batch {way.micro_batch_size}{', recomputation' if way.recompute != 'none' else ''}"
     size = math.ceil(way.peak_bytes / MIB)
     hints += ["a smaller --micro-batch"] if min(micro_batches) > 1 else []
     moment_bytes = 4 * sum(workload.architecture.parameters[name] for name in trainable)

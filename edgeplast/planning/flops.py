@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import cache
 
-from edgeplast.planning.activations import ATTN, FC1, NORM1, NORM2
+from edgeplast.planning.activations import ATTN, FC1, NORM1, NORM2, UNTOUCHED, mixed_again, scores_again
 from edgeplast.planning.sizes import BlockSizes
+from edgeplast.recomputation import Recompute
 
 FLOPS_PER_SECOND = 170e9
 """What onnxruntime reaches in a training step on the 2 x86-64 cores that facts.md was measured on: ViT-Tiny,
@@ -40,9 +41,19 @@ def backward_flops(b: BlockSizes, trained: Collection[str], end: int) -> float:
     return total + _fc2(b) * ("fc2" in trained)
 
 
-def recomputed_flops(b: BlockSizes) -> float:
-    """Return the operations of computing one block again for its backward pass, which fc2's output is not part of."""
-    return forward_flops(b) - _fc2(b)
+def recomputed_flops(b: BlockSizes, recompute: Recompute, end: int) -> float:
+    """Return the operations of computing one block again for its backward pass, which fc2's output is not part of.
+
+    Args:
+        b: its sizes.
+        recompute: how much of it is computed again.
+        end: how far back the gradient goes.
+    """
+    if recompute == "none" or end == UNTOUCHED:
+        return 0.0
+    if recompute == "full":  # where the gradient ends behind attention, the middle of the block is kept, not its input
+        return forward_flops(b) - _fc2(b) if end <= ATTN else _fc1(b)
+    return _scores(b) * (scores_again(b) + mixed_again(b)) if end <= ATTN else 0.0
 
 
 def step_seconds(flops_per_image: float, batch_size: int, micro_batch_size: int, flops_per_second: float) -> float:

@@ -3,8 +3,9 @@
     python examples/benchmarks/frozen_weights.py --checkpoint weights.safetensors --data rsscn7.tar [--json]
 
 Each choice is exported once, adapted with every seed and evaluated on the test split, by the command line, as a user
-would. *Before* is how far the features have moved from float32 when nothing has been trained yet: the root mean square
-difference of the logits of the checkpoint's own head over their deviation, and how often both name the same class.
+would. *Before* is how far the features have moved from float32 when nothing has been trained yet, with the bits of that
+bundle: the root mean square difference of the logits of the checkpoint's own head over their deviation, and how often
+both name the same class.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ CHOICES = {
     "fp32": ("--weight-bits", "32"),
     "int8": ("--weight-bits", "8"),
     "int4": ("--weight-bits", "4"),
+    "auto, int4 + 15 %": ("--weight-bits", "auto", "--size", "1.15 × int4"),
     "int8, computed in int8": ("--weight-bits", "8", "--frozen-compute", "int8"),
 }
+"""What is compared, and the options of ``edgeplast export`` that make it. A size may be a multiple of another's."""
 _TEST_IMAGES = 210
 
 
@@ -44,7 +47,8 @@ def main() -> None:
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.choices:
-            results[name] = _measure(arguments, CHOICES[name], Path(folder) / name.replace(", ", "-").replace(" ", "-"))
+            bundle = Path(folder) / "".join(c if c.isalnum() else "-" for c in name)
+            results[name] = _measure(arguments, _sized(arguments, CHOICES[name], bundle), bundle)
             if not arguments.json:
                 print(_row(name, results[name]), flush=True)
     if arguments.json:
@@ -52,9 +56,22 @@ def main() -> None:
         print(json.dumps({"workload": settings | {"seeds": arguments.seeds}, "choices": results}, indent=2))
 
 
-def _measure(arguments: argparse.Namespace, choice: tuple[str, ...], bundle: Path) -> dict[str, Any]:
+def _sized(arguments: argparse.Namespace, choice: tuple[str, ...], bundle: Path) -> tuple[str, ...]:
+    """Put bytes in the place of a multiple of what another choice takes."""
+    if "×" not in choice[-1]:
+        return choice
+    factor, other = choice[-1].split(" × ")
+    size = _export(arguments, CHOICES[other], bundle.with_name(f"{bundle.name}-{other}"))["bytes"]
+    return (*choice[:-1], str(int(float(factor) * size)))
+
+
+def _export(arguments: argparse.Namespace, choice: tuple[str, ...], bundle: Path) -> Any:
     source = ["--checkpoint", str(arguments.checkpoint), "--data", str(arguments.data), "--train", arguments.train]
-    exported = _edgeplast("export", arguments.model, *source, *choice, "-o", str(bundle))
+    return _edgeplast("export", arguments.model, *source, *choice, "-o", str(bundle))
+
+
+def _measure(arguments: argparse.Namespace, choice: tuple[str, ...], bundle: Path) -> dict[str, Any]:
+    exported = _export(arguments, choice, bundle)
     accuracies, steps, peaks = [], [], []
     for seed in arguments.seeds:
         adapted = bundle.with_name(f"{bundle.name}-{seed}")
@@ -64,7 +81,7 @@ def _measure(arguments: argparse.Namespace, choice: tuple[str, ...], bundle: Pat
         steps.append(report["seconds"]["step_median"])
         peaks.append(report["memory"]["measured_peak_bytes"])
     return {
-        "before": _before(arguments, choice),
+        "before": _before(arguments, choice, bundle),
         "accuracy_after": accuracies,
         "bundle_bytes": exported["bytes"],
         "step_seconds": statistics.median(steps),
@@ -72,12 +89,13 @@ def _measure(arguments: argparse.Namespace, choice: tuple[str, ...], bundle: Pat
     }
 
 
-def _before(arguments: argparse.Namespace, choice: tuple[str, ...]) -> dict[str, float]:
-    """Compare a bundle that keeps the checkpoint's head, every block frozen, with float32 on the test split."""
+def _before(arguments: argparse.Namespace, choice: tuple[str, ...], exported: Path) -> dict[str, float]:
+    """Compare a bundle with those bits, the checkpoint's head kept and the rest frozen, with float32 on test images."""
     import numpy as np
 
     from edgeplast import verbs
     from edgeplast.budget import Budget
+    from edgeplast.bundle import Bundle
     from edgeplast.components import HEAD, all_components
     from edgeplast.models import describe, load_model, preprocessing_of
     from edgeplast.plans import Plan, PlannedComponent
@@ -87,17 +105,18 @@ def _before(arguments: argparse.Namespace, choice: tuple[str, ...]) -> dict[str,
 
     model = load_model(arguments.model, checkpoint=arguments.checkpoint)
     architecture = describe(model, arguments.model)
-    options = dict(zip(choice[::2], choice[1::2], strict=True))
+    stored = Bundle.open(exported).manifest.plan.components
+    computed = dict(zip(choice[::2], choice[1::2], strict=True)).get("--frozen-compute", "fp32")
     how = preprocessing_of(model)
     tests = verbs.PreparedImages(open_images(arguments.data, "test"), how)
     images = [tests.tensor(i) for i in range(min(len(tests), _TEST_IMAGES))]
     found = []
-    for bits, compute in ((32, "fp32"), (int(options["--weight-bits"]), options.get("--frozen-compute", "fp32"))):
+    for rounding, compute in ((False, "fp32"), (True, computed)):
         components = {
             name: PlannedComponent(
                 trainable=name == HEAD,
                 parameters=architecture.parameters[name],
-                weight_bits=32 if name == HEAD else bits,
+                weight_bits=stored[name].weight_bits if rounding and name != HEAD else 32,
             )
             for name in all_components(architecture.depth)
         }

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import torch
 
-from edgeplast.bundle import BLOCK_OF_4_BITS
+from edgeplast.bundle import BLOCK_OF_4_BITS, Manifest
 from edgeplast.components import COMPONENT_TYPES, component_of, type_of
 from edgeplast.errors import BudgetError, UsageError
 from edgeplast.plans import Plan, PlannedComponent
@@ -93,15 +93,15 @@ def choose_bits(
     }
     states = way_down(errors, sizes)
 
-    def exported_bytes(state: Bits) -> int:
+    def exported(state: Bits) -> tuple[Manifest, int]:
         with tempfile.TemporaryDirectory() as folder:
             trial = export(model, with_bits(plan, state), into=Path(folder) / "b", classes=classes,
                            preprocessing=preprocessing)  # fmt: skip
-            return trial.bytes + _NOTES_BYTES
+            return trial.manifest, trial.bytes
 
     first = 0
     if size_bytes is not None:
-        others = exported_bytes(states[-1]) - int(total(states[-1], sizes))
+        others = exported(states[-1])[1] + _NOTES_BYTES - int(total(states[-1], sizes))
         fitting = (i for i, state in enumerate(states) if total(state, sizes) + others <= size_bytes)
         first = next(fitting, len(states))
         if first == len(states):
@@ -115,9 +115,15 @@ def choose_bits(
 
         chosen, note = measuring.furthest(states[first:], rounded)
         notes.append(note)
-    predicted = exported_bytes(chosen) - _NOTES_BYTES
-    notes.insert(0, _note(chosen, plan.components, predicted, size_bytes))
-    return msgspec.structs.replace(with_bits(plan, chosen), notes=(*plan.notes, *notes))
+    manifest, predicted = exported(chosen)
+
+    def noted() -> Plan:
+        note = _note(chosen, plan.components, predicted, size_bytes)
+        return msgspec.structs.replace(with_bits(plan, chosen), notes=(*plan.notes, note, *notes))
+
+    # The notes are part of the bundle whose size they tell.
+    predicted += len(msgspec.structs.replace(manifest, plan=noted()).to_json()) - len(manifest.to_json())
+    return noted()
 
 
 def relative_plasticity(components: Mapping[str, PlannedComponent]) -> dict[str, float]:

@@ -200,10 +200,8 @@ def _attention(emit: _Emitter, attn: Any, name: str, x: Value, tokens: int, keep
         raise _refused(name, attn, f"Attention with {', '.join(sorted(_ATTENTION_PARTS))}")
     heads, dim = int(attn.num_heads), int(attn.qkv.out_features) // 3
     size = dim // heads
-    q, k, v = (
-        g.transpose(g.reshape(part, (1, tokens, heads, size)), (0, 2, 1, 3))
-        for part in g.split(emit.linear(attn.qkv, f"{name}.qkv", x), 1, 3)
-    )
+    projected = g.reshape(emit.linear(attn.qkv, f"{name}.qkv", x), (1, tokens, 3 * heads, size))
+    q, k, v = g.split(g.transpose(projected, (0, 2, 1, 3)), 1, 3)
     q = emit.norm(attn.q_norm, f"{name}.q_norm", q)
     k = emit.norm(attn.k_norm, f"{name}.k_norm", k)
     queries = tokens

@@ -112,14 +112,29 @@ class Differentiation:
             raise InputError(f"{parameter} is used twice in the model; shared parameters cannot be trained here.")
         self.sums[parameter] = add(self.value(gradient_input(parameter)))
 
-    def row_product(self, p: Value, d: Value) -> tuple[Value, Value]:
-        """Return two values whose product, summed over the last dimension, is Σ d·p for each row of p."""
-        readers = [n for n in self.forward if p.name in n.inputs]
-        if len(readers) == 1 and readers[0].op == "MatMul" and readers[0].inputs[0] == p.name:
-            mixed = readers[0].outputs[0]
-            if mixed in self.visited:
-                return self.visited[mixed], self.value(mixed)
-        return d, p
+    def row_sums(self, p: Value, d: Value) -> Value:
+        """Return Σ d·p over the last dimension, for each row of the attention weights p (…, heads, queries, keys).
+
+        Where p only weighs values (o = p·v), that is Σ do·o over the head's few dimensions (the identity of
+        FlashAttention, Dao et al. 2022, arXiv 2205.14135, appendix B), which spares a pass over N². Where o is then
+        laid out as rows of tokens, the sum is taken there: the projection's gradient needs o in that form anyway.
+        """
+        g = self.graph
+        product = self._only_reader(p.name)
+        if product is None or product.op != "MatMul" or product.inputs[0] != p.name:
+            return g.reduce("ReduceSum", g.mul(d, p), -1)
+        heads = product.outputs[0]
+        transposed = self._only_reader(heads)
+        rows = self._only_reader(transposed.outputs[0]) if transposed is not None else None
+        if transposed is None or rows is None or (transposed.op, rows.op) != ("Transpose", "Reshape"):
+            return g.reduce("ReduceSum", g.mul(self.visited[heads], self.value(heads)), -1)
+        out, perm = rows.outputs[0], transposed.attributes["perm"]
+        split = g.reshape(g.mul(self.visited[out], self.value(out)), self.value(transposed.outputs[0]).shape)
+        return g.transpose(g.reduce("ReduceSum", split, -1), [perm.index(i) for i in range(len(perm))])
+
+    def _only_reader(self, name: str) -> Node | None:
+        readers = [n for n in self.forward if name in n.inputs]
+        return readers[0] if len(readers) == 1 else None
 
     def unbroadcast(self, gradient: Value, like: Value) -> Value:
         """Sum a gradient over the dimensions along which ``like`` was broadcast (the batch among them)."""
@@ -218,32 +233,29 @@ def _sum_rows(s: Differentiation, gradient: Value, like: Value) -> Value:
 
 
 def _softmax(s: Differentiation, node: Node, incoming: list[Value | None]) -> Gradients:
-    """``p = softmax(z)``: dz = p·(d − Σ d·p).
-
-    Where p only weighs values (o = p·v), Σ d·p over a row equals Σ do·o over the head's few dimensions (the
-    identity of FlashAttention, Dao et al. 2022, arXiv 2205.14135, appendix B), which spares a pass over N².
-    """
+    """``p = softmax(z)``: dz = p·(d − Σ d·p)."""
     d = _only(incoming)
     g = s.graph
     p = s.value(node.outputs[0])
-    row = g.reduce("ReduceSum", g.mul(*s.row_product(p, d)), -1)
-    return [g.mul(p, g.sub(d, row))]
+    return [g.mul(p, g.sub(d, s.row_sums(p, d)))]
 
 
 def _gelu(s: Differentiation, node: Node, incoming: list[Value | None]) -> Gradients:
-    """``x·Φ(x)``: d·(Φ(x) + x·φ(x)), with t = x/√2: Φ = (1 + erf t)/2 and x·φ(x) = (t/√π)·exp(−t²).
+    """``x·Φ(x)``: d·(Φ(x) + x·φ(x)), with t = x/√2: 2Φ = 1 + erf t and 2x·φ(x) = (2t/√π)·exp(−t²).
 
-    The factor of d is computed before d is: these are the largest arrays of a block, and one fewer is alive at once.
+    The slope is computed in the forward pass, which then takes its own product from the same erf: that is the most
+    expensive of these, the slope needs as many bytes between the passes as x would, and the backward pass is left
+    with one product over the largest arrays of a block.
     """
     d = _only(incoming)
-    g = s.graph
-    made = next((i for i in reversed(range(len(g.nodes))) if d.name in g.nodes[i].outputs), None)
-    producer = [] if made is None else [g.nodes.pop(made)]  # nothing has read d yet
-    t = g.scale(s.value(node.inputs[0]), 1 / math.sqrt(2))
-    density = g.scale(g.div(t, g.unary("Exp", g.mul(t, t))), 2 / math.sqrt(math.pi))
-    twice = g.add(g.add(g.unary("Erf", t), density), g.constant(1.0))
-    g.nodes += producer
-    return [g.scale(g.mul(d, twice), 0.5)]
+    g, x = s.graph, s.value(node.inputs[0])
+    with g.in_place_of(node):
+        t = g.scale(x, math.sqrt(0.5))
+        density = g.scale(g.div(t, g.unary("Exp", g.mul(t, t))), 2 / math.sqrt(math.pi))
+        twice = g.add(g.unary("Erf", t), g.constant(1.0))
+        slope = g.add(density, twice)
+        g.scale(g.mul(t, twice), math.sqrt(0.5), name=node.outputs[0])
+    return [g.scale(g.mul(d, slope), 0.5)]
 
 
 def _sigmoid(s: Differentiation, node: Node, incoming: list[Value | None]) -> Gradients:

@@ -127,6 +127,17 @@ class Graph:
         finally:
             self._component, self._block, self._phase = before
 
+    @contextlib.contextmanager
+    def in_place_of(self, node: Node) -> Iterator[None]:
+        """Put every node added inside where one node stood; they must compute its outputs, under their names."""
+        at = next(i for i, n in enumerate(self.nodes) if n is node)
+        after, self.nodes = self.nodes[at + 1 :], self.nodes[:at]
+        for name in filter(None, node.outputs):
+            del self.values[name]
+        with self.serving(node.component, node.block, node.phase):
+            yield
+        self.nodes += after
+
     # -- values ---------------------------------------------------------------------------------------------
 
     def input(self, name: str, shape: Sequence[int], *, batched: bool = False, dtype: str = "float32") -> Value:
@@ -263,9 +274,9 @@ class Graph:
         """``a / b``, element by element."""
         return self.binary("Div", a, b)
 
-    def scale(self, a: Value, factor: float) -> Value:
+    def scale(self, a: Value, factor: float, name: str | None = None) -> Value:
         """``factor · a``."""
-        return a if factor == 1.0 else self.mul(a, self.constant(factor))
+        return a if factor == 1.0 else self.binary("Mul", a, self.constant(factor), name)
 
     def unary(self, op: str, a: Value, **attributes: Any) -> Value:
         """An operator that keeps the shape: ``Exp``, ``Erf``, ``Tanh``, ``Sigmoid``, ``Gelu``, ``Softmax`` …"""
@@ -333,6 +344,18 @@ class Graph:
         rest = self.constant(list(x.shape[1:]))
         shape = self.node("Concat", [size, rest], [(len(x.shape),)], batched=False, dtype="int64", axis=0)[0]
         return self.node("Expand", [x, shape], [x.shape], batched=True)[0]
+
+    def remove_dead(self) -> None:
+        """Remove the nodes whose results reach no output, and the values that they computed."""
+        wanted, alive = set(self.outputs), []
+        for node in reversed(self.nodes):
+            if any(name in wanted for name in node.outputs):
+                alive.append(node)
+                wanted.update(node.inputs)
+        self.nodes = alive[::-1]
+        made = {name for n in self.nodes for name in n.outputs}
+        kept = {*made, *self.inputs, *self.weights, *self.constants}
+        self.values = {name: value for name, value in self.values.items() if name in kept}
 
     # -- reading --------------------------------------------------------------------------------------------
 

@@ -1,98 +1,174 @@
-"""Graph pass: compute the inside of each block again in the backward pass instead of keeping it.
+"""Graph pass: compute parts of each block again in the backward pass instead of keeping them.
 
 Does not change its input. Gradients stay bit-identical: the clones are the same operators on the same data.
 
-What is kept per block shrinks from everything its backward pass reads to the block's input (B·N·D floats).
-Each clone reads that input through ``Reshape(x, Shape(d))``, where d is the gradient of the block's output.
-The reshape is free, but it cannot run before d exists, so no scheduler can move the second computation forward,
-and to a common-subexpression pass it is another expression. What would break it: a runtime that folds
-``Reshape(x, Shape(d))`` to x because both shapes agree (onnxruntime 1.19 to 1.32 does not).
+What is kept and what is computed again is decided block by block as a minimum cut. A value that the backward pass
+reads must be kept or computed again, which needs the inputs of its operator in turn; keeping costs its bytes,
+computing again costs operations, and a *rate* says how many operations a byte is worth. The cheapest choice is a cut
+through the block's graph of values, found exactly (for the idea Chen et al. 2016, arXiv 1604.06174; for the cut
+PyTorch's ``min_cut_rematerialization_partition``):
+
+* ``full``: bytes are all that counts, so that of each block its input is kept (B·N·D floats) and nothing else;
+* ``selective``: norms, activations and attention weights are computed again, products with parameters are not
+  (Korthikanti et al. 2022, arXiv 2205.05198).
+
+Clones stand right before the backward pass of the component that reads them. Those that start a chain read a kept
+value through ``Reshape(x, Shape(d))``, where d is the gradient of the block's output. The reshape is free, but it
+cannot run before d exists, so no scheduler can move the second computation forward, and to a common-subexpression pass
+it is another expression. What would break it: a runtime that folds ``Reshape(x, Shape(d))`` to x because both shapes
+agree (onnxruntime 1.19 to 1.32 does not).
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
+import networkx
+
+from edgeplast.recomputation import FLOPS_PER_BYTE, SOFTMAX_FLOPS, Recompute
+from edgeplast_exporters.flops import node_flops
 from edgeplast_exporters.graph import Graph, Node, Value
 
+FLOPS_PER_ELEMENT = {
+    "LayerNormalization": 100,
+    "Softmax": SOFTMAX_FLOPS,
+    "Erf": 100,
+    "Exp": 30,
+    "Div": 30,
+    "Reshape": 0,
+}
+"""What operators other than products cost for each element they return, in operations that a matrix product does in
+that time (rounded; onnxruntime 1.19 and 1.32, AVX-512); 16 where nothing is said."""
 
-def recompute(graph: Graph) -> Graph:
-    """Return a training graph that keeps only block inputs between the forward and the backward pass.
+_ANY_PRICE = 1 << 20
+"""A rate at which bytes are all that counts."""
+
+
+def recompute(graph: Graph, how: Recompute = "full") -> Graph:
+    """Return a training graph that keeps less of its blocks between the forward and the backward pass.
 
     The last block is left alone: its backward pass follows its forward pass at once, so nothing is gained.
     """
     blocks = sorted({n.block for n in graph.nodes if n.phase == "backward" and n.block is not None})
     result = graph.copy()
-    for block in blocks[:-1]:
-        result = _recompute_block(result, block)
+    for block in blocks[:-1] if how != "none" else []:
+        result = _recompute_block(result, block, how)
     return result
 
 
-def _recompute_block(graph: Graph, block: int) -> Graph:
-    forward = [n for n in graph.nodes if n.block == block and n.phase == "forward"]
-    inside = {name: n for n in forward for name in n.outputs if name}
-    backward = {i for i, n in enumerate(graph.nodes) if n.block == block and n.phase == "backward"}
-    read = {name for i in backward for name in graph.nodes[i].inputs if name in inside}
-    clones = _producing(forward, read)
+def _recompute_block(graph: Graph, block: int, how: Recompute) -> Graph:
+    before = [n for n in graph.nodes if n.phase == "forward"]
+    inside = [n for n in before if n.block == block]
+    made = {name for n in before for name in n.outputs if name}
+    backward = [i for i, n in enumerate(graph.nodes) if n.block == block and n.phase == "backward"]
+    read = dict.fromkeys(name for i in backward for name in graph.nodes[i].inputs if name in made)
+    clones = _computed_again(graph, inside, read, how)
     if not clones:
         return graph
     result = graph.copy()
-    first = min(backward)
-    anchor = _incoming_gradient(graph, first, backward)
-    renamed: dict[str, str] = {}
-    inserted: list[Node] = []
-    for name in dict.fromkeys(i for n in clones for i in n.inputs):
-        value = graph.values.get(name)
-        if value is not None and value.batched and name not in inside:
-            renamed[name] = _anchored(result, inserted, value, anchor, clones[0], block)
-    for node in clones:
-        for name in filter(None, node.outputs):
-            renamed[name] = _again(name)
-            result.values[_again(name)] = replace(graph.values[name], name=_again(name))
-    inserted += [
-        replace(n.rewired(renamed), outputs=tuple(renamed.get(o, o) for o in n.outputs), phase="recompute")
-        for n in clones
-    ]
-    again = {name: new for name, new in renamed.items() if name in inside}
-    nodes = [n.rewired(again) if i in backward else n for i, n in enumerate(graph.nodes)]
-    result.nodes = [*nodes[:first], *inserted, *nodes[first:]]
+    writing = _Clones(result, clones, _incoming_gradient(graph, backward), block)
+    result.nodes = graph.nodes[: backward[0]]
+    for _, run in itertools.groupby(graph.nodes[backward[0] :], lambda n: n.component):
+        nodes = list(run)
+        again = writing.ahead_of([n for n in nodes if n.block == block])
+        result.nodes += [n.rewired(again) for n in nodes]
+    result.remove_dead()
     return result
 
 
-def _again(name: str) -> str:
-    return f"{name}/again"
+def _computed_again(graph: Graph, nodes: list[Node], read: Iterable[str], how: Recompute) -> list[Node]:
+    """Return the nodes to compute again, so that bytes kept and operations repeated together cost least.
+
+    Nodes on the sink's side of the cut are computed again. Edges that a cut may go through: from the source to a node
+    (its operations), from a node to a value (its bytes are kept, for whoever on the other side reads it).
+    """
+    network = networkx.DiGraph()
+    rate = _ANY_PRICE if how == "full" else FLOPS_PER_BYTE
+    made = {name: i for i, n in enumerate(nodes) for name in n.outputs if name}
+    standing = {*graph.inputs, *graph.weights, *graph.constants}
+    source, sink = "source", "sink"
+
+    def keep(name: str) -> str:
+        value = graph.values[name]
+        start = ("node", made[name]) if name in made else source
+        network.add_edge(start, ("value", name), capacity=rate * value.bytes)
+        return ("value", name)  # type: ignore[return-value]
+
+    for i, node in enumerate(nodes):
+        if how == "selective" and node.op == "Gemm":
+            network.add_edge(source, ("node", i))  # no capacity: unlimited
+        else:
+            elements = graph.values[node.outputs[0]].elements
+            effort = node_flops(graph, node) or elements * FLOPS_PER_ELEMENT.get(node.op, 16)
+            network.add_edge(source, ("node", i), capacity=effort)
+        for name in node.inputs:
+            if name and name not in standing:
+                network.add_edge(keep(name), ("node", i))
+    for name in read:
+        network.add_edge(keep(name), sink)
+    _, (kept, _) = networkx.minimum_cut(network, source, sink)
+    return [node for i, node in enumerate(nodes) if ("node", i) not in kept]
 
 
-def _producing(nodes: list[Node], wanted: set[str]) -> list[Node]:
-    """Return those of ``nodes`` that are needed to compute ``wanted``, in order."""
-    wanted = set(wanted)
-    chosen = []
-    for node in reversed(nodes):
-        if any(name in wanted for name in node.outputs):
-            chosen.append(node)
-            wanted.update(node.inputs)
-    return chosen[::-1]
+class _Clones:
+    """Writes second computations to the end of a graph, each once, in the order of the first."""
+
+    def __init__(self, graph: Graph, nodes: list[Node], gradient: Value, block: int) -> None:
+        self._graph, self._gradient, self._block = graph, gradient, block
+        self._waiting = nodes
+        self._again = {name: f"{name}/again" for n in nodes for name in n.outputs if name}
+        self._standing = {*graph.inputs, *graph.weights, *graph.constants}
+
+    def ahead_of(self, readers: list[Node]) -> dict[str, str]:
+        """Write what some nodes need and is not there yet; return the new names of what they read."""
+        wanted = {name for n in readers for name in n.inputs}
+        due = []
+        for node in reversed(self._waiting):
+            if not wanted.isdisjoint(node.outputs):
+                due.append(node)
+                wanted.update(node.inputs)
+        for node in reversed(due):
+            self._write(node)
+        self._waiting = [n for n in self._waiting if not any(n is other for other in due)]
+        return self._again
+
+    def _write(self, node: Node) -> None:
+        inputs = {name: self._again[name] for name in node.inputs if name in self._again}
+        if not inputs:  # one input that waits for the gradient is enough
+            first = next((name for name in node.inputs if name not in self._standing), node.inputs[0])
+            inputs = {first: self._anchored(first, node)}
+        for name in filter(None, node.outputs):
+            self._graph.values[self._again[name]] = replace(self._graph.values[name], name=self._again[name])
+        outputs = tuple(self._again.get(name, name) for name in node.outputs)
+        self._graph.nodes.append(replace(node.rewired(inputs), outputs=outputs, phase="recompute"))
+
+    def _anchored(self, name: str, reader: Node) -> str:
+        """Return a view of a kept value that does not exist before the gradient does."""
+        g, new = self._graph, f"{name}/kept.{self._block}"
+        if new in g.values:
+            return new
+        value, like = g.values[name], self._gradient
+        with g.serving(reader.component, self._block, "recompute"):
+            if value.shape == like.shape and value.batched:
+                shape = g.node("Shape", [like], [(len(like.shape),)], batched=False, dtype="int64")[0]
+            else:  # 0 · (its first dimension) stands for "as it is"
+                first = g.node("Shape", [like], [(1,)], batched=False, dtype="int64", start=0, end=1)[0]
+                shape = g.node("Mul", [first, g.constant([0])], [(1,)], batched=False, dtype="int64")[0]
+                if rest := value.shape[1:]:
+                    parts, dimensions = [shape, g.constant(rest)], (len(value.shape),)
+                    shape = g.node("Concat", parts, [dimensions], batched=False, dtype="int64", axis=0)[0]
+            g.node("Reshape", [value, shape], [value.shape], batched=value.batched, names=[new])
+        return new
 
 
-def _incoming_gradient(graph: Graph, first: int, backward: set[int]) -> Value:
+def _incoming_gradient(graph: Graph, backward: list[int]) -> Value:
     """Return the gradient of the block's output: what its first backward node reads from outside."""
     own = {name for i in backward for name in graph.nodes[i].outputs}
-    made = {name for n in graph.nodes[:first] if n.phase == "backward" for name in n.outputs}
-    for i in sorted(backward):
+    made = {name for n in graph.nodes[: backward[0]] if n.phase == "backward" for name in n.outputs}
+    for i in backward:
         for name in graph.nodes[i].inputs:
-            if name in made and name not in own:
+            if name in made and name not in own and graph.values[name].batched:
                 return graph.values[name]
     raise AssertionError("a block's backward pass reads no gradient")
-
-
-def _anchored(graph: Graph, inserted: list[Node], value: Value, gradient: Value, like: Node, block: int) -> str:
-    """Add ``Reshape(value, Shape(gradient))`` and return its name; shapes that differ go through a flat view."""
-    tag: dict[str, Any] = {"component": like.component, "block": block, "phase": "recompute"}
-    shape, result = f"{value.name}/shape", _again(value.name)
-    graph.values[shape] = Value(shape, (len(gradient.shape),), dtype="int64")
-    graph.values[result] = replace(value, name=result)
-    inserted.append(Node("Shape", (gradient.name,), (shape,), **tag))
-    assert gradient.shape == value.shape and gradient.batched, f"{value} cannot be anchored to {gradient}"
-    inserted.append(Node("Reshape", (value.name, shape), (result,), **tag))
-    return result

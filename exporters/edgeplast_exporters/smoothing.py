@@ -168,18 +168,17 @@ class _Before:
 
     def _values_of_attention(self, node: Node) -> Node | None:
         """Return the qkv product whose values ``node`` puts back in rows after averaging, if that is what it does."""
-        path = (("Reshape", 0), ("Transpose", 0), ("MatMul", 1), ("Transpose", 0), ("Reshape", 0))
+        path = (("Reshape", 0), ("Transpose", 0), ("MatMul", 1), ("Split", 0), ("Transpose", 0), ("Reshape", 0))
         made = node.outputs[0]
         for op, operand in path:
             step = self.producers.get(made)
             if step is None or step.op != op or (step is not node and len(self.readers[made]) > 1):
                 return None
+            if op == "Split" and (len(step.outputs) != 3 or step.outputs[2] != made):
+                return None
             made = step.inputs[operand]
-        split = self.producers.get(made)
-        if split is None or split.op != "Split" or len(split.outputs) != 3 or split.outputs[2] != made:
-            return None
-        product = self.producers.get(split.inputs[0])
-        alone = product is not None and product.op == "Gemm" and len(self.readers[split.inputs[0]]) == 1
+        product = self.producers.get(made)
+        alone = product is not None and product.op == "Gemm" and len(self.readers[made]) == 1
         return product if alone else None
 
 

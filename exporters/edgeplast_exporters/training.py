@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from edgeplast.errors import InputError
+from edgeplast_exporters.fold_scales import fold_scales
 from edgeplast_exporters.forward import LOGITS
 from edgeplast_exporters.gradients import differentiate, gradient_input
 from edgeplast_exporters.graph import Graph
@@ -60,4 +61,4 @@ def training_graph(forward: Graph, trainable: Collection[str]) -> Graph:
         seed = g.sub(g.mul(g.unary("Exp", log_probabilities), mass), targets)
     for value in differentiate(g, {LOGITS: seed}, trainable).values():
         g.output(value)
-    return g
+    return fold_scales(g)

@@ -34,6 +34,7 @@ from edgeplast.models import check_finite, describe
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
+from edgeplast.recomputation import RECOMPUTE, Recompute
 from edgeplast.units import format_bytes
 from edgeplast_exporters.arena import arena_lines
 from edgeplast_exporters.flops import flops_per_image
@@ -49,6 +50,8 @@ from edgeplast_exporters.training import promote, training_graph
 
 MOST_MODEL_BYTES = (1 << 31) - (1 << 24)
 """Largest deployed model: protobuf cannot hold 2 GiB, and `deploy` writes graph and weights into one file."""
+
+_SUFFIX: dict[Recompute, str] = {"none": "", "selective": "-selective", "full": "-recompute"}
 
 
 def export(
@@ -155,18 +158,19 @@ def _write_tiers(
         progress("writing training graphs", done, len(chosen))
         names = [name for name in parameters if component_of(name) in components]
         kept = training_graph(promoted, names)
-        again = recompute(kept)
-        variants = [(kept, False, f"train-{tier}.onnx")]
-        if _saves_memory(again, kept):
-            variants.append((again, True, f"train-{tier}-recompute.onnx"))
+        variants: dict[Recompute, Graph] = {"none": kept}
+        for how in RECOMPUTE[1:]:
+            again = recompute(kept, how)
+            if _saves_memory(again, list(variants.values())[-1]):
+                variants[how] = again
         graphs = [
             TrainingGraph(
-                file=file,
+                file=(file := f"train-{tier}{_SUFFIX[how]}.onnx"),
                 footprint=writing.write(graph, file, _count(parameters, names)),
-                recompute=recomputed,
+                recompute=how,
                 step_flops=flops_per_image(graph),
             )
-            for graph, recomputed, file in variants
+            for how, graph in variants.items()
         ]
         tiers.append(Tier(name=tier, components=components, graphs=tuple(graphs)))
     progress("writing training graphs", len(chosen), len(chosen))

@@ -64,7 +64,7 @@ def manifest_of(folder: Path) -> Manifest:
             Tier(
                 name="full",
                 components=("head",),
-                graphs=(TrainingGraph(file="train-full.onnx", footprint=footprint, recompute=False, step_flops=1.0),),
+                graphs=(TrainingGraph(file="train-full.onnx", footprint=footprint, recompute="none", step_flops=1.0),),
             ),
         ),
         evaluation=footprint,

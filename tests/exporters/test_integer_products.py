@@ -196,9 +196,11 @@ def test_recomputation_gives_the_same_bits(integer_bundle: Bundle, model: nn.Mod
         gradients = {n: np.zeros_like(a) for n, a in held.items()}
         session = TrainingSession(integer_bundle.path / graph.file, held, gradients, 1)
         found.append((session.accumulate(pictures(model, 4), mean_targets(labels(4)))[0], gradients))
-    assert len(found) == 2 and found[0][0] == found[1][0]
-    for name, gradient in found[0][1].items():
-        np.testing.assert_array_equal(gradient, found[1][1][name])
+    assert len(found) == 3
+    for loss, gradients in found[1:]:
+        assert loss == found[0][0]
+        for name, gradient in found[0][1].items():
+            np.testing.assert_array_equal(gradient, gradients[name])
 
 
 def test_the_micro_batch_changes_nothing(integer_bundle: Bundle, model: nn.Module) -> None:
@@ -269,8 +271,8 @@ def test_bytes_and_operations_are_counted(model: nn.Module, fitted: FrozenIntege
     assert max(line.at(4) for line in transient_lines(changed)) <= 1.05 * max(
         line.at(4) for line in transient_lines(graph)
     )
-    again = [n for n in changed.nodes if n.phase == "recompute" and n.op == "MatMulIntegerToFloat"]
-    assert {n.inputs[1] for n in again} == {matrix_name(f"blocks.2.attn.{part}.weight") for part in ("qkv", "proj")}
+    # What lies before everything that trains is as small kept as any of its inputs would be.
+    assert not any(n.phase == "recompute" and n.op == "MatMulIntegerToFloat" for n in changed.nodes)
 
 
 def test_a_dead_component_does_no_harm() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,13 @@ from exporter_models import (
     small,
     training_graph_of,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from edgeplast_exporters.graph import Graph
+from edgeplast.recomputation import FLOPS_PER_BYTE, RECOMPUTE, Recompute
+from edgeplast_exporters.graph import Graph, Node
 from edgeplast_exporters.liveness import transient_lines
-from edgeplast_exporters.recompute import recompute
+from edgeplast_exporters.recompute import _computed_again, recompute
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "class token": ("vit_tiny_patch16_224", {}),
@@ -33,15 +38,16 @@ def bytes_alive(graph: Graph, micro_batch: int = 4) -> int:
     return max(line.at(micro_batch) for line in transient_lines(graph))
 
 
+@pytest.mark.parametrize("how", RECOMPUTE[1:])
 @pytest.mark.parametrize("pattern", ["all", "attn", "fc1", "norm2:1,head"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_bit_identical(kind: str, pattern: str) -> None:
+def test_gradients_are_bit_identical(kind: str, pattern: str, how: Recompute) -> None:
     name, options = KINDS[kind]
     model = small(name, depth=3, **options)
     graph = training_graph_of(model, parameters_of(model, pattern))
     images, targets = pictures(model, 3), mean_targets(labels(3))
     kept = run_graph(graph, parameters(model), images, targets)
-    again = run_graph(recompute(graph), parameters(model), images, targets)
+    again = run_graph(recompute(graph, how), parameters(model), images, targets)
     assert kept.loss == again.loss
     np.testing.assert_array_equal(kept.logits, again.logits)
     for parameter, gradient in kept.gradients.items():
@@ -65,10 +71,11 @@ def test_fewer_bytes_are_alive_and_they_hardly_grow_with_depth(kind: str) -> Non
     assert bytes_alive(deep_kept) - bytes_alive(kept) > 4 * 5 * block_input
 
 
-def test_every_second_computation_waits_for_the_incoming_gradient() -> None:
+@pytest.mark.parametrize("how", RECOMPUTE[1:])
+def test_every_second_computation_waits_for_the_incoming_gradient(how: Recompute) -> None:
     """Each clone depends on a gradient: no scheduler can run it early, no common-subexpression pass can merge it."""
     model = small(depth=3)
-    graph = recompute(training_graph_of(model, parameters_of(model, "all")))
+    graph = recompute(training_graph_of(model, parameters_of(model, "all")), how)
     after_gradient: set[str] = set()
     clones = 0
     for node in graph.nodes:
@@ -78,7 +85,7 @@ def test_every_second_computation_waits_for_the_incoming_gradient() -> None:
             assert depends, f"{node.op} of {node.component} could run in the forward pass"
         if depends:
             after_gradient.update(node.outputs)
-    assert clones > 20
+    assert clones > (20 if how == "full" else 6)
 
 
 def test_the_backward_pass_of_a_recomputed_block_reads_nothing_that_its_forward_pass_made() -> None:
@@ -99,6 +106,65 @@ def test_only_what_gradients_need_is_computed_again() -> None:
     assert ("blocks.1.fc1", "Gemm") in ops
     assert ("blocks.1.fc2", "Gemm") not in ops
     assert not any(n.component == "patch_embed" for n in again.nodes if n.phase == "recompute")
+
+
+@pytest.mark.parametrize("pattern", ["all", "attn", "fc2"])
+def test_selective_recomputation_repeats_norms_and_attention_weights_and_no_product_with_a_parameter(
+    pattern: str,
+) -> None:
+    model = small(depth=5, img_size=96)  # 145 tokens: over so many, the product with the values is worth keeping
+    kept = training_graph_of(model, parameters_of(model, pattern))
+    partly, again = (recompute(kept, how) for how in RECOMPUTE[1:])
+    ops = [n.op for n in partly.nodes if n.phase == "recompute"]
+    norms = ops.count("LayerNormalization")
+    assert ops.count("Softmax") == ops.count("MatMul") == 4 - (pattern == "fc2")  # which ends in block 0
+    assert norms == {"all": 8, "attn": 3, "fc2": 0}[pattern] and "Gemm" not in ops
+    assert bytes_alive(again) < bytes_alive(partly) < bytes_alive(kept)
+
+
+@pytest.mark.parametrize("head_width", [64, 128])
+def test_attention_weights_are_kept_where_they_cost_more_than_their_bytes_are_worth(head_width: int) -> None:
+    model = small(depth=3, embed_dim=128, num_heads=128 // head_width)
+    graph = recompute(training_graph_of(model, parameters_of(model, "attn")), "selective")
+    ops = {n.op for n in graph.nodes if n.phase == "recompute"}
+    assert ("Softmax" in ops) == (head_width == 64)
+
+
+def brute_force(graph: Graph, nodes: list[Node], read: set[str], price: int) -> int:
+    """The least cost over all sets of nodes to compute again."""
+    made = {name: i for i, n in enumerate(nodes) for name in n.outputs}
+    best = None
+    for again in itertools.product([False, True], repeat=len(nodes)):
+        wanted = read | {name for n, chosen in zip(nodes, again, strict=True) if chosen for name in n.inputs}
+        kept = [name for name in wanted if name not in made or not again[made[name]]]
+        cost = price * sum(graph.values[name].bytes for name in kept if graph.values[name].batched)
+        cost += sum(16 * graph.values[n.outputs[0]].elements for n, chosen in zip(nodes, again, strict=True) if chosen)
+        best = cost if best is None else min(best, cost)
+    assert best is not None
+    return best
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_the_cut_costs_no_more_than_any_other_choice(data: st.DataObject) -> None:
+    g = Graph()
+    values = [g.input("images", (1, 8), batched=True)]
+    stem = g.unary("Tanh", values[0])
+    values = [stem]
+    for i in range(data.draw(st.integers(2, 7))):
+        a, b = (values[data.draw(st.integers(0, len(values) - 1))] for _ in range(2))
+        width = data.draw(st.sampled_from([1, 2, 64]))
+        joined = g.add(g.slice(a, 1, 0, 1), g.slice(b, 1, 0, 1)) if i % 2 else g.slice(a, 1, 0, 1)
+        values.append(g.node("Expand", [joined], [(1, width)])[0])
+    nodes = g.nodes[1:]
+    read = {v.name for v in values[1:] if data.draw(st.booleans())} or {values[-1].name}
+    again = _computed_again(g, nodes, read, "selective")
+    made = {name: n for n in again for name in n.outputs}
+    wanted = read | {name for n in again for name in n.inputs if name not in g.constants}
+    bytes_kept = sum(g.values[name].bytes for name in wanted if name not in made)
+    effort = sum(16 * g.values[n.outputs[0]].elements for n in again)
+    inputs = [replace(n, inputs=tuple(i for i in n.inputs if i not in g.constants)) for n in nodes]
+    assert FLOPS_PER_BYTE * bytes_kept + effort == brute_force(g, inputs, read, FLOPS_PER_BYTE)
 
 
 def test_the_last_block_is_left_alone() -> None:

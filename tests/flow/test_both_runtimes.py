@@ -154,7 +154,7 @@ def test_every_graph_of_a_bundle_gives_the_same_gradients(
     assert ours.files == theirs.files
     graphs = {name.split()[0] for name in ours.files}
     assert graphs == {graph.file for tier in start.manifest.tiers for graph in tier.graphs}
-    recomputed = [graph for tier in start.manifest.tiers for graph in tier.graphs if graph.recompute]
+    recomputed = [graph for tier in start.manifest.tiers for graph in tier.graphs if graph.recompute != "none"]
     assert recomputed or kind == "int8"  # where one block trains, recomputing saves nothing
     for name in ours.files:
         np.testing.assert_allclose(theirs[name], ours[name], atol=1e-5 * np.abs(ours[name]).max(), err_msg=name)

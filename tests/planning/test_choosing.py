@@ -18,6 +18,7 @@ from edgeplast.planning import plan
 from edgeplast.planning.choosing import FRONT, candidates
 from edgeplast.planning.estimating import Estimate, micro_batches
 from edgeplast.plans import Plan
+from edgeplast.recomputation import RECOMPUTE
 
 BATCH = 4
 WIDE = {"width": 256, "heads": 4, "image": 64, "patch": 8}
@@ -40,7 +41,7 @@ def every_way(arch_key: int, names: tuple[str, ...]) -> list[tuple[frozenset[str
         (frozenset(subset), w.estimate({*subset, "norm", "head"}, size, recompute))
         for subset in subsets
         for size in micro_batches(BATCH)
-        for recompute in (False, True)
+        for recompute in RECOMPUTE
     ]
 
 
@@ -118,7 +119,7 @@ def test_search_and_estimate_agree_on_what_a_choice_costs():
     found = candidates(w, scores, micro_batches(16), limited=True)
     for i in range(0, len(found.score), max(1, len(found.score) // 200)):
         names = found.trained(i)
-        e = w.estimate(names, int(found.micro_batch_size[i]), bool(found.recompute[i]))
+        e = w.estimate(names, int(found.micro_batch_size[i]), str(found.recompute[i]))
         assert found.memory_bytes[i] == pytest.approx(e.peak_bytes, abs=1)
         assert found.disk_bytes[i] == e.disk_bytes
         assert found.step_seconds[i] == pytest.approx(e.step_seconds)
@@ -139,11 +140,11 @@ def test_between_ways_that_train_the_same_the_fastest_is_taken():
     arch = architecture()
     scores = table(arch, {"blocks.0.attn": 1.0})
     roomy, tight = (plan(scores, Budget(memory_bytes=mib * MIB)) for mib in (1000, 180))
-    assert (roomy.micro_batch_size, roomy.recompute) == (16, False)
+    assert (roomy.micro_batch_size, roomy.recompute) == (16, "none")
     assert roomy.trainable == tight.trainable
     # 4 images at a time cost no time, a second forward pass does.
-    assert plan(scores, Budget(memory_bytes=240 * MIB)).recompute is False
-    assert tight.recompute or tight.micro_batch_size < 4
+    assert plan(scores, Budget(memory_bytes=240 * MIB)).recompute == "none"
+    assert tight.recompute != "none" or tight.micro_batch_size < 4
 
 
 def test_depth_counts():

@@ -11,6 +11,7 @@ from planning_models import workload
 
 from edgeplast.components import all_components, component_of, select
 from edgeplast.planning.sizes import block_sizes, image_bytes
+from edgeplast.recomputation import RECOMPUTE, Recompute
 
 torch = pytest.importorskip("torch")
 if find_spec("timm") is None:  # timm itself imports only after import_timm has mended torchvision
@@ -48,25 +49,25 @@ class Model:
         self.architecture = describe(self.module, "tested")
         self.forward = forward_graph(self.module)
 
-    def graph(self, chosen: list[str], recomputed: bool, weight_bits: int) -> Graph:
+    def graph(self, chosen: list[str], how: Recompute, weight_bits: int) -> Graph:
         names = [n for n, _ in self.module.named_parameters() if component_of(n) in chosen]
         promoted = promote(self.forward, names)
         graph = training_graph(promoted, names)
-        graph = recompute(graph) if recomputed else graph
+        graph = recompute(graph, how)
         return quantize_frozen(graph, quantizable(promoted)) if weight_bits == 8 else graph
 
     def gaps(self, chosen: list[str], weight_bits: int) -> dict[str, float]:
         """Relative difference of transient bytes and of operations, for every way to run a set."""
         w = workload(self.architecture, weight_bits)
         gaps = {}
-        for recomputed in (False, True):
-            graph = self.graph(chosen, recomputed, weight_bits)
+        for how in RECOMPUTE:
+            graph = self.graph(chosen, how, weight_bits)
             lines = transient_lines(graph)
             for size in (1, 16):
                 true = max(line.at(size) for line in lines)
-                e = w.estimate(chosen, size, recomputed)
-                gaps[f"bytes, {size} images, recompute={recomputed}"] = e.transient_bytes / true - 1
-            gaps[f"flops, recompute={recomputed}"] = e.flops_per_image / flops_per_image(graph) - 1
+                e = w.estimate(chosen, size, how)
+                gaps[f"bytes, {size} images, {how}"] = e.transient_bytes / true - 1
+            gaps[f"flops, {how}"] = e.flops_per_image / flops_per_image(graph) - 1
         return gaps
 
 

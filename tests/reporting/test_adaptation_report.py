@@ -34,7 +34,7 @@ def unfinished(tmp_path: Path) -> Path:
     folder.mkdir()
     head: dict = {"model": "toy <b>", "runtime": "stock 1.32.0", "resident_bytes": 60 << 20}
     head |= {"allowed_bytes": 200 << 20, "predicted_peak_bytes": 150 << 20}
-    step: dict = {"seconds": 0.5, "gradient_norm": 1.0, "learning_rate": 1e-3, "tier": "full", "recompute": False}
+    step: dict = {"seconds": 0.5, "gradient_norm": 1.0, "learning_rate": 1e-3, "tier": "full", "recompute": "none"}
     hot: dict = step | {"celsius": 68.0, "slowed_by": ("cpu-throttle-alert",)}
     lines = [
         RunLine(time=1.0, step=0, rung="tier full, micro-batch 4", **head),
