@@ -95,7 +95,8 @@ def run(arguments: list[str]) -> int:
     except SystemExit:  # how typer and rich leave when the reader of a pipe has seen enough
         return 0
     except MemoryError as error:
-        return fail(f"Memory ran out ({error or 'no more could be had'}). Allow more, or close programs.", 4, as_json)
+        reason = str(error) or "no more could be had"
+        return fail(f"Memory ran out ({reason}). Allow more, or close programs.", 4, as_json)
     except Exception as error:  # the last line of defence: a message that can be reported, never a traceback
         if os.environ.get("EDGEPLAST_DEBUG"):
             raise

@@ -41,9 +41,9 @@ ARENA_MARGIN = 1.2
 SESSIONS = 2
 """One to train and one to evaluate: each maps the frozen weights for itself, and both count as resident."""
 
-GRAPH_BYTES_PER_BLOCK, GRAPH_BYTES_PER_CROSSED_BLOCK = 20_000, 72_000
+GRAPH_BYTES_PER_BLOCK, GRAPH_BYTES_PER_CROSSED_BLOCK = 14_000, 57_000
 """What a block adds to the ONNX graphs and the manifest of a bundle, and what more where the gradient crosses it
-(training graphs of four tiers, with and without recomputation); measured on bundles of 4, 12 and 24 blocks."""
+(training graphs of four tiers, in three degrees of recomputation); measured on bundles of 4, 12 and 24 blocks."""
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -212,7 +212,7 @@ class TestGraphsTheRuntimeCannotLoad:
 
     def test_operators_that_the_build_lacks_name_the_build_that_has_them(self, practice: Callable) -> None:
         with pytest.raises(InputError, match=r"Its build lacks an operator.*--force-reinstall 'edgeplast\[stock\]'"):
-            EvaluationSession(practice(b"\x04Gelu", b"\x04Gelx"), {}, 1)
+            EvaluationSession(practice(b"\x03Erf", b"\x03Erx"), {}, 1)
 
 
 class TestCommands:
