@@ -237,7 +237,7 @@ class TestExitCodes:
         [
             (OutOfMemoryError("buffer of size 9"), "buffer of size 9"),
             (MemoryError("buffer of size 9"), "buffer of size 9"),
-            (MemoryError(), "Memory ran out (no more could be had)"),
+            (MemoryError(), "Memory ran out: an allocation failed"),
         ],
     )
     def test_4_memory_that_runs_out(
@@ -257,6 +257,14 @@ class TestExitCodes:
         monkeypatch.setattr(EvaluationSession, "logits", full)
         code, _, err = typed("evaluate", bundle.path, "--data", blobs, "--micro-batch", "1")
         assert code == 4 and said in err
+
+    def test_4_memory_that_python_alone_lacks(self, typed, bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+        def full(*_: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(Bundle, "open", full)
+        code, _, err = typed("inspect", bundle.path)
+        assert code == 4 and "Memory ran out (no more could be had). Allow more" in err
 
     def test_5_damage(self, typed, bundle: Bundle, tmp_path: Path) -> None:
         shutil.copytree(bundle.path, tmp_path / "b")
