@@ -31,6 +31,7 @@ from PIL import Image
 import edgeplast
 from edgeplast.bundle import Bundle
 from edgeplast.models import load_model, with_classes
+from edgeplast.recomputation import IN_WORDS
 
 BUDGETS_MB = (110, 130, 160, 200, 260, 350, 500)
 SMALLEST = ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224")
@@ -128,7 +129,7 @@ def _row(row: dict[str, Any]) -> str:
     return (
         f"{head}  peak {peak / MB:6.1f} MB ({inside}, {peak / row['budget_bytes']:.2f} of it)  "
         f"predicted {predicted / MB:6.1f} ({predicted / peak - 1:+.1%})  tier {row['tier']:8} "
-        f"micro-batch {row['micro_batch']:2}{' recomputed' if row['recompute'] else '           '}  "
+        f"micro-batch {row['micro_batch']:2} {IN_WORDS[row['recompute']]:17} "
         f"{row['step_seconds']:.2f} s a step, {row['rung_changes']} changes"
     )
 
@@ -173,7 +174,7 @@ def overhead(step_seconds: float) -> dict[str, float]:
 
     guard = Guard(resident_bytes() + (1 << 30), machine_bytes())
     figures = {"epoch": 1, "seconds": 0.5, "loss": 1.0, "gradient_norm": 1.0, "learning_rate": 1e-3,
-               "resident_bytes": 1 << 27, "micro_batch": 4, "tier": "full", "recompute": True}  # fmt: skip
+               "resident_bytes": 1 << 27, "micro_batch": 4, "tier": "full", "recompute": "full"}  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, Wall(resident_bytes() + (1 << 30)) as wall:
         writer = TelemetryWriter(Path(folder))
         costs = {

@@ -19,6 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from edgeplast.recomputation import IN_WORDS
+
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
 BATCH, CLASSES = 16, ("one", "two")
@@ -78,7 +80,7 @@ def _row(
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
         sys.exit(f"{graph.file} at micro-batch {micro_batch} failed:\n{done.stderr[-2000:]}")
-    name = f"{tier}, recomputed" if graph.recompute else tier
+    name = f"{tier}, {IN_WORDS[graph.recompute]}"
     return {"model": model, "graph": name, "micro_batch": micro_batch, **json.loads(done.stdout.splitlines()[-1])}
 
 
