@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import shutil
 import time
@@ -48,6 +49,7 @@ from edgeplast_exporters.latency import inference_seconds
 
 KEEP, STEPS, SEEDS = 0.7, 200, (0, 1, 2)
 WAYS = ("unpruned", "guided", "unguided", "uniform", "global")
+KINDS = {"attn": "heads", "fc1": "hidden"}
 TRAIN = "attn:8-11,norm,head"
 TENTH = "blocks.9.attn,blocks.10.attn,blocks.11.attn,blocks.11.fc2,head"
 """Trains 10.6 % of ViT-Tiny's weights."""
@@ -56,7 +58,7 @@ TENTH = "blocks.9.attn,blocks.10.attn,blocks.11.attn,blocks.11.fc2,head"
 def run(journal: Path, work: Path, minutes: float) -> None:
     """Do what the journal does not hold yet; begin no piece after so many minutes."""
     began = time.perf_counter()
-    for piece, key in pieces():
+    for piece, key in pieces(journal):
         if any(all(line.get(k) == v for k, v in key.items()) for line in read(journal)):
             continue
         start = time.perf_counter()
@@ -68,7 +70,7 @@ def run(journal: Path, work: Path, minutes: float) -> None:
         print(json.dumps(record), flush=True)
 
 
-def pieces() -> list[tuple[Any, dict[str, Any]]]:
+def pieces(journal: Path) -> list[tuple[Any, dict[str, Any]]]:
     """Return every piece of work, the most telling first."""
     short: list[tuple[Any, dict[str, Any]]] = [
         (pruned, {"what": "pruned", "way": way, "distilled": 0}) for way in WAYS[1:]
@@ -81,7 +83,7 @@ def pieces() -> list[tuple[Any, dict[str, Any]]]:
         *(f for f in fits if f[1]["way"] in WAYS[:2]),
         *sizes,
         *short,
-        (latency, {"what": "latency"}),
+        (functools.partial(latency, journal), {"what": "latency"}),
         *long[2:],
         *fits,
     ]
@@ -108,7 +110,6 @@ def pruned(work: Path, *, way: str, distilled: int, what: str) -> dict[str, Any]
     right = (here @ weight.T + bias).argmax(1).numpy() == tests.labels
     costs = [costs_of(m, parts_of(m)) for m in (source, model)]
     units = {part.component: part.units for part in parts_of(model)}
-    (work / f"{way}.units.json").write_text(json.dumps(units))
     return {
         "macs": costs[1].macs / costs[0].macs,
         "parameters": costs[1].parameters / costs[0].parameters,
@@ -122,13 +123,14 @@ def pruned(work: Path, *, way: str, distilled: int, what: str) -> dict[str, Any]
     }
 
 
-def latency(work: Path, *, what: str) -> dict[str, Any]:
+def latency(journal: Path, work: Path, *, what: str) -> dict[str, Any]:
     """Time all ways in turns, so that what else the machine does falls on all of them; sizes decide, not weights."""
-    del what
+    del what, work
     source = load_model(MODEL, checkpoint=DATA / WEIGHTS)
     models = {"unpruned": source}
     for way in WAYS[1:]:
-        units = json.loads((work / f"{way}.units.json").read_text())
+        found = of(read(journal), what="pruned", way=way)[0]
+        units = {f"blocks.{i}.{kind}": n for kind, key in KINDS.items() for i, n in enumerate(found[key])}
         models[way] = copy.deepcopy(source)
         structure = Structure(models[way])
         for part in structure.parts:
