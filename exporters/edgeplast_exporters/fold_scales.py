@@ -21,8 +21,8 @@ def fold_scales(graph: Graph) -> Graph:
     result = graph.copy()
     for node in graph.nodes:
         factor = _factor(graph, node)
-        if factor is not None:
-            _into_producer(result, node, factor) or _into_readers(result, node, factor)
+        if factor is not None and not _into_producer(result, node, factor):
+            _into_readers(result, node, factor)
     return result
 
 
@@ -58,16 +58,15 @@ def _into_producer(graph: Graph, scale: Node, factor: float) -> bool:
     return True
 
 
-def _into_readers(graph: Graph, scale: Node, factor: float) -> bool:
-    """Scale the products that read the scaled value instead of it; say whether that was possible."""
+def _into_readers(graph: Graph, scale: Node, factor: float) -> None:
+    """Scale the products that read the scaled value instead of it, where nothing else does."""
     source, out = scale.inputs[0], scale.outputs[0]
     readers = [n for n in graph.nodes if out in n.inputs]
     if out in graph.outputs or any(n.op != "Gemm" or n.inputs.count(out) != 1 or out in n.inputs[2:] for n in readers):
-        return False
+        return
     for i, node in enumerate(graph.nodes):
         if out in node.inputs:
             attributes = {**node.attributes, "alpha": factor * node.attributes.get("alpha", 1.0)}
             graph.nodes[i] = replace(node.rewired({out: source}), attributes=attributes)
     graph.nodes = [n for n in graph.nodes if n is not scale]
     del graph.values[out]
-    return True
