@@ -44,8 +44,8 @@ class StoredParameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             output row under ``<name>.scale``; the value is their product. 4: elements row by row, two a byte, the
             first in the lower half, under ``<name>.int4`` and a float32 scale for each ``BLOCK_OF_4_BITS`` columns
             of a row under ``<name>.scale``.
-        compute_bits: 8: its product is integer arithmetic, and the matrix is stored transposed, uint8 around 128,
-            under ``<name>.uint8.transposed`` with one scale a column. 32: it is computed with as float32.
+        compute_bits: 8: its product is integer arithmetic, and the matrix is stored transposed, int8 in −63..63,
+            under ``<name>.int8.transposed`` with one scale a column. 32: it is computed with as float32.
     """
 
     component: str

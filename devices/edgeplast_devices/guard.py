@@ -24,8 +24,9 @@ _CODE_BYTES = 14 << 20
 _SESSIONS = 2
 """That are open at once: one to train, one to evaluate."""
 
-_SESSION_SLACK_BYTES = 10 << 20
-"""Mapped for writing when a session opens and not touched then, beside its threads' stacks (6 to 10 MiB measured)."""
+_SESSION_SLACK_BYTES = 12 << 20
+"""Mapped for writing when a session opens and not touched then, beside its threads' stacks: 6 to 10 MiB measured, and
+room for what else a process maps, since glibc aborts where a thread's local data finds none."""
 
 
 class Guard:

@@ -40,7 +40,7 @@ def _dequantized(file: Any, name: str, stored: StoredParameter) -> np.ndarray:
     """Return a matrix (out, in) as the graphs compute with it; how it is stored is said in ``StoredParameter``."""
     scale = file.get_tensor(f"{name}.scale")
     if stored.compute_bits == 8:
-        integers = file.get_tensor(f"{name}.uint8.transposed").T.astype(np.float32) - 128
+        integers = file.get_tensor(f"{name}.int8.transposed").T.astype(np.float32)
     elif stored.weight_bits == 8:
         integers = file.get_tensor(f"{name}.int8").astype(np.float32)
     else:

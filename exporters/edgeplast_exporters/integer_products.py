@@ -3,9 +3,10 @@
 Does not change its input. Where ``Gemm(x, W, b)`` stood, x is quantized to uint8 with one scale that was fixed on
 calibration images, and multiplied with the 8-bit matrix in integers (``QuantizeLinear``, ``MatMulIntegerToFloat`` of
 onnxruntime: it adds up in int32 and scales the sum once). Scales do not depend on the batch, so results do not
-depend on the micro-batch. The matrix lies transposed, (in, out), as the kernel reads it, with one scale a column, and
-as uint8 around 128: x86 processors without VNNI add up pairs of uint8·int8 products in 16 bits, which overflow, but
-uint8·uint8 exactly, so that the sums are the same everywhere (with VNNI both take the same time).
+depend on the micro-batch. The matrix lies transposed, (in, out), as the kernel reads it, with one scale a column, as
+int8 of which 7 bits are used: x86 processors without VNNI add up pairs of uint8·int8 products in 16 bits, which two
+times 255·63 fit and two times 255·127 overflow, so that the sums are the same everywhere. (A uint8 matrix is safe too,
+but onnxruntime 1.32 takes twice the time for it.)
 
 The graph for deployment has plain operators (:func:`with_float_matrices`): the matrix comes as float32 like all others
 and is quantized where it is read, to the same integers, which a runtime that folds constants does once; the product is
@@ -28,8 +29,8 @@ import numpy as np
 from edgeplast_exporters.graph import Graph, Node, Value
 from edgeplast_exporters.quantization import quantize_rows
 
-MATRIX_ZERO = 128
-"""The uint8 that stands for 0 in a matrix."""
+MOST = 63
+"""The largest int8 in a matrix: two products of it with 255 fit into 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class IntegerProduct:
 
 
 def matrix_name(weight: str) -> str:
-    """Return the name under which the transposed uint8 matrix (in, out) of a weight is stored."""
-    return f"{weight}.uint8.transposed"
+    """Return the name under which the transposed int8 matrix (in, out) of a weight is stored."""
+    return f"{weight}.int8.transposed"
 
 
 def column_scale_name(weight: str) -> str:
@@ -91,11 +92,11 @@ def compute_in_integers(graph: Graph, products: Mapping[str, IntegerProduct]) ->
     result, present = _without(graph, products)
     for weight in present:
         rows, columns = graph.values[weight].shape
-        result.weight(matrix_name(weight), (columns, rows), "uint8")
+        result.weight(matrix_name(weight), (columns, rows), "int8")
         result.weight(column_scale_name(weight), (rows,))
         if products[weight].divisor is not None:
             result.weight(factor_name(weight), (columns,))
-    middle = _constant(result, "integer.matrix.zero", np.array(MATRIX_ZERO, np.uint8)) if present else ""
+    middle = _constant(result, "integer.matrix.zero", np.array(0, np.int8)) if present else ""
     for node in graph.nodes:
         weight = _weight_of(node)
         if weight in present:
@@ -116,16 +117,16 @@ def with_float_matrices(
     """
     result = graph.copy()
     result.nodes = []
-    middle = _constant(result, "integer.matrix.zero", np.array(MATRIX_ZERO, np.uint8))
+    middle = _constant(result, "integer.matrix.zero", np.array(0, np.int8))
     for node in graph.nodes:
         weight = _weight_of(node)
         if weight not in products:
             result.nodes.append(node)
             continue
         scale = _constant(result, column_scale_name(weight), scales[weight])
-        zeros = _constant(result, f"{weight}.zero", np.full(len(scales[weight]), MATRIX_ZERO, np.uint8))
+        zeros = _constant(result, f"{weight}.zero", np.zeros(len(scales[weight]), np.int8))
         values = result.values[weight]
-        integers = replace(values, name=f"{weight}/integers", dtype="uint8")
+        integers = replace(values, name=f"{weight}/integers", dtype="int8")
         turned = replace(integers, name=matrix_name(weight), shape=values.shape[::-1])
         result.values |= {integers.name: integers, turned.name: turned}
         _add(result, node, "QuantizeLinear", (weight, scale, zeros), integers.name, axis=0)
@@ -142,18 +143,18 @@ def input_factor(divisor: np.ndarray) -> np.ndarray:
 
 
 def quantize_columns(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Quantize a float32 matrix (out, in) to uint8 around 128, symmetrically, one scale an output.
+    """Quantize a float32 matrix (out, in) to int8 of 7 bits, symmetrically, one scale an output.
 
     Returns:
-        uint8 (in, out), transposed, in 1..255, and float32 scales (out,); an output of zeros gets the scale 1.
+        int8 (in, out), transposed, in −63..63, and float32 scales (out,); an output of zeros gets the scale 1.
     """
-    signed, scale = quantize_rows(weight)
-    return np.ascontiguousarray((signed.astype(np.int16) + MATRIX_ZERO).astype(np.uint8).T), scale
+    quantized, scale = quantize_rows(weight, MOST)
+    return np.ascontiguousarray(quantized.T), scale
 
 
 def float_matrix(quantized: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Return the float32 matrix (out, in) that a quantized one stands for."""
-    return np.ascontiguousarray((quantized.T.astype(np.float32) - MATRIX_ZERO) * scale[:, None])
+    return np.ascontiguousarray(quantized.T.astype(np.float32) * scale[:, None])
 
 
 def _weight_of(node: Node) -> str:

@@ -33,17 +33,21 @@ def scale_name(weight: str) -> str:
     return f"{weight}.scale"
 
 
-def quantize_rows(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def quantize_rows(weight: np.ndarray, most: int = 127) -> tuple[np.ndarray, np.ndarray]:
     """Quantize a float32 matrix (out, in) to int8, symmetrically, one scale per row.
 
+    Args:
+        weight: the matrix.
+        most: the largest integer to use.
+
     Returns:
-        int8 (out, in) in −127..127 and float32 scales (out,); a row of zeros gets the scale 1, and no scale is
+        int8 (out, in) in −most..most and float32 scales (out,); a row of zeros gets the scale 1, and no scale is
         smaller than float32 holds to full precision.
     """
     largest = np.abs(weight).max(axis=1)
     smallest = np.finfo(np.float32).tiny
-    scale = np.where(largest > 0, np.maximum(largest / np.float32(127), smallest), 1).astype(np.float32)
-    return np.clip(np.rint(weight / scale[:, None]), -127, 127).astype(np.int8), scale
+    scale = np.where(largest > 0, np.maximum(largest / np.float32(most), smallest), 1).astype(np.float32)
+    return np.clip(np.rint(weight / scale[:, None]), -most, most).astype(np.int8), scale
 
 
 def quantizable(graph: Graph) -> list[str]:

@@ -87,10 +87,10 @@ def candidates(model: nn.Module, pattern: str = TRAINED) -> list[str]:
 
 
 def slow_product(x: list[float], how: IntegerProduct, matrix: list[list[float]], scales: list[float]) -> list[float]:
-    """One row in Python's own integers; ``matrix`` is (in, out), uint8 around 128."""
+    """One row in Python's own integers; ``matrix`` is (in, out), int8."""
     steps = [max(0, min(255, round(float(np.float32(v) / np.float32(how.scale))) + how.zero_point)) for v in x]
     sums = [
-        sum((q - how.zero_point) * (row[j] - 128) for q, row in zip(steps, matrix, strict=True))
+        sum((q - how.zero_point) * int(row[j]) for q, row in zip(steps, matrix, strict=True))
         for j in range(len(scales))
     ]
     return [total * how.scale * scale for total, scale in zip(sums, scales, strict=True)]
@@ -128,7 +128,8 @@ def test_an_output_of_zeros_and_an_outlier_stay_among_themselves() -> None:
     weight = np.full((3, 4), 0.01, np.float32)
     weight[0], weight[1, 0] = 0, 100
     matrix, scales = quantize_columns(weight)
-    assert matrix.dtype == np.uint8 and matrix.shape == (4, 3)
+    assert matrix.dtype == np.int8 and matrix.shape == (4, 3)
+    assert np.abs(matrix).max() == 63  # two times 255 · 63 fit into 16 bits
     restored = float_matrix(matrix, scales)
     assert not restored[0].any() and restored[1, 0] == pytest.approx(100)
     np.testing.assert_allclose(restored[2], 0.01, rtol=1e-6)
