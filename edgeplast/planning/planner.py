@@ -115,6 +115,8 @@ class Planner:
         if other is None:
             return ""
         saved = 1 - rest.step_seconds[other] / found.step_seconds[best]
+        if saved < 0.01:
+            return ""
         return (
             f"Micro-batches below 4 cost time; --micro-batch 4 would be {saved:.0%} faster "
             f"at a summed score of {rest.score[other]:.4g} instead of {found.score[best]:.4g}."

@@ -33,8 +33,8 @@ from edgeplast_exporters.quantization import (
 
 FrozenCompute = Literal["fp32", "int8"]
 """How frozen products before everything that trains are computed. The default is fp32: with all of ViT-Tiny's blocks in
-integers about 15 % of RSSCN7's test pictures change their ImageNet class (exporters/README.md, Fewer bits), which a user
-should choose, for products three times as fast, and not be given."""
+integers a seventh of RSSCN7's test pictures change their ImageNet class (exporters/README.md, Fewer bits), which a
+user should choose, for products three times as fast, and not be given."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from itertools import chain, combinations, pairwise
 
@@ -145,6 +146,13 @@ def test_between_ways_that_train_the_same_the_fastest_is_taken():
     # 4 images at a time cost no time, a second forward pass does.
     assert plan(scores, Budget(memory_bytes=240 * MIB)).recompute == "none"
     assert tight.recompute != "none" or tight.micro_batch_size < 4
+
+
+def test_what_larger_micro_batches_would_save_is_said_only_where_they_save_something():
+    scores = table(architecture())
+    plans = [plan(scores, Budget(memory_bytes=mib * MIB)) for mib in range(110, 300, 10)]
+    notes = [note for made in plans for note in made.notes if "--micro-batch 4 would be" in note]
+    assert notes and all(int(re.search(r"would be (-?\d+)% faster", note)[1]) > 0 for note in notes)
 
 
 def test_depth_counts():
