@@ -18,5 +18,8 @@ dimensions 45 (two thirds of it for the scores), so both are computed again; a p
 SOFTMAX_FLOPS = 50
 """What an element of a softmax costs, in the operations that a matrix product does in that time."""
 
+ELEMENT_FLOPS = 16
+"""What an element costs of operators that only move or combine arrays, likewise."""
+
 IN_WORDS: dict[Recompute, str] = {"none": "kept", "selective": "partly recomputed", "full": "recomputed"}
 """For people."""

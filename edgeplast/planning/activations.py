@@ -1,8 +1,8 @@
 """Activation memory of one block in a training step, in closed form.
 
 The formulas follow the exporter's graph and its liveness walk (``edgeplast_exporters.liveness``), operator by
-operator at the few instants that can be the peak; ``tests/planning/test_agreement.py`` holds the two together.
-With N tokens, Q output tokens, D width, A attention width, H heads and M hidden width, one image holds
+operator at the few instants that can be the peak; ``tests/planning/test_estimate_against_liveness.py`` holds the two
+together. With N tokens, Q output tokens, D width, A attention width, H heads and M hidden width, one image holds
 
     a = 4·N·D    rows of the residual stream       s = 4·H·Q·N  attention weights
     h = 4·Q·M    rows inside the MLP
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from edgeplast.components import COMPONENT_TYPES
 from edgeplast.footprint import MemoryLine
 from edgeplast.planning.sizes import BlockSizes
-from edgeplast.recomputation import FLOPS_PER_BYTE, SOFTMAX_FLOPS, Recompute
+from edgeplast.recomputation import ELEMENT_FLOPS, FLOPS_PER_BYTE, SOFTMAX_FLOPS, Recompute
 
 NORM1, ATTN, NORM2, FC1, FC2 = range(len(COMPONENT_TYPES))
 
@@ -84,7 +84,7 @@ def scores_again(b: BlockSizes) -> bool:
 
 def mixed_again(b: BlockSizes) -> bool:
     """Whether it also computes their product with the values again: only over few tokens."""
-    return scores_again(b) and 2 * b.tokens + 16 < 4 * FLOPS_PER_BYTE
+    return scores_again(b) and 2 * b.tokens + ELEMENT_FLOPS < 4 * FLOPS_PER_BYTE
 
 
 def block_memory(

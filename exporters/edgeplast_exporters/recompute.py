@@ -27,7 +27,7 @@ from dataclasses import replace
 
 import networkx
 
-from edgeplast.recomputation import FLOPS_PER_BYTE, SOFTMAX_FLOPS, Recompute
+from edgeplast.recomputation import ELEMENT_FLOPS, FLOPS_PER_BYTE, SOFTMAX_FLOPS, Recompute
 from edgeplast_exporters.flops import node_flops
 from edgeplast_exporters.graph import Graph, Node, Value
 
@@ -40,7 +40,7 @@ FLOPS_PER_ELEMENT = {
     "Reshape": 0,
 }
 """What operators other than products cost for each element they return, in operations that a matrix product does in
-that time (rounded; onnxruntime 1.19 and 1.32, AVX-512); 16 where nothing is said."""
+that time (rounded; onnxruntime 1.19 and 1.32, AVX-512); ``ELEMENT_FLOPS`` where nothing is said."""
 
 _ANY_PRICE = 1 << 20
 """A rate at which bytes are all that counts."""
@@ -101,7 +101,7 @@ def _computed_again(graph: Graph, nodes: list[Node], read: Iterable[str], how: R
             network.add_edge(source, ("node", i))  # no capacity: unlimited
         else:
             elements = graph.values[node.outputs[0]].elements
-            effort = node_flops(graph, node) or elements * FLOPS_PER_ELEMENT.get(node.op, 16)
+            effort = node_flops(graph, node) or elements * FLOPS_PER_ELEMENT.get(node.op, ELEMENT_FLOPS)
             network.add_edge(source, ("node", i), capacity=effort)
         for name in node.inputs:
             if name and name not in standing:
