@@ -23,6 +23,7 @@ import numpy as np
 
 from edgeplast.errors import EdgeplastError, InputError, MissingExtraError, UsageError
 from edgeplast.progress import Progress, silent
+from edgeplast.quiet_runtime import import_quietly
 
 QUANTIZED = ("Gemm",)
 """Operators that are quantized: the linear layers."""
@@ -82,8 +83,8 @@ def quantize(
     if most < 1:
         raise UsageError(f"--calibration {most}: activation ranges need at least 1 picture; 64 is the default.")
     import onnx
-    from onnxruntime import quantization as tools
 
+    tools = import_quietly("quantization")
     chosen = [int(i) for i in np.random.default_rng(seed).permutation(len(pictures))[:most]]
     loaded = onnx.load(model)
     nodes = loaded.graph.node
@@ -124,14 +125,13 @@ def outlying(model: Any, images: Iterable[np.ndarray]) -> dict[str, str]:
         images: float32 (1, 3, H, W) each.
     """
     import onnx
-    import onnxruntime
 
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
     layers = [node for node in probe.graph.node if node.op_type in QUANTIZED]
     inputs = list(dict.fromkeys(node.input[0] for node in layers))
     probe.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in inputs)
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = import_quietly().InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
     ranges = dict.fromkeys(inputs, (0.0, 0.0))
     sums: dict[str, np.ndarray] = {}  # count, sum and sum of squares of each channel
     for image in images:

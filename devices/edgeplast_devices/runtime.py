@@ -28,6 +28,7 @@ import numpy as np
 
 from edgeplast.errors import BudgetError, EdgeplastError, InputError, MissingExtraError
 from edgeplast.placement import ON_CPU, Placement
+from edgeplast.quiet_runtime import import_quietly
 from edgeplast_devices.binding import StandingInputs, bind_input, bind_output
 from edgeplast_devices.providers import (
     CPU,
@@ -85,7 +86,7 @@ def import_onnxruntime() -> Any:
         )
     try:
         with _without_training_package():
-            import onnxruntime
+            return import_quietly()
     except ModuleNotFoundError as error:
         raise MissingExtraError(
             "onnxruntime is not installed; adapting, evaluating and predicting need it. Install one build: "
@@ -96,7 +97,6 @@ def import_onnxruntime() -> Any:
             f"onnxruntime is installed and does not load ({error}). Install it again: "
             f"pip install --force-reinstall {builds[0] if builds else 'onnxruntime'}"
         ) from error
-    return onnxruntime
 
 
 @contextlib.contextmanager

@@ -178,8 +178,10 @@ def _prepare_artifacts(arguments: argparse.Namespace, folder: Path) -> dict[str,
     """Export with torch and let onnxruntime build its training graph, with the two mends it cannot do without."""
     import onnx
     import torch
-    from onnxruntime.training import artifacts
 
+    from edgeplast.quiet_runtime import import_quietly
+
+    artifacts = import_quietly("training.artifacts")
     model, names = _model(arguments)
     for block in model.blocks:
         block.attn.fused_attn = False
@@ -232,18 +234,20 @@ def _artifacts(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     import types
 
     import numpy as np
-    import onnxruntime
 
+    from edgeplast.quiet_runtime import import_quietly
+
+    onnxruntime = import_quietly()
     package = types.ModuleType("onnxruntime.training")
     package.__path__ = [str(Path(onnxruntime.__file__).parent / "training")]
     sys.modules["onnxruntime.training"] = package
-    from onnxruntime.training.api import CheckpointState, Module, Optimizer
+    api = import_quietly("training.api")
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = arguments.threads
-    state = CheckpointState.load_checkpoint(str(folder / "checkpoint"))
-    module = Module(str(folder / "training_model.onnx"), state, session_options=options)
-    optimizer = Optimizer(str(folder / "optimizer_model.onnx"), module)
+    state = api.CheckpointState.load_checkpoint(str(folder / "checkpoint"))
+    module = api.Module(str(folder / "training_model.onnx"), state, session_options=options)
+    optimizer = api.Optimizer(str(folder / "optimizer_model.onnx"), module)
     module.train()
     size = json.loads((folder / "bundle" / "bundle.json").read_text())["preprocessing"]["image_size"]
     rng = np.random.default_rng(0)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from edgeplast.errors import InputError
 from edgeplast.progress import Progress, silent
+from edgeplast.quiet_runtime import import_quietly
 from edgeplast_exporters.forward import IMAGES
 from edgeplast_exporters.graph import Graph
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
@@ -108,6 +108,7 @@ def run_float(
     """Yield, image by image, the values of a graph that ``names`` lists; weights come from ``parameters``."""
     from safetensors.numpy import save_file
 
+    onnxruntime = import_quietly()
     probed = graph.copy()
     probed.outputs = list(dict.fromkeys(names))
     with tempfile.TemporaryDirectory() as folder:

@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import onnxruntime
 import torch
 from safetensors.numpy import save_file
 
+from edgeplast.quiet_runtime import import_quietly
 from edgeplast_exporters.forward import IMAGES, forward_graph, stored_parameters
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
 
@@ -30,6 +30,7 @@ def inference_seconds(
         threads: of the runtime; by default its own choice.
         seed: of the image.
     """
+    onnxruntime = import_quietly()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     with tempfile.TemporaryDirectory() as folder:

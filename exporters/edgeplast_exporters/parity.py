@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 
 from edgeplast.errors import InputError
+from edgeplast.quiet_runtime import import_quietly
 from edgeplast_exporters.forward import IMAGES, forward_graph, stored_parameters
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
 
@@ -58,7 +58,7 @@ def check_forward(model: torch.nn.Module, *, seed: int = 0) -> float:
         save_file({name: parameters[name] for name in graph.weights}, weights)
         path = Path(folder) / "forward.onnx"
         path.write_bytes(to_onnx(graph, "forward", safetensors_layout(weights)))
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        session = import_quietly().InferenceSession(str(path), providers=["CPUExecutionProvider"])
         logits = session.run(None, {IMAGES: images})[0]
     reference = _logits(probe, images)
     largest = float(np.abs(reference).max())

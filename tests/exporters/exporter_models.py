@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import torch
 from safetensors.numpy import save_file
 from torch import nn
@@ -21,6 +20,7 @@ from edgeplast.budget import Budget
 from edgeplast.components import all_components, component_of, select
 from edgeplast.models import describe, import_timm
 from edgeplast.plans import Plan, PlannedComponent
+from edgeplast.quiet_runtime import import_quietly
 from edgeplast_exporters.forward import forward_graph, matrix, stored_parameters
 from edgeplast_exporters.gradients import gradient_input, gradient_output
 from edgeplast_exporters.graph import Graph
@@ -94,10 +94,9 @@ def torch_step(model: nn.Module, names: Collection[str], images: np.ndarray, ans
     return Result(loss.item(), logits.detach().numpy(), gradients)
 
 
-def session_of(
-    graph: Graph, stored: Mapping[str, np.ndarray], *, plain: bool = False, basic: bool = True
-) -> onnxruntime.InferenceSession:
+def session_of(graph: Graph, stored: Mapping[str, np.ndarray], *, plain: bool = False, basic: bool = True) -> Any:
     """Load a graph, its frozen weights in a safetensors file beside it (deleted once loaded)."""
+    onnxruntime = import_quietly()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1

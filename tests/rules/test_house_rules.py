@@ -34,10 +34,19 @@ def test_the_first_line_of_every_file_is_its_job() -> None:
     assert _shown(silent) == []
 
 
-def test_one_file_of_the_device_room_knows_the_runtime_one_psutil_and_one_nvml() -> None:
-    for package, only in (("onnxruntime", "runtime.py"), ("psutil", "memory.py"), ("pynvml", "device_memory.py")):
+def test_one_file_of_the_device_room_knows_psutil_and_one_nvml() -> None:
+    for package, only in (("psutil", "memory.py"), ("pynvml", "device_memory.py")):
         users = [path for path in DEVICE_ROOM if package in _imports(path)]
         assert _shown(users) == [f"devices/edgeplast_devices/{only}"], package
+
+
+def test_onnxruntime_is_imported_in_one_file_which_silences_it() -> None:
+    """Everything else goes through it: the rooms, the examples, and the tests that run graphs themselves."""
+    others = [path for room in ("examples", "tests") for path in sorted((ROOT / room).rglob("*.py"))]
+    users = [path for path in [*CODE, *others] if "onnxruntime" in _imports(path)]
+    assert _shown(users) == ["edgeplast/quiet_runtime.py"]
+    doors = [path for path in DEVICE_ROOM if "edgeplast.quiet_runtime" in _imports(path)]
+    assert _shown(doors) == ["devices/edgeplast_devices/runtime.py"]
 
 
 def test_the_device_room_imports_nothing_but_what_its_readme_names() -> None:
