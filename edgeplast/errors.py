@@ -6,11 +6,19 @@ a typing mistake (2) from bad pictures (3), a budget that cannot be met (4) and 
 
 from __future__ import annotations
 
+from edgeplast.printable import printable
+
 
 class EdgeplastError(Exception):
-    """Base of every error that edgeplast raises on purpose; its message is meant for the user."""
+    """Base of every error that edgeplast raises on purpose; its message is meant for the user.
+
+    Messages quote names of files and classes: what does not print in them is escaped here, once for all.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message, keep="\n"))
 
 
 class UsageError(EdgeplastError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeplast.adaptation import Adaptation, BeforeAfter, EpochReport
-from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar
+from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar, say
 from edgeplast.cli.options import (
     ProviderOption,
     RuntimeOption,
@@ -97,7 +97,7 @@ def adapt(
             force=force,
             progress=progress,
             epoch_done=None if as_json else _Epochs(options.epochs),
-            notice=lambda text: typer.echo(text, err=True),
+            notice=lambda text: say(text, err=True),
         )
     name_unreadable(report.unreadable, report.unreadable_examples)
     if as_json:
@@ -133,7 +133,7 @@ class _Epochs:
         if epoch.validation_accuracy is not None and epoch.validation_loss is not None:
             parts.append(f"validation loss {epoch.validation_loss:.3f}, accuracy {epoch.validation_accuracy:.1%}")
         parts.append(format_seconds(seconds))
-        typer.echo(f"epoch {epoch.epoch} of {self._epochs}: {', '.join(parts)}", err=True)
+        say(f"epoch {epoch.epoch} of {self._epochs}: {', '.join(parts)}", err=True)
 
 
 def _show(report: Adaptation, output: Path) -> None:
@@ -166,17 +166,17 @@ def _show(report: Adaptation, output: Path) -> None:
     print_table("", ("adapted", ""), rows)
     if report.stopped_because == "diverged":
         rate = float(report.options["learning_rate"] or 0)
-        typer.echo(
+        say(
             f"\nTraining diverged at step {report.steps}; the weights of epoch {report.best_epoch} were kept. "
             f"Try a tenth of the learning rate: --learning-rate {rate / 10:g}"
         )
     before, after = report.accuracy.before, report.accuracy.after
     if before is not None and after is not None and after < before:
-        typer.echo(
+        say(
             f"\nNote: accuracy on {report.measured_on} fell. More epochs (--epochs), another learning rate or more "
             "pictures may help; the bundle you started from is unchanged."
         )
-    typer.echo(f"\nWritten: {output}  (next: edgeplast deploy {output} -o model.onnx)")
+    say(f"\nWritten: {output}  (next: edgeplast deploy {output} -o model.onnx)")
 
 
 def _enforced(by: str) -> str:

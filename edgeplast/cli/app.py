@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from edgeplast.cli.console import fail, fallbacks_stated
+from edgeplast.cli.console import fail, fallbacks_stated, say
 from edgeplast.errors import EdgeplastError, one_of
 
 _VERBS = {
@@ -70,9 +70,9 @@ def introduction(
     if version:
         from edgeplast import __version__
 
-        typer.echo(f"edgeplast {__version__}")
+        say(f"edgeplast {__version__}")
     elif context.invoked_subcommand is None:
-        typer.echo(_INTRODUCTION)
+        say(_INTRODUCTION)
 
 
 def run(arguments: list[str]) -> int:

@@ -12,9 +12,21 @@ from typing import Any
 import typer
 
 from edgeplast.errors import FallbackWarning
+from edgeplast.printable import printable
 from edgeplast.progress import Progress, silent
 
 _PATIENCE_SECONDS = 2.0
+
+
+def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print lines for people, in which names of strangers cannot reach the terminal as control codes.
+
+    Args:
+        text: may hold line breaks.
+        err: on standard error.
+        nl: whether a line break follows.
+    """
+    typer.echo(printable(text, keep="\n"), err=err, nl=nl)
 
 
 def fail(message: str, exit_code: int, as_json: bool) -> int:
@@ -22,14 +34,25 @@ def fail(message: str, exit_code: int, as_json: bool) -> int:
     if as_json:
         import msgspec
 
-        typer.echo(msgspec.json.encode({"error": message, "exit_code": exit_code}).decode())
-    typer.echo(f"error: {message}", err=True)
+        print_json(msgspec.json.encode({"error": message, "exit_code": exit_code}))
+    say(f"error: {message}", err=True)
     return exit_code
 
 
 def print_json(data: bytes) -> None:
-    """Print JSON for a machine."""
-    typer.echo(data.decode().rstrip("\n"))
+    """Print JSON for a machine, and for a terminal in which someone looks at it."""
+    typer.echo(json_text(data))
+
+
+def json_text(data: bytes) -> str:
+    r"""Return JSON as text of the same meaning, with ``\u009b`` for what does not print (JSON escapes only C0)."""
+    text = data.decode().rstrip("\n")
+    return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
 
 
 def print_table(
@@ -53,21 +76,21 @@ def print_table(
         # Folded rather than cut: of a long path the end is what tells pictures apart.
         table.add_column(column, justify="left" if left_aligned else "right", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(printable(cell, keep="\n") for cell in row))
     console = Console(markup=False, highlight=False, emoji=False)  # a class may be called [red] or :dog:
     if title:
-        console.print(title, style="italic")
+        console.print(printable(title), style="italic")
     console.print(table)
     if note:
-        console.print(note)
+        console.print(printable(note, keep="\n"))
 
 
 def name_unreadable(count: int, examples: Sequence[tuple[str, str]]) -> None:
     """Say on standard error which pictures were left out, and why."""
     for name, reason in examples:
-        typer.echo(f"left out: {name}: {reason}", err=True)
+        say(f"left out: {name}: {reason}", err=True)
     if count > len(examples):
-        typer.echo(f"left out: {count - len(examples)} more pictures", err=True)
+        say(f"left out: {count - len(examples)} more pictures", err=True)
 
 
 @contextlib.contextmanager
@@ -77,7 +100,7 @@ def fallbacks_stated() -> Iterator[None]:
 
     def show(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, FallbackWarning):
-            typer.echo(f"note: {message}", err=True)
+            say(f"note: {message}", err=True)
         else:
             otherwise(message, category, *where, **more)
 
@@ -124,7 +147,7 @@ class _Lines:
         if activity != self._activity:
             self._activity, self._started = activity, now
         if total and done >= total and now - self._started > _PATIENCE_SECONDS:
-            typer.echo(f"{activity}: {total} in {now - self._started:.0f} s", err=True)
+            say(f"{activity}: {total} in {now - self._started:.0f} s", err=True)
             self._activity = ""
 
 
@@ -153,7 +176,7 @@ class _Bars:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # an archive may be called [red].tar
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -161,7 +184,7 @@ class _Bars:
             transient=True,
         )
         self._bar.start()
-        self._task = self._bar.add_task(self._activity, total=total)
+        self._task = self._bar.add_task(printable(self._activity), total=total)
 
     def close(self) -> None:
         """Take the bar away."""

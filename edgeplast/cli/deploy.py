@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from edgeplast.cli.console import print_json, print_table, progress_bar
+from edgeplast.cli.console import print_json, print_table, progress_bar, say
 from edgeplast.deployment import Deployment
 from edgeplast.errors import UsageError
 from edgeplast.units import format_bytes
@@ -60,13 +60,13 @@ def deploy(
     if as_json:
         print_json(msgspec.json.encode({"model": str(output), "bytes": size}))
     else:
-        typer.echo(f"Written: {output} ({format_bytes(size)})  (next: edgeplast predict {output} photo.jpg)")
+        say(f"Written: {output} ({format_bytes(size)})  (next: edgeplast predict {output} photo.jpg)")
 
 
 def _show(deployment: Deployment, output: Path, as_json: bool) -> None:
     warning = deployment.warning
     if warning:
-        typer.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
     if as_json:
         print_json(msgspec.json.encode({**msgspec.to_builtins(deployment), "warning": warning}))
         return
@@ -79,4 +79,4 @@ def _show(deployment: Deployment, output: Path, as_json: bool) -> None:
         ("size", format_bytes(deployment.bytes)),
     ]
     print_table("", ("quantized to 8 bits", ""), rows)
-    typer.echo(f"\nWritten: {output}  (next: edgeplast predict {output} photo.jpg)")
+    say(f"\nWritten: {output}  (next: edgeplast predict {output} photo.jpg)")

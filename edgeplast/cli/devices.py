@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from edgeplast.cli.console import print_json, print_table
+from edgeplast.cli.console import print_json, print_table, say
 from edgeplast.units import format_bytes
 
 if TYPE_CHECKING:
@@ -82,11 +82,11 @@ def _detect(as_json: bool) -> None:
         }
         print_json(msgspec.json.encode(content))
         return
-    typer.echo(_verdict(found))
+    say(_verdict(found))
     rows = [
         (name, text) for name, text in _facts(found.fitted) if name not in ("title", "source")
     ] + _senses(thermals)  # fmt: skip
-    typer.echo()
+    say()
     print_table("", ("this machine", ""), rows, "\nUse it with: --device auto. What works here: edgeplast doctor")
 
 

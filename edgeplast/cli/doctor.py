@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
-from edgeplast.cli.console import print_json
+from edgeplast.cli.console import print_json, say
 from edgeplast.cli.options import ProviderOption, provider_of
 from edgeplast.errors import UsageError
 from edgeplast.units import parse_bytes
@@ -54,7 +54,7 @@ def doctor(
         content: dict[str, Any] = {"works": code == 0, "exit_code": code, "findings": findings}
         print_json(msgspec.json.encode(content))
     else:
-        typer.echo(_verdict(findings, bundle))
+        say(_verdict(findings, bundle))
     return code
 
 
@@ -64,9 +64,9 @@ def _show(finding: Finding) -> None:
     mark, colour = _MARKS[finding.status]
     indent = " " * (_NAME_WIDTH + 3)
     typer.secho(mark, fg=colour, nl=False)
-    typer.echo(f" {finding.check:<{_NAME_WIDTH}} ", nl=False)
+    say(f" {finding.check:<{_NAME_WIDTH}} ", nl=False)
     lines = textwrap.wrap(finding.message, max(columns - len(indent), 30), break_on_hyphens=False)
-    typer.echo(f"\n{indent}".join(lines))
+    say(f"\n{indent}".join(lines))
     if finding.advice:
         advice = textwrap.wrap(finding.advice, max(columns - len(indent) - 2, 30), break_on_hyphens=False)
         typer.secho(f"{indent}→ " + f"\n{indent}  ".join(advice), fg=colour)

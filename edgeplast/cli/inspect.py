@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from edgeplast.bundle import Bundle
-from edgeplast.cli.console import print_json, print_table
+from edgeplast.cli.console import print_json, print_table, say
 from edgeplast.components import COMPONENT_TYPES, block_of, type_of
 from edgeplast.plans import PlannedComponent
 from edgeplast.pruned import PrunedRecord, is_pruned
@@ -50,19 +50,19 @@ def inspect(
         return
     plan = manifest.plan
     adapted = "adapted, " if manifest.adapted_from else ""
-    typer.echo(
+    say(
         f"{manifest.model}: {adapted}{len(manifest.classes)} classes ({', '.join(manifest.classes[:8])}"
         f"{', …' if len(manifest.classes) > 8 else ''}), {format_bytes(opened.bytes)} on disk"
     )
     total = sum(c.parameters for c in plan.components.values())
-    typer.echo(f"trains {plan.trainable_parameters:,} of {total:,} parameters (strategy {plan.strategy})\n")
+    say(f"trains {plan.trainable_parameters:,} of {total:,} parameters (strategy {plan.strategy})\n")
     rows = [
         (name, *(_cell(plan.components[f"blocks.{i}.{kind}"]) for kind in COMPONENT_TYPES))
         for i, name in enumerate(f"blocks.{i}" for i in range(plan.architecture.depth))
     ]
     print_table("components (T: trains, else bits of each stored weight)", ("block", *COMPONENT_TYPES), rows)
     outside = [f"{name} {_cell(c)}" for name, c in plan.components.items() if block_of(name) is None]
-    typer.echo(f"{', '.join(outside)}\n")
+    say(f"{', '.join(outside)}\n")
     tiers = [
         (
             tier.name,
@@ -79,13 +79,13 @@ def inspect(
     columns = ("tier", "blocks", "components", "parameters", "per image", f"per {plan.batch_size} images", "types")
     print_table("activation memory of each training graph", columns, tiers, left=("blocks", "types"))
     for note in plan.notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def show_pruned(record: PrunedRecord) -> None:
     """Print what was taken out of a model, and what it costs before and after."""
     by = f", guided by {record.method}" if record.method else ""
-    typer.echo(f"{record.model} pruned to {record.target}{by}\n")
+    say(f"{record.model} pruned to {record.target}{by}\n")
     rows = [
         (
             f"blocks.{i}",
@@ -97,7 +97,7 @@ def show_pruned(record: PrunedRecord) -> None:
     ]
     columns = ("block", "heads", "hidden units", "attn kept", "fc1 kept", "fc2 kept")
     print_table("what is kept (the percentages are of parameters)", columns, rows)
-    typer.echo()
+    say()
     before, after = record.before, record.after
     costs = [
         (
@@ -120,9 +120,9 @@ def show_pruned(record: PrunedRecord) -> None:
     print_table("", ("cost", "before", "after", "kept"), costs)
     if record.distill_loss:
         first, last = record.distill_loss
-        typer.echo(f"\n{record.distill_steps} steps of distillation: feature loss {first:.3f} → {last:.3f}")
+        say(f"\n{record.distill_steps} steps of distillation: feature loss {first:.3f} → {last:.3f}")
     for note in record.notes:
-        typer.echo(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _of(kept: int, before: int) -> str:

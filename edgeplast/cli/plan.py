@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from edgeplast.cli import bits
-from edgeplast.cli.console import print_json, print_table
+from edgeplast.cli.console import print_json, print_table, say
 from edgeplast.cli.options import budget_of, profile_of
 from edgeplast.components import COMPONENT_TYPES, EMBED, HEAD, NORM
 from edgeplast.errors import UsageError
@@ -85,7 +85,7 @@ def plan(
         _show_missed(why)
         _show_curve(why)
     if output is not None:
-        typer.echo(f"\nWritten: {output}  (next: edgeplast export {why.plan.architecture.model} … --plan {output})")
+        say(f"\nWritten: {output}  (next: edgeplast export {why.plan.architecture.model} … --plan {output})")
 
 
 def _show_plan(plan: Plan) -> None:
@@ -96,7 +96,7 @@ def _show_plan(plan: Plan) -> None:
         rows.append((f"blocks.{i}", *cells))
     print_table("what trains (T) and scores", ("block", *COMPONENT_TYPES), rows)
     outside = [name for name in (EMBED, NORM, HEAD) if plan.components[name].trainable]
-    typer.echo(f"and {', '.join(outside)}\n")
+    say(f"and {', '.join(outside)}\n")
 
 
 def _cell(plan: Plan, name: str) -> str:
@@ -138,13 +138,13 @@ def _show_missed(why: Explanation) -> None:
             need = (format_bytes(missed.memory_bytes), format_bytes(missed.short_bytes))
         rows.append((missed.component, f"{missed.score:.3g}", *need))
     if rows:
-        typer.echo()
+        say()
         title = f"what just missed, of {len(why.missed)} frozen"
         print_table(title, ("component", "score", "peak with it", "short by"), rows)
     if why.next_step is not None:
-        typer.echo(f"next better choice: {_alternative(why.next_step)}")
+        say(f"next better choice: {_alternative(why.next_step)}")
     if why.with_more is not None:
-        typer.echo(f"50 MB more would buy: {_alternative(why.with_more)}")
+        say(f"50 MB more would buy: {_alternative(why.with_more)}")
 
 
 def _alternative(other: Alternative) -> str:
@@ -167,5 +167,5 @@ def _show_curve(why: Explanation) -> None:
         bar = "█" * round(_BAR_WIDTH * point.score / top) if top else ""
         memory = f"{format_bytes(point.memory_bytes):>8}  {bar:<{_BAR_WIDTH}}"
         rows.append((memory, f"{point.score:.4g}", str(point.components), "← budget" if here else ""))
-    typer.echo()
+    say()
     print_table("best summed score against memory", ("memory", "score", "components", ""), rows)

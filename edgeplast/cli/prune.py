@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeplast.cli.console import print_json, progress_bar
+from edgeplast.cli.console import print_json, progress_bar, say
 from edgeplast.cli.inspect import show_pruned
 from edgeplast.cli.options import (
     CheckpointOption,
@@ -93,4 +93,4 @@ def prune(
         print_json(pruned.record.to_json())
         return
     show_pruned(pruned.record)
-    typer.echo(f"\nWritten: {output}  (next: edgeplast export {output} --data images/ -o bundle/)")
+    say(f"\nWritten: {output}  (next: edgeplast export {output} --data images/ -o bundle/)")

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 import typer
 
-from edgeplast.cli.console import print_json
+from edgeplast.cli.console import print_json, say
 from edgeplast.errors import UsageError
 from edgeplast.files import refuse_existing
 from edgeplast.scores import ScoreTable
@@ -43,7 +43,7 @@ def report(
     if as_json:
         print_json(msgspec.json.encode({"written": written}))
     else:
-        typer.echo(f"Written: {', '.join(written)}")
+        say(f"Written: {', '.join(written)}")
 
 
 def _draw(source: Path, output: Path, png: Path | None) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from edgeplast.cli.console import print_json, progress_bar
+from edgeplast.cli.console import print_json, progress_bar, say
 from edgeplast.cli.options import (
     CheckpointOption,
     ImageSizeOption,
@@ -109,7 +109,7 @@ def _list_methods(as_json: bool) -> None:
         return
     for name, m in METHODS.items():
         needs = "" if m.needs == "pictures" else f"; needs {'labels' if m.needs == 'labels' else 'no pictures'}"
-        typer.echo(f"{name:<21} {m.explanation}\n{'':<21} cost: {m.cost}{needs}")
+        say(f"{name:<21} {m.explanation}\n{'':<21} cost: {m.cost}{needs}")
 
 
 def _show(table: ScoreTable, output: Path) -> None:
@@ -129,14 +129,14 @@ def _show(table: ScoreTable, output: Path) -> None:
     more = f"… and {len(order) - _TOP} more. " if len(order) > _TOP else ""
     columns = ("component", "", "score", "std. error", "", "parameters")
     _print_bars(f"{table.architecture.model} by {table.method}", columns, rows)
-    typer.echo(f"{more}~: cannot be told apart from the next one.\n")
+    say(f"{more}~: cannot be told apart from the next one.\n")
     medians = _medians(table)
     highest = max(medians.values(), default=0.0)
     typical = [(kind, bar(value, highest), f"{value:.4g}") for kind, value in medians.items()]
     _print_bars("median of each type", ("type", "", "score"), typical)
     for note in (*_agreement(table), *table.notes):
-        typer.echo(note)
-    typer.echo(f"\nWritten: {output}  (next: edgeplast report {output} -o report.html, or edgeplast plan {output} …)")
+        say(note)
+    say(f"\nWritten: {output}  (next: edgeplast report {output} -o report.html, or edgeplast plan {output} …)")
 
 
 def _print_bars(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
