@@ -1,6 +1,6 @@
 """Activation memory of one block in a training step, in closed form.
 
-The formulas follow the exporter's graph and its liveness walk (``edgeplast_exporters.liveness``), operator by
+The formulas follow the exporter's graph and its liveness walk (``edgeplast.graphs.measures.liveness``), operator by
 operator at the few instants that can be the peak; ``tests/planning/test_estimate_against_liveness.py`` holds the two
 together. With N tokens, Q output tokens, D width, A attention width, H heads and M hidden width, one image holds
 

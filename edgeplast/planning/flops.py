@@ -1,6 +1,6 @@
 """Floating-point operations of a training step, and the seconds they take.
 
-Counted are matrix products, 2·m·n·k each, as in ``edgeplast_exporters.flops``.
+Counted are matrix products, 2·m·n·k each, as in ``edgeplast.graphs.measures.flops``.
 """
 
 from __future__ import annotations

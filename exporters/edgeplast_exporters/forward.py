@@ -15,8 +15,8 @@ import torch
 
 from edgeplast.components import EMBED, HEAD, NORM
 from edgeplast.errors import InputError
+from edgeplast.graphs.graph import Graph, Value
 from edgeplast.models import FAMILY, check_family, pooled_tokens
-from edgeplast_exporters.graph import Graph, Value
 
 IMAGES, LOGITS = "images", "logits"
 

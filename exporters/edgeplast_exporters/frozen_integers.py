@@ -14,10 +14,10 @@ import numpy as np
 
 from edgeplast.components import component_of
 from edgeplast.errors import InputError
+from edgeplast.graphs.graph import Graph
 from edgeplast.progress import Progress, silent
 from edgeplast_exporters.activation_ranges import choose_range, clipped_share, quantized
 from edgeplast_exporters.calibration import run_float, sample_inputs
-from edgeplast_exporters.graph import Graph
 from edgeplast_exporters.integer_products import (
     IntegerProduct,
     column_scale_name,

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeplast_exporters.graph import Graph, Node, Value
+from edgeplast.graphs.graph import Graph, Node, Value
 from edgeplast_exporters.quantization import quantize_rows
 
 MOST = 63

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeplast_exporters.graph import Graph, Node, Value
+from edgeplast.graphs.graph import Graph, Node, Value
 
 OPSET, IR_VERSION = 17, 8
 """Read by onnxruntime ≥ 1.14 and TensorRT ≥ 8.6; nothing newer is needed by a vision transformer."""

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from edgeplast.graphs.graph import Graph, Node, Value
 from edgeplast_exporters.four_bits import BLOCK, packed_name
-from edgeplast_exporters.graph import Graph, Node, Value
 
 
 def quantized_name(weight: str) -> str:

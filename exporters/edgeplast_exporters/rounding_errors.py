@@ -13,10 +13,10 @@ from dataclasses import replace
 import numpy as np
 
 from edgeplast.components import block_of, component_of
+from edgeplast.graphs.graph import Graph, Node
 from edgeplast.progress import Progress, silent
 from edgeplast_exporters.calibration import run_float
 from edgeplast_exporters.four_bits import float_matrix, quantize_blocks
-from edgeplast_exporters.graph import Graph, Node
 from edgeplast_exporters.quantization import quantize_rows
 
 _MEASURED_IMAGES = 32

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeplast.components import EMBED
+from edgeplast.graphs.graph import Graph, Node
 from edgeplast_exporters.activation_ranges import grid, product_error
 from edgeplast_exporters.calibration import Sample
-from edgeplast_exporters.graph import Graph, Node
 from edgeplast_exporters.quantization import quantize_rows
 
 _ALPHAS = (0.0, 0.5, 0.65, 0.8)

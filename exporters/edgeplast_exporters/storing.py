@@ -11,12 +11,12 @@ import numpy as np
 from edgeplast.bundle import StoredParameter
 from edgeplast.components import component_of
 from edgeplast.errors import UsageError
+from edgeplast.graphs.graph import Graph
 from edgeplast.plans import Plan
 from edgeplast.progress import Progress, silent
 from edgeplast_exporters.calibration import LEAST_IMAGES, sample_inputs
 from edgeplast_exporters.four_bits import pack, packed_name, quantize_blocks
 from edgeplast_exporters.frozen_integers import HELD_OUT_SHARE, FrozenIntegers, fit_integers
-from edgeplast_exporters.graph import Graph
 from edgeplast_exporters.integer_products import (
     column_scale_name,
     compute_in_integers,

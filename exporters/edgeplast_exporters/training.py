@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from edgeplast.errors import InputError
-from edgeplast_exporters.fold_scales import fold_scales
+from edgeplast.graphs.differentiate import differentiate, gradient_input
+from edgeplast.graphs.graph import Graph
+from edgeplast.graphs.passes.fold_scales import fold_scales
 from edgeplast_exporters.forward import LOGITS
-from edgeplast_exporters.gradients import differentiate, gradient_input
-from edgeplast_exporters.graph import Graph
 
 TARGETS, LOSS = "targets", "loss"
 

@@ -30,20 +30,20 @@ from edgeplast.components import HEAD, component_of
 from edgeplast.errors import InputError
 from edgeplast.files import building_folder, refuse_existing
 from edgeplast.footprint import Footprint
+from edgeplast.graphs.graph import Graph
+from edgeplast.graphs.measures.arena import arena_lines
+from edgeplast.graphs.measures.flops import flops_per_image
+from edgeplast.graphs.measures.liveness import transient_lines
+from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import check_finite, describe
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.recomputation import RECOMPUTE, Recompute
 from edgeplast.units import format_bytes
-from edgeplast_exporters.arena import arena_lines
-from edgeplast_exporters.flops import flops_per_image
 from edgeplast_exporters.forward import forward_graph, stored_parameters
-from edgeplast_exporters.graph import Graph
-from edgeplast_exporters.liveness import transient_lines
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
 from edgeplast_exporters.parity import check_forward
-from edgeplast_exporters.recompute import recompute
 from edgeplast_exporters.storing import FrozenCompute, FrozenStorage, store_frozen
 from edgeplast_exporters.tiers import tier_components
 from edgeplast_exporters.training import promote, training_graph

@@ -13,7 +13,7 @@ from timm_layers import variants
 from edgeplast.compression.costs import costs_of
 from edgeplast.compression.structure import Structure, parts_of
 from edgeplast.errors import InputError
-from edgeplast_exporters.flops import flops_per_image
+from edgeplast.graphs.measures.flops import flops_per_image
 from edgeplast_exporters.forward import forward_graph
 
 

@@ -26,14 +26,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from edgeplast.graphs.measures.liveness import transient_lines
+from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import preprocessing_of
 from edgeplast_devices.runtime import EvaluationSession, TrainingSession
 from edgeplast_devices.weights import all_parameters, read_trainable
 from edgeplast_exporters import export
 from edgeplast_exporters.four_bits import BLOCK, float_matrix, pack, quantize_blocks
-from edgeplast_exporters.liveness import transient_lines
 from edgeplast_exporters.quantization import quantizable, quantize_frozen
-from edgeplast_exporters.recompute import recompute
 
 matrices = hnp.arrays(
     np.float32,

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeplast.errors import InputError
+from edgeplast.graphs.differentiate import differentiate, gradient_input, gradient_output
+from edgeplast.graphs.graph import Graph, Value
 from edgeplast_exporters.forward import activation
-from edgeplast_exporters.gradients import differentiate, gradient_input, gradient_output
-from edgeplast_exporters.graph import Graph, Value
 
 BATCH = 3
 

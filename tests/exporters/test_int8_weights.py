@@ -24,9 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from edgeplast.graphs.graph import Graph
+from edgeplast.graphs.measures.liveness import transient_lines
+from edgeplast.graphs.passes.recompute import recompute
 from edgeplast_exporters.forward import forward_graph
-from edgeplast_exporters.graph import Graph
-from edgeplast_exporters.liveness import transient_lines
 from edgeplast_exporters.quantization import (
     quantizable,
     quantize_frozen,
@@ -34,7 +35,6 @@ from edgeplast_exporters.quantization import (
     quantized_name,
     scale_name,
 )
-from edgeplast_exporters.recompute import recompute
 
 
 def slowly(row: list[float]) -> tuple[list[int], float]:

@@ -29,16 +29,18 @@ from torch import nn
 
 from edgeplast.bundle import Bundle
 from edgeplast.errors import UsageError
+from edgeplast.graphs.graph import Graph
+from edgeplast.graphs.measures.flops import flops_per_image
+from edgeplast.graphs.measures.liveness import transient_lines
+from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import preprocessing_of
 from edgeplast_devices.deploying import deploy
 from edgeplast_devices.runtime import EvaluationSession, TrainingSession
 from edgeplast_devices.weights import all_parameters, read_trainable
 from edgeplast_exporters import export
 from edgeplast_exporters.activation_ranges import quantized
-from edgeplast_exporters.flops import flops_per_image
 from edgeplast_exporters.forward import forward_graph
 from edgeplast_exporters.frozen_integers import FrozenIntegers, fit_integers
-from edgeplast_exporters.graph import Graph
 from edgeplast_exporters.integer_products import (
     IntegerProduct,
     column_scale_name,
@@ -48,8 +50,6 @@ from edgeplast_exporters.integer_products import (
     matrix_name,
     quantize_columns,
 )
-from edgeplast_exporters.liveness import transient_lines
-from edgeplast_exporters.recompute import recompute
 from edgeplast_exporters.training import promote, training_graph
 
 TRAINED = "fc1:2,attn:3-4,norm,head"

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 
 from edgeplast.bundle import Bundle
 from edgeplast.footprint import MemoryLine, envelope
+from edgeplast.graphs.graph import Graph, Value
+from edgeplast.graphs.measures.arena import arena_lines, fits
+from edgeplast.graphs.measures.flops import flops_per_image
+from edgeplast.graphs.measures.liveness import Step, steps, transient_lines
+from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import preprocessing_of
 from edgeplast.recomputation import RECOMPUTE
 from edgeplast_exporters import export
-from edgeplast_exporters.arena import arena_lines, fits
-from edgeplast_exporters.flops import flops_per_image
-from edgeplast_exporters.graph import Graph, Value
-from edgeplast_exporters.liveness import Step, steps, transient_lines
-from edgeplast_exporters.recompute import recompute
 
 UNIT = 256
 

@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
+from edgeplast.graphs.differentiate import gradient_input
+from edgeplast.graphs.graph import Graph
+from edgeplast.graphs.passes.recompute import recompute
 from edgeplast_exporters.forward import forward_graph
-from edgeplast_exporters.gradients import gradient_input
-from edgeplast_exporters.graph import Graph
 from edgeplast_exporters.onnx_writer import StoredTensor, safetensors_layout, to_onnx
 from edgeplast_exporters.quantization import quantizable, quantize_frozen
-from edgeplast_exporters.recompute import recompute
 
 
 def nowhere(graph: Graph) -> dict[str, StoredTensor | None]:

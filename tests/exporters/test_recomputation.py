@@ -21,10 +21,10 @@ from exporter_models import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeplast.graphs.graph import Graph, Node
+from edgeplast.graphs.measures.liveness import transient_lines
+from edgeplast.graphs.passes.recompute import _computed_again, recompute
 from edgeplast.recomputation import FLOPS_PER_BYTE, RECOMPUTE, Recompute
-from edgeplast_exporters.graph import Graph, Node
-from edgeplast_exporters.liveness import transient_lines
-from edgeplast_exporters.recompute import _computed_again, recompute
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "class token": ("vit_tiny_patch16_224", {}),

@@ -14,10 +14,10 @@ from exporter_models import CLASSES, parameters_of, plan_of, small, training_gra
 
 from edgeplast.bundle import Bundle
 from edgeplast.errors import InputError
+from edgeplast.graphs.measures.liveness import transient_lines
+from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import import_timm, preprocessing_of
 from edgeplast_exporters import export
-from edgeplast_exporters.liveness import transient_lines
-from edgeplast_exporters.recompute import recompute
 
 
 @pytest.fixture(scope="module")

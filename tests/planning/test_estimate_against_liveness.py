@@ -18,13 +18,13 @@ if find_spec("timm") is None:  # timm itself imports only after import_timm has 
     pytest.skip("timm is not installed", allow_module_level=True)
 
 from edgeplast.compression.structure import Structure  # noqa: E402
+from edgeplast.graphs.graph import Graph  # noqa: E402
+from edgeplast.graphs.measures.flops import flops_per_image  # noqa: E402
+from edgeplast.graphs.measures.liveness import transient_lines  # noqa: E402
+from edgeplast.graphs.passes.recompute import recompute  # noqa: E402
 from edgeplast.models import describe, import_timm  # noqa: E402
-from edgeplast_exporters.flops import flops_per_image  # noqa: E402
 from edgeplast_exporters.forward import forward_graph  # noqa: E402
-from edgeplast_exporters.graph import Graph  # noqa: E402
-from edgeplast_exporters.liveness import transient_lines  # noqa: E402
 from edgeplast_exporters.quantization import quantizable, quantize_frozen  # noqa: E402
-from edgeplast_exporters.recompute import recompute  # noqa: E402
 from edgeplast_exporters.training import promote, training_graph  # noqa: E402
 
 TOLERANCE = 0.1

@@ -10,7 +10,7 @@ views alive. What the arena adds by scattering all this is in ``arena.py``.
 from __future__ import annotations
 
 from edgeplast.footprint import MemoryLine, envelope
-from edgeplast_exporters.graph import Graph, Value
+from edgeplast.graphs.graph import Graph, Value
 
 _VIEWS = {"Reshape"}
 

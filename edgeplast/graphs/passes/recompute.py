@@ -27,9 +27,9 @@ from dataclasses import replace
 
 import networkx
 
+from edgeplast.graphs.graph import Graph, Node, Value
+from edgeplast.graphs.measures.flops import node_flops
 from edgeplast.recomputation import ELEMENT_FLOPS, FLOPS_PER_BYTE, SOFTMAX_FLOPS, Recompute
-from edgeplast_exporters.flops import node_flops
-from edgeplast_exporters.graph import Graph, Node, Value
 
 FLOPS_PER_ELEMENT = {
     "LayerNormalization": 100,

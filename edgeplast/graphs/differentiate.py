@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Collection
 
 from edgeplast.errors import InputError
-from edgeplast_exporters.graph import Graph, Node, Value
+from edgeplast.graphs.graph import Graph, Node, Value
 
 Gradients = list[Value | None]
 Rule = Callable[["Differentiation", Node, list[Value | None]], Gradients]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from edgeplast_exporters.graph import Graph, Node, Value
+from edgeplast.graphs.graph import Graph, Node, Value
 
 
 def fold_scales(graph: Graph) -> Graph:

@@ -15,8 +15,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from edgeplast.footprint import MemoryLine
-from edgeplast_exporters.graph import Graph
-from edgeplast_exporters.liveness import Step, steps, transient_lines
+from edgeplast.graphs.graph import Graph
+from edgeplast.graphs.measures.liveness import Step, steps, transient_lines
 
 _UNIT = 256
 _KEPT_WHOLE = 1 << 16

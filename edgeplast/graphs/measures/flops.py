@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeplast_exporters.graph import Graph, Node
+from edgeplast.graphs.graph import Graph, Node
 
 
 def node_flops(graph: Graph, node: Node) -> int:

@@ -1,0 +1,1 @@
+"""What a graph costs: bytes alive, bytes held, operations."""
