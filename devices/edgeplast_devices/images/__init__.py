@@ -8,6 +8,7 @@ from edgeplast_devices.images.batching import Batch, Unreadable, batches
 from edgeplast_devices.images.decoding import DECODE_LIMIT_BYTES, EXACT_DECODE_BYTES, UnreadableImageError
 from edgeplast_devices.images.imageset import ImageSet, require_classes
 from edgeplast_devices.images.opening import Splits, open_images, open_splits, open_unlabelled
+from edgeplast_devices.images.reaching import UnreachableImagesError
 from edgeplast_devices.images.splitting import epoch_order, picture_generator, stratified_split
 from edgeplast_devices.images.transforms import Augmentation, preprocess
 
@@ -18,6 +19,7 @@ __all__ = [
     "Batch",
     "ImageSet",
     "Splits",
+    "UnreachableImagesError",
     "Unreadable",
     "UnreadableImageError",
     "batches",

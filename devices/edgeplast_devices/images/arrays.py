@@ -23,6 +23,7 @@ from edgeplast.progress import Progress, silent
 from edgeplast.units import format_bytes
 from edgeplast_devices.images.decoding import UnreadableImageError
 from edgeplast_devices.images.layout import SPLITS
+from edgeplast_devices.images.reaching import UnreachableImagesError, any_there, reason_of
 from edgeplast_devices.images.storage import PIECE_BYTES, SharedFile, spool
 
 MAX_CLASSES = 65536
@@ -71,11 +72,19 @@ class ArrayImages:
         if needed > limit_bytes:
             reason = f"{width} x {height} pixels take {format_bytes(needed)}, {format_bytes(limit_bytes)} are allowed"
             raise UnreadableImageError(self.name(index), reason)
-        row = self._data.read_at(self._offset + index * self._row_bytes, self._row_bytes)
+        try:
+            row = self._row(index)
+        except OSError as error:
+            if any_there(self._row, (0, len(self) // 2, len(self) - 1)):
+                raise UnreadableImageError(self.name(index), reason_of(error)) from error
+            raise UnreachableImagesError(self.name(index), reason_of(error)) from error
         if len(row) < self._row_bytes:
             raise UnreadableImageError(self.name(index), "the file ends before this row")
         mode = "RGB" if channels == [3] else "L"
         return Image.frombytes(mode, (width, height), row).convert("RGB")
+
+    def _row(self, index: int) -> bytes:
+        return self._data.read_at(self._offset + index * self._row_bytes, self._row_bytes)
 
 
 @dataclass(frozen=True)

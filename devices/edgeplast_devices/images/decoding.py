@@ -10,6 +10,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from edgeplast.errors import InputError
 from edgeplast.units import format_bytes
+from edgeplast_devices.images.reaching import is_gone
 
 EXACT_DECODE_BYTES = 16 << 20
 """A JPEG that needs no more than this is decoded in full, so that the tensor equals timm's bit for bit.
@@ -75,6 +76,7 @@ def decode(
 
     Raises:
         UnreadableImageError: it is no picture, is damaged, or needs more memory than allowed.
+        OSError: the place where it lies is gone; see :func:`~.reaching.is_gone`.
     """
     try:
         with warnings.catch_warnings():
@@ -88,6 +90,8 @@ def decode(
     except (UnreadableImageError, MemoryError):
         raise
     except Exception as error:
+        if is_gone(error):
+            raise
         # Decoders raise whatever they like on damaged files: OSError, SyntaxError, struct.error, KeyError, ...
         raise UnreadableImageError(name, _reason(error)) from error
 

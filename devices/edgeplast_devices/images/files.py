@@ -15,9 +15,14 @@ import numpy as np
 from edgeplast.errors import InputError
 from edgeplast_devices.images.decoding import UnreadableImageError, decode
 from edgeplast_devices.images.listing import Listing, is_hidden, is_picture_name
+from edgeplast_devices.images.reaching import UnreachableImagesError, any_there, is_gone, reason_of
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+_NEIGHBOURS = 4
+"""Pictures to look at before a place counts as gone."""
 
 
 class Files:
@@ -45,16 +50,49 @@ class Files:
         return (self.listing.path(index) + size).encode("utf-8", "surrogateescape")
 
     def decode(self, index: int, at_least: tuple[int, int] | None, limit_bytes: int) -> Image.Image:
-        """Decode one picture to RGB; see :func:`~.decoding.decode`."""
+        """Decode one picture to RGB; see :func:`~.decoding.decode`.
+
+        Raises:
+            UnreadableImageError: it is damaged, or was deleted while its neighbours are there.
+            UnreachableImagesError: it is not there, and neither are the pictures beside it.
+        """
         name = self.name(index)
         try:
-            stream = self._open(index)
+            with self._open(index) as stream:
+                return decode(stream, name, at_least=at_least, limit_bytes=limit_bytes)
+        except UnreadableImageError:
+            self._look_again(index, name)  # a library of C may have met the drive's error and called it damage
+            raise
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
-            raise UnreadableImageError(name, (error.strerror or str(error)).lower()) from error
-        with stream:
-            return decode(stream, name, at_least=at_least, limit_bytes=limit_bytes)
+            raise self._fault(index, name, error) from error
+
+    def _look_again(self, index: int, name: str) -> None:
+        try:
+            self._look(index)
+        except OSError as error:
+            if is_gone(error):
+                raise self._fault(index, name, error) from error
+
+    def _fault(self, index: int, name: str, error: OSError) -> InputError:
+        """Tell a picture that is gone or unreadable by itself from a place that is gone."""
+        if is_gone(error) and not any_there(self._look, self._neighbours(index)):
+            return UnreachableImagesError(name, reason_of(error))
+        return UnreadableImageError(name, reason_of(error))
+
+    def _look(self, index: int) -> None:
+        with self._open(index) as stream:
+            stream.read(1)
+
+    def _neighbours(self, index: int) -> list[int]:
+        """Return some other pictures: of the same folder where it has any (they were listed together), else of all."""
+        near = [index + step for away in range(1, 1 + _NEIGHBOURS) for step in (away, -away)]
+        of = self.listing.folder_numbers
+        beside = [other for other in near if 0 <= other < len(self) and of[other] == of[index]]
+        if beside:
+            return beside[:_NEIGHBOURS]
+        return [other for other in np.linspace(0, len(self) - 1, _NEIGHBOURS).astype(int).tolist() if other != index]
 
     def ordered(self, members: np.ndarray) -> np.ndarray:
         """Return these pictures by path; of two with one path (a tar that was appended to) the later one."""

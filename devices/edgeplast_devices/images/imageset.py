@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +11,18 @@ from PIL import Image
 
 from edgeplast.errors import InputError
 from edgeplast_devices.images.decoding import DECODE_LIMIT_BYTES
+from edgeplast_devices.images.reaching import UnreachableImagesError
 
 NO_LABEL = -1
 """The label of a picture of which nobody said what it shows."""
+
+
+WhenUnreachable = Callable[[UnreachableImagesError], None]
+"""Asked where a picture's place is gone: returns when it is worth another try, or raises."""
+
+
+def _at_once(error: UnreachableImagesError) -> None:
+    raise error
 
 
 class Source(Protocol):
@@ -40,6 +49,7 @@ class ImageSet:
             the ones that this part of it has no picture of.
         labels: int64 (n,), index into ``classes``; -1 where there is none.
         decode_limit_bytes: the most memory that decoding one picture may take; settable.
+        unreachable: called where a picture's place is gone; returns when it may be there again, or raises.
     """
 
     def __init__(
@@ -50,6 +60,7 @@ class ImageSet:
         classes: Sequence[str],
         *,
         decode_limit_bytes: int = DECODE_LIMIT_BYTES,
+        unreachable: WhenUnreachable = _at_once,
     ) -> None:
         """Show some pictures of a source, in a given order.
 
@@ -59,12 +70,14 @@ class ImageSet:
             labels: int64 (n,), index into ``classes`` or -1.
             classes: class names.
             decode_limit_bytes: the most memory that decoding one picture may take.
+            unreachable: called where a picture's place is gone; returns when it may be there again, or raises.
         """
         self._source = source
         self._positions = np.asarray(positions, dtype=np.int64)
         self.labels = np.asarray(labels, dtype=np.int64)
         self.classes = tuple(classes)
         self.decode_limit_bytes = decode_limit_bytes
+        self.unreachable = unreachable
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -86,8 +99,19 @@ class ImageSet:
 
         Raises:
             UnreadableImageError: it is no picture, is damaged, or needs more than ``decode_limit_bytes``.
+            UnreachableImagesError: the place where it lies is gone, and ``unreachable`` waits no longer.
         """
-        return self._source.decode(int(self._positions[index]), at_least, self.decode_limit_bytes)
+        while True:
+            try:
+                return self._source.decode(int(self._positions[index]), at_least, self.decode_limit_bytes)
+            except UnreachableImagesError as error:
+                self.unreachable(error)
+
+    def waiting(self, unreachable: WhenUnreachable) -> ImageSet:
+        """Return the same pictures, with somebody else to ask where their place is gone."""
+        same = self._like(self._positions, self.labels, self.classes)
+        same.unreachable = unreachable
+        return same
 
     def subset(self, indices: Iterable[int] | np.ndarray) -> ImageSet:
         """Return the pictures at these indices, in this order; nothing is copied but numbers."""
@@ -126,7 +150,14 @@ class ImageSet:
         return digest.hexdigest()
 
     def _like(self, positions: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> ImageSet:
-        return ImageSet(self._source, positions, labels, classes, decode_limit_bytes=self.decode_limit_bytes)
+        return ImageSet(
+            self._source,
+            positions,
+            labels,
+            classes,
+            decode_limit_bytes=self.decode_limit_bytes,
+            unreachable=self.unreachable,
+        )
 
 
 def require_classes(images: ImageSet, at_least: int = 2) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeplast_devices.images.decoding import UnreadableImageError
 from edgeplast_devices.images.imageset import Source
+from edgeplast_devices.images.reaching import UnreachableImagesError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,8 +45,8 @@ class Joined:
         _, source, inner = self._find(index)
         try:
             return source.decode(inner, at_least, limit_bytes)
-        except UnreadableImageError as error:
-            raise UnreadableImageError(self.name(index), error.reason) from error
+        except (UnreadableImageError, UnreachableImagesError) as error:
+            raise type(error)(self.name(index), error.reason) from error
 
     def _find(self, index: int) -> tuple[str, Source, int]:
         number = int(np.searchsorted(self._ends, index, side="right"))

@@ -15,6 +15,7 @@ from typing import BinaryIO, cast
 
 from edgeplast.errors import InputError
 from edgeplast.units import format_bytes
+from edgeplast_devices.images.reaching import is_gone
 
 PIECE_BYTES = 1 << 18
 """How much is copied or decompressed at a time."""
@@ -26,16 +27,19 @@ _LOOK_EVERY_BYTES = 16 << 20
 class SharedFile:
     """An open file of which any part can be read, from any thread; closed when nothing needs it any more.
 
+    A file with a path is opened again where reading fails because its drive was away for a while.
+
     Attributes:
         size: length of the file in bytes.
     """
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO, path: Path | None = None):
         self._file = file
+        self._path = path
         # Reading by position (os.pread) would need no lock, but Windows has none.
         self._lock = threading.Lock()
         self.size = file.seek(0, os.SEEK_END)
-        weakref.finalize(self, file.close)
+        self._finalizer = weakref.finalize(self, file.close)
 
     @classmethod
     def at(cls, path: Path) -> SharedFile:
@@ -45,15 +49,34 @@ class SharedFile:
             InputError: it cannot be opened.
         """
         try:
-            return cls(path.open("rb"))
+            return cls(path.open("rb"), path)
         except OSError as error:
             raise InputError(f"Cannot read {path}: {error.strerror}.") from error
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Return up to ``count`` bytes from ``offset``; fewer at the end of the file."""
+        """Return up to ``count`` bytes from ``offset``; fewer at the end of the file.
+
+        Raises:
+            OSError: it cannot be read, nor opened again.
+        """
         with self._lock:
-            self._file.seek(offset)
-            return self._file.read(count)
+            try:
+                self._file.seek(offset)
+                return self._file.read(count)
+            except OSError as error:
+                if not is_gone(error) or self._path is None:
+                    raise
+                self._open_again(self._path, error)
+                self._file.seek(offset)
+                return self._file.read(count)
+
+    def _open_again(self, path: Path, lost: OSError) -> None:
+        file = path.open("rb")
+        if file.seek(0, os.SEEK_END) != self.size:
+            file.close()
+            raise lost  # another file has its name
+        self._finalizer()
+        self._file, self._finalizer = file, weakref.finalize(self, file.close)
 
     def window(self, offset: int, size: int) -> BinaryIO:
         """Return a file of its own that shows ``size`` bytes from ``offset``."""
