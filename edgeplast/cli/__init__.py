@@ -11,20 +11,24 @@ from typing import NoReturn
 
 def main() -> NoReturn:
     """Run the command line; every error ends in one message and its exit code, never in a traceback."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that what was half-written is removed as on Ctrl-C
+    from edgeplast.cli.streams import Streams
+
+    streams = Streams(sys.argv[1:])
+    for name in ("SIGTERM", "SIGHUP"):  # so that what was half-written is removed as on Ctrl-C
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:  # nohup has it ignored
+            signal.signal(number, _interrupt)
     # numpy's BLAS would map 40 MB for threads that no verb uses: products run in onnxruntime or torch.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         from edgeplast.cli.app import run
 
         code = run(sys.argv[1:])
-        sys.stdout.flush()
     except KeyboardInterrupt:  # while modules were imported
         code = 130
-    except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of what a verb prints has seen enough
         code = 0
-    sys.exit(code)
+    sys.exit(streams.finish(code))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

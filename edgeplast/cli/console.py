@@ -40,8 +40,12 @@ def fail(message: str, exit_code: int, as_json: bool) -> int:
 
 
 def print_json(data: bytes) -> None:
-    """Print JSON for a machine, and for a terminal in which someone looks at it."""
-    typer.echo(json_text(data))
+    """Print JSON for a machine, and for a terminal in which someone looks at it; in ASCII where that is not UTF-8."""
+    text = json_text(data)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    if not encoding.lower().startswith("utf"):
+        text = "".join(c if c.isascii() else _json_escape(c) for c in text)
+    typer.echo(text)
 
 
 def json_text(data: bytes) -> str:
@@ -123,7 +127,7 @@ def progress_bar(quiet: bool, told_otherwise: tuple[str, ...] = ()) -> Iterator[
     if quiet:
         yield silent
         return
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield _Lines(told_otherwise)
         return
     bars = _Bars()
