@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from edgeplast.documents import Count
 from edgeplast.errors import InputError
 
 
@@ -26,15 +27,15 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     model: str
-    image_size: tuple[int, int]
-    tokens: int
-    width: int
-    depth: int
-    heads: tuple[int, ...]
-    mlp_width: tuple[int, ...]
-    classes: int
-    parameters: dict[str, int]
-    pooled_tokens: int | None = None
+    image_size: tuple[Count, Count]
+    tokens: Count
+    width: Count
+    depth: Count
+    heads: tuple[Count, ...]
+    mlp_width: tuple[Count, ...]
+    classes: Count
+    parameters: dict[str, Count]
+    pooled_tokens: Count | None = None
     kept_fraction: dict[str, float] = {}
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from edgeplast.documents import Whole
 from edgeplast.errors import UsageError
 from edgeplast.units import format_bytes
 
@@ -18,9 +19,9 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         disk_bytes: size of the bundle on disk. None: no limit.
     """
 
-    memory_bytes: int | None = None
+    memory_bytes: Whole | None = None
     step_seconds: float | None = None
-    disk_bytes: int | None = None
+    disk_bytes: Whole | None = None
 
     def __post_init__(self) -> None:
         for name in ("memory_bytes", "step_seconds", "disk_bytes"):

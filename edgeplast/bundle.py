@@ -3,33 +3,50 @@
 ``bundle.json`` lists every file with its size and SHA-256. ``frozen.safetensors`` holds what never changes,
 ``trainable.safetensors`` what a device may change (float32), ``*.onnx`` the graphs. An adapted bundle has the
 same form, with new trainable weights and a ``report.json`` beside it.
+
+A manifest names its two files of weights and graphs, plainly and in its own folder, and nothing else: neither what a
+run writes into a copy of the folder, nor a link. Graphs read weights from ``frozen.safetensors`` alone.
 """
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+import contextlib
+import hashlib
+import os
+import re
+from collections import Counter
+from pathlib import Path
 from typing import ClassVar
 
 import msgspec
 
-from edgeplast.documents import Document
+from edgeplast.documents import AtLeastOne, Count, Document
 from edgeplast.errors import DamagedError, InputError
+from edgeplast.external_data import external_files_in
 from edgeplast.files import sha256
 from edgeplast.footprint import Footprint
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.recomputation import Recompute
+from edgeplast.stamps import Stamp, hashed, opened, stamp_of
+from edgeplast.units import format_bytes
 
 MANIFEST, REPORT = "bundle.json", "report.json"
 FROZEN, TRAINABLE = "frozen.safetensors", "trainable.safetensors"
 BLOCK_OF_4_BITS = 32
 EVALUATION_GRAPH, DEPLOYMENT_GRAPH = "evaluate.onnx", "deploy.onnx"
 
+MOST_GRAPH_BYTES = 64 << 20
+"""Graphs have no weights in them and are some hundred kilobytes; one is read whole."""
+
+_SHOWN_FAULTS = 20
+_GRAPH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.onnx")
+
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Size and hash of one file of the bundle."""
 
-    bytes: int
+    bytes: Count
     sha256: str
 
 
@@ -49,10 +66,17 @@ class StoredParameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """
 
     component: str
-    shape: tuple[int, ...]
+    shape: tuple[AtLeastOne, ...]
     trainable: bool
     weight_bits: int = 32
     compute_bits: int = 32
+
+    def __post_init__(self) -> None:
+        if self.weight_bits not in (32, 8, 4) or self.compute_bits not in (32, 8):
+            raise InputError(
+                f"A parameter is stored in 32, 8 or 4 bits and computed in 32 or 8, not {self.weight_bits} and "
+                f"{self.compute_bits}."
+            )
 
 
 class TrainingGraph(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,6 +126,7 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     KIND: ClassVar[str] = "bundle manifest"
+    MOST_BYTES: ClassVar[int] = 4 << 20
 
     model: str
     classes: tuple[str, ...]
@@ -117,6 +142,12 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
             raise InputError(f"A bundle needs two or more different class names; it has {list(self.classes)}.")
+        if not self.tiers or not all(tier.graphs for tier in self.tiers):
+            raise InputError("A bundle needs at least one tier, and each tier a training graph; here one is empty.")
+        trained = {stored.component for stored in self.parameters.values() if stored.trainable}
+        for tier in self.tiers:
+            if not trained.intersection(tier.components) or not set(self.plan.trainable).issuperset(tier.components):
+                raise InputError(f"Tier {tier.name!r} trains what the plan does not, or nothing: {tier.components}.")
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -125,10 +156,16 @@ class Bundle(msgspec.Struct, frozen=True):
     Attributes:
         path: its folder.
         manifest: what ``bundle.json`` says.
+        digest: SHA-256 of ``bundle.json`` as it was read; empty where the bundle was not opened from a folder.
+        stamps: of each file as it was verified.
+        is_copy: whether it is a copy that a run made for itself.
     """
 
     path: Path
     manifest: Manifest
+    digest: str = ""
+    stamps: dict[str, Stamp] = {}
+    is_copy: bool = False
 
     @classmethod
     def open(cls, path: Path) -> Bundle:
@@ -136,24 +173,80 @@ class Bundle(msgspec.Struct, frozen=True):
 
         Raises:
             InputError: there is no bundle, or it is of a newer format.
-            DamagedError: files are missing, changed, or named outside the folder; all faults are listed.
+            DamagedError: files are missing, changed, links, or named outside the folder, or graphs read weights from
+                files that are not the bundle's; all faults are listed.
         """
         manifest_path = path / MANIFEST
-        if not manifest_path.is_file():
+        if not is_file(manifest_path):
             raise InputError(_no_bundle(path))
+        if manifest_path.is_symlink():
+            raise DamagedError(_damaged(path, [f"{MANIFEST} is a link"]))
         try:
-            manifest = Manifest.read(manifest_path)
+            data = Manifest.read_bytes(manifest_path)
+        except InputError as error:
+            raise DamagedError(str(error)) from error
+        try:
+            manifest = Manifest.from_json(data, where=str(manifest_path))
         except InputError as error:
             if "has format" in str(error):
                 raise
             raise DamagedError(f"{error} Export the bundle again, or copy it again.") from error
-        faults = [fault for name, stored in manifest.files.items() if (fault := _fault(path, name, stored))]
-        faults += [f"{name} is used but not listed" for name in _used_files(manifest) if name not in manifest.files]
+        stamps: dict[str, Stamp] = {}
+        faults = _faults_of_names(manifest)
+        faults += [
+            fault
+            for name, stored in manifest.files.items()
+            if _fault_of_name(name) is None and (fault := _fault(path / name, stored, stamps))
+        ]
         if faults:
+            raise DamagedError(_damaged(path, faults))
+        return cls(path, manifest, hashlib.sha256(data).hexdigest(), stamps)
+
+    def check_unchanged(self, *names: str) -> None:
+        """Raise unless files are still those whose hashes were verified; to be called once they are open.
+
+        Args:
+            names: of files; all that were verified by default.
+
+        Raises:
+            DamagedError: one was exchanged or written to.
+        """
+        seen = {name: self.stamps[name] for name in names or self.stamps if name in self.stamps}
+        if changed := [f"{name} was changed" for name, stamp in seen.items() if not self._is_as_before(name, stamp)]:
             raise DamagedError(
-                f"The bundle {path} is damaged: {'; '.join(faults)}. Copy it to the device again, or export it again."
+                f"The bundle {self.path} changed while it was used: {', '.join(changed)}. Nothing was made of it. "
+                "Find out what writes there, and start again."
             )
-        return cls(path, manifest)
+
+    def _is_as_before(self, name: str, stamp: Stamp) -> bool:
+        now = stamp_of(self.path / name)
+        if now == stamp:
+            return True
+        # Some file systems number a file anew when it was forgotten for a while, and a backup that makes links
+        # changes the times of what nobody else has written: the content decides then.
+        if now is not None and (self.is_copy or now[2:] == stamp[2:]):
+            return _fault(self.path / name, self.manifest.files[name], {}) is None
+        return False
+
+    def copied(self, folder: Path) -> Bundle:
+        """Copy every file, hashed as it is copied, and return the bundle that those copies are (without manifest).
+
+        Copies that are there and whole stay. Whatever else has the name of a file, a link for example, is replaced.
+
+        Args:
+            folder: is there.
+
+        Raises:
+            DamagedError: a file is not, or no longer, what the manifest says.
+            OSError: the disk is full, or the folder cannot be written.
+        """
+        stamps: dict[str, Stamp] = {}
+        for name, stored in self.manifest.files.items():
+            if _fault(folder / name, stored, stamps) is None:
+                continue
+            if fault := _copy(self.path / name, folder / name, stored, stamps):
+                raise DamagedError(_damaged(self.path, [fault]))
+        return Bundle(folder, self.manifest, self.fingerprint, stamps, is_copy=True)
 
     @property
     def bytes(self) -> int:
@@ -164,12 +257,16 @@ class Bundle(msgspec.Struct, frozen=True):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the manifest, which pins every file."""
-        return sha256(self.path / MANIFEST)
+        return self.digest or sha256(self.path / MANIFEST)
 
 
 def _no_bundle(path: Path) -> str:
     """Say what a path is instead of a bundle, and what to do with that."""
-    if not path.exists():
+    try:
+        there = path.exists()
+    except (OSError, ValueError) as error:  # a name that no file can have: too long, or with a zero byte
+        return f"{_shown(str(path))} cannot be a bundle: {getattr(error, 'strerror', None) or error}."
+    if not there:
         return f"There is no {path}. Make a bundle with: edgeplast export MODEL … -o {path}"
     if path.is_file():
         return f"{path} is a file, and a bundle is a folder. Deployed models go to edgeplast predict and evaluate."
@@ -186,23 +283,97 @@ def describe_file(path: Path) -> StoredFile:
     return StoredFile(bytes=path.stat().st_size, sha256=sha256(path))
 
 
-def _used_files(manifest: Manifest) -> list[str]:
-    graphs = [graph.file for tier in manifest.tiers for graph in tier.graphs]
-    return [FROZEN, TRAINABLE, EVALUATION_GRAPH, DEPLOYMENT_GRAPH, *graphs]
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have (too long, with a zero byte) is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
-def _fault(folder: Path, name: str, stored: StoredFile) -> str | None:
-    parts = PurePosixPath(name).parts
-    if not parts or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name or ":" in name:
-        return f"{name!r} lies outside the folder"
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        return f"{name!r} is a link out of the folder"
-    if not path.is_file():
-        return f"{name} is missing"
-    size = path.stat().st_size
-    if size != stored.bytes:
-        return f"{name} has {size} bytes instead of {stored.bytes}"
-    if sha256(path) != stored.sha256:
-        return f"{name} was changed (its SHA-256 differs)"
+def _damaged(path: Path, faults: list[str]) -> str:
+    more = [f"and {len(faults) - _SHOWN_FAULTS} more"] if len(faults) > _SHOWN_FAULTS else []
+    said = "; ".join([*faults[:_SHOWN_FAULTS], *more])
+    return f"The bundle {path} is damaged: {said}. Copy it to the device again, or export it again."
+
+
+def _faults_of_names(manifest: Manifest) -> list[str]:
+    """What is wrong with the names of files, before any of them is looked at."""
+    used = [FROZEN, TRAINABLE, EVALUATION_GRAPH, DEPLOYMENT_GRAPH]
+    used += [graph.file for tier in manifest.tiers for graph in tier.graphs]
+    faults = [fault for name in manifest.files if (fault := _fault_of_name(name))]
+    faults += [f"{_shown(name)} is used but not listed" for name in dict.fromkeys(used) if name not in manifest.files]
+    faults += [
+        f"{_shown(graph.file)} is no graph"
+        for tier in manifest.tiers
+        for graph in tier.graphs
+        if not _is_graph(graph.file)
+    ]
+    same = [name for name, count in Counter(name.casefold() for name in manifest.files).items() if count > 1]
+    return faults + [f"{name} is listed twice, in capitals and in small letters" for name in same]
+
+
+def _fault_of_name(name: str) -> str | None:
+    if name in (FROZEN, TRAINABLE) or _is_graph(name):
+        return None
+    if name in ("", ".", "..") or re.search(r"[/\\:\0]", name):
+        return f"{_shown(name)} lies outside the folder"
+    return f"{_shown(name)} is no file of a bundle ({FROZEN}, {TRAINABLE} and graphs, *.onnx)"
+
+
+def _is_graph(name: str) -> bool:
+    return _GRAPH_NAME.fullmatch(name) is not None
+
+
+def _shown(name: str) -> str:
+    """Return a name as it may be printed: its own if it is a possible one, else quoted, with escapes, and cut."""
+    return (
+        name if name in (FROZEN, TRAINABLE) or _is_graph(name) else repr(name if len(name) <= 80 else f"{name[:80]}…")
+    )
+
+
+def _fault(path: Path, stored: StoredFile, stamps: dict[str, Stamp]) -> str | None:
+    """Say what is wrong with a file, or note the stamp of the one that was hashed."""
+    try:
+        with opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            before = stamp_of(file)
+            if size != stored.bytes:
+                return f"{path.name} has {size} bytes instead of {stored.bytes}"
+            if _is_graph(path.name) and size > MOST_GRAPH_BYTES:
+                return f"{path.name} has {format_bytes(size)}; a graph has {format_bytes(MOST_GRAPH_BYTES)} at most"
+            if hashed(file) != stored.sha256:
+                return f"{path.name} was changed (its SHA-256 differs)"
+            foreign = external_files_in(file, path.name).difference({FROZEN}) if _is_graph(path.name) else ()
+            after = stamp_of(file)
+    except FileNotFoundError:
+        return f"{path.name} is missing"
+    except (OSError, InputError) as error:
+        return f"{path.name} cannot be used ({getattr(error, 'strerror', None) or error})"
+    if foreign:
+        listed = ", ".join(map(_shown, sorted(foreign)[:3]))
+        return f"{path.name} reads weights from {listed}, and a bundle's graphs read {FROZEN} alone"
+    if after is None or after != before:
+        return f"{path.name} is being written to"
+    stamps[path.name] = after
+    return None
+
+
+def _copy(source: Path, target: Path, stored: StoredFile, stamps: dict[str, Stamp]) -> str | None:
+    """Copy a file, and hash what is written; what is wrong with it, or the copy's stamp."""
+    target.unlink(missing_ok=True)
+    with contextlib.ExitStack() as files:
+        try:
+            file = files.enter_context(opened(source))
+        except OSError as error:
+            return f"{source.name} cannot be read ({error.strerror})"
+        copy = files.enter_context(target.open("xb"))
+        digest = hashed(file, copy)
+        copy.flush()
+        os.fsync(copy.fileno())  # its times are now those that it keeps
+        found = stamp_of(copy)
+    if digest != stored.sha256 or found is None:
+        target.unlink()
+        return f"{source.name} was changed (its SHA-256 differs)"
+    stamps[source.name] = found
     return None

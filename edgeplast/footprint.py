@@ -9,14 +9,16 @@ from collections.abc import Iterable
 
 import msgspec
 
+from edgeplast.documents import Count, Whole
+from edgeplast.errors import InputError
 from edgeplast.plans import OPTIMIZER_SLOTS
 
 
 class MemoryLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One candidate for the peak: ``fixed_bytes + per_image_bytes · micro_batch``."""
 
-    fixed_bytes: int
-    per_image_bytes: int
+    fixed_bytes: Whole
+    per_image_bytes: Count
 
     def at(self, micro_batch: int) -> int:
         """Return the bytes at one micro-batch size."""
@@ -36,10 +38,14 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """
 
     transient: tuple[MemoryLine, ...]
-    frozen_bytes: int
-    trained_parameters: int
-    held_parameters: int
-    graph_bytes: int
+    frozen_bytes: Count
+    trained_parameters: Count
+    held_parameters: Count
+    graph_bytes: Count
+
+    def __post_init__(self) -> None:
+        if not self.transient:
+            raise InputError("A footprint needs at least one line; here there is none.")
 
     def transient_bytes(self, micro_batch: int) -> int:
         """Return the bytes that one run of the graph needs for what is alive at once, holes included."""

@@ -9,7 +9,7 @@ import msgspec
 from edgeplast.architecture import Architecture
 from edgeplast.budget import Budget
 from edgeplast.components import HEAD, all_components
-from edgeplast.documents import Document
+from edgeplast.documents import Count, Document
 from edgeplast.errors import InputError
 from edgeplast.recomputation import Recompute
 
@@ -31,7 +31,7 @@ class PlannedComponent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """
 
     trainable: bool
-    parameters: int
+    parameters: Count
     weight_bits: int = 32
     kept_fraction: float = 1.0
     score: float | None = None
@@ -68,10 +68,10 @@ class Plan(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     strategy: str
     budget: Budget
     optimizer: Optimizer = "adamw"
-    batch_size: int = 16
-    micro_batch_size: int = 16
+    batch_size: Count = 16
+    micro_batch_size: Count = 16
     recompute: Recompute = "none"
-    predicted_peak_bytes: int = 0
+    predicted_peak_bytes: Count = 0
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

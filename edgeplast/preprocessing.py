@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 from edgeplast.errors import InputError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+Side = Annotated[int, msgspec.Meta(ge=1, le=1 << 13)]
+"""Pixels along one side of a model's input: a square of the longest is 768 MiB."""
 
 
 class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,7 +28,7 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             (long side resized, rest filled), as timm names them.
     """
 
-    image_size: tuple[int, int]
+    image_size: tuple[Side, Side]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bicubic"

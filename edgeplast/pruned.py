@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from edgeplast.bundle import StoredFile
-from edgeplast.documents import Document
+from edgeplast.documents import Count, Document, Whole
 from edgeplast.errors import InputError
 
 RECORD, WEIGHTS = "pruned.json", "weights.safetensors"
@@ -27,8 +27,8 @@ class ModelCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         latency_seconds: one image through that graph on the machine that pruned, batch 1; None: not measured.
     """
 
-    parameters: int
-    macs: int
+    parameters: Count
+    macs: Count
     latency_seconds: float | None = None
 
 
@@ -42,10 +42,10 @@ class PrunedBlock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         hidden_before: hidden units of the source model.
     """
 
-    heads: int
-    hidden: int
-    heads_before: int
-    hidden_before: int
+    heads: Whole
+    hidden: Whole
+    heads_before: Whole
+    hidden_before: Whole
 
     def __post_init__(self) -> None:
         if not (1 <= self.heads <= self.heads_before and 1 <= self.hidden <= self.hidden_before):
@@ -76,15 +76,15 @@ class PrunedRecord(Document, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     model: str
     options: dict[str, Any]
-    classes: int
+    classes: Count
     blocks: tuple[PrunedBlock, ...]
     kept_fraction: dict[str, float]
     before: ModelCost
     after: ModelCost
     target: str
     method: str = ""
-    steps: int = 1
-    distill_steps: int = 0
+    steps: Count = 1
+    distill_steps: Count = 0
     distill_loss: tuple[float, ...] = ()
     weights: StoredFile | None = None
     notes: tuple[str, ...] = ()

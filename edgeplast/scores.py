@@ -9,7 +9,7 @@ from typing import ClassVar
 import msgspec
 
 from edgeplast.architecture import Architecture
-from edgeplast.documents import Document
+from edgeplast.documents import Count, Document
 from edgeplast.errors import InputError, one_of
 
 DEFAULT_METHOD = "plasticity-branch"
@@ -27,9 +27,9 @@ class ComponentScore(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """
 
     score: float
-    parameters: int
+    parameters: Count
     standard_error: float = 0.0
-    samples: int = 0
+    samples: Count = 0
 
 
 class ScoreTable(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -71,3 +71,33 @@ def test_what_is_no_record_says_where_and_what_it_should_be(data: bytes) -> None
 def test_any_bytes_are_a_record_or_an_input_error(data: bytes) -> None:
     with pytest.raises(InputError):
         Recipe.from_json(data, where="here")
+
+
+def test_a_file_larger_than_a_record_can_be_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "big.json").open("wb") as file:
+        file.truncate(Recipe.MOST_BYTES + 1)
+    with pytest.raises(
+        InputError, match=r"big.json has 16 MiB; a recipe has 16 MiB at most, and this one was not read"
+    ):
+        Recipe.read(tmp_path / "big.json")
+    with pytest.raises(InputError, match=r"here has .* a recipe has 16 MiB at most"):
+        Recipe.from_json(b" " * (Recipe.MOST_BYTES + 1), where="here")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000])
+def test_a_name_that_no_file_can_have_is_an_input_error(name: str) -> None:
+    with pytest.raises(InputError, match="Cannot read the recipe"):
+        Recipe.read(Path(name))
+
+
+def test_a_reason_that_quotes_the_file_is_cut() -> None:
+    data = b'{"name": "x", "' + b"y" * 5000 + b'": 1}'
+    with pytest.raises(InputError, match="here is not a valid recipe: ") as caught:
+        Recipe.from_json(data, where="here")
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("number", ["9" * 30, "9" * 400, "9" * 5000, "1e999", "-" + "9" * 30])
+def test_numbers_beyond_what_json_carries_are_refused(number: str) -> None:
+    with pytest.raises(InputError, match="here is not a valid recipe: "):
+        Recipe.from_json(f'{{"name": "x", "budget": {{"memory_bytes": {number}}}}}'.encode(), where="here")
