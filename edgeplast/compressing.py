@@ -13,7 +13,8 @@ from edgeplast.adaptation import BeforeAfter
 from edgeplast.bundle import Bundle
 from edgeplast.deployment import Deployment
 from edgeplast.errors import InputError, UsageError
-from edgeplast.files import refuse_existing, write_bytes
+from edgeplast.files import write_bytes
+from edgeplast.outputs import claim
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
@@ -79,7 +80,7 @@ def prune(
 
     target = Target(keep=keep, macs=macs, size_bytes=size_bytes, latency_seconds=latency_seconds)
     if into is not None:
-        refuse_existing(Path(into), force=force)
+        claim(Path(into), force=force, folder=True)
     if isinstance(images, str | Path):
         images = open_images(Path(images), progress=progress)
     pictures = PreparedImages(images, preprocessing or preprocessing_of(model))
@@ -279,7 +280,7 @@ def deploy_quantized(
     from edgeplast_devices.evaluating import evaluate_deployed
     from edgeplast_devices.images import open_splits
 
-    refuse_existing(Path(into), force=force)
+    claim(Path(into), force=force)
     check_installed()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
     manifest = opened.manifest

@@ -37,6 +37,10 @@ class DiskFullError(InputError):
     """No space was left to write something (exit code 3); what was there before is as it was."""
 
 
+class DivergedError(InputError):
+    """Training diverged before there was anything to keep (exit code 3); going on would do it again."""
+
+
 class MissingExtraError(InputError):
     """A package that this verb needs is not installed (exit code 3); the message names the command to type."""
 

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import BinaryIO
 
 from edgeplast.errors import DiskFullError, InputError, UsageError
 
-OWN_FOLDER = "bundle.json"
-"""What a folder must hold to count as written by edgeplast: a bundle's manifest,"""
-
-OWN_PRUNED = "pruned.json"
-"""or the record of a pruned model."""
+_NAMES = (
+    "EACCES EROFS EPERM ENOENT ENOTDIR EEXIST ELOOP ENAMETOOLONG EBUSY EXDEV EIO ENODEV ENXIO ESTALE ENOTCONN "
+    "ESHUTDOWN ETIMEDOUT EHOSTDOWN EHOSTUNREACH EMLINK EINVAL ETXTBSY"
+)
+_CANNOT_BE_WRITTEN = frozenset(getattr(errno, name) for name in _NAMES.split() if hasattr(errno, name))
+"""What the system says of a place that cannot be written, or of a drive that is gone."""
 
 
 @contextlib.contextmanager
@@ -39,14 +39,15 @@ def writing(path: Path, rename: Callable[[Path], Path] | None = None) -> Iterato
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it, or another file.")
     with disk_errors(path):
-        _make_parent(path)
+        make_parent(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            Path(name).chmod(0o644)
+            with contextlib.suppress(OSError):  # FAT and some shares have no permissions
+                Path(name).chmod(0o644)
             Path(name).replace(path if rename is None else rename(Path(name)))
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -60,68 +61,6 @@ def write_bytes(path: Path, data: bytes) -> None:
         file.write(data)
 
 
-@contextlib.contextmanager
-def building_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
-    """Give a temporary folder beside ``path`` that takes its name only when the block ends well.
-
-    Args:
-        path: the folder to make.
-        force: replace what is there; see :func:`refuse_existing`.
-
-    Raises:
-        UsageError: ``path`` exists and may not be replaced.
-        DiskFullError: the disk is full or the parent cannot be written.
-    """
-    refuse_existing(path, force=force)
-    with disk_errors(path):
-        path = path.absolute()
-        _make_parent(path)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-        try:
-            yield temporary
-            finish_folder(temporary, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def finish_folder(temporary: Path, path: Path) -> None:
-    """Give a finished folder its name, in place of what has that name; what was there stays until then.
-
-    Raises:
-        DiskFullError: the disk is full.
-    """
-    with disk_errors(path):
-        path = path.absolute()
-        temporary.chmod(0o755)
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                file.chmod(0o644)  # some libraries write for their owner alone; a service may read a bundle
-                with file.open("rb+") as handle:
-                    os.fsync(handle.fileno())
-        sync_folder(temporary)
-        _swap_in(temporary, path)
-        sync_folder(path.parent)
-
-
-def refuse_existing(path: Path, *, force: bool) -> None:
-    """Raise unless ``path`` is free, an empty folder, or ``force`` allows to replace it.
-
-    ``force`` replaces files, and folders that edgeplast wrote; nobody means to lose their home or their pictures.
-
-    Raises:
-        UsageError: something is there.
-    """
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not force:
-        raise UsageError(f"{path} exists already. Choose another name, or add --force to replace it.")
-    if path.is_dir() and not any((path / own).is_file() for own in (OWN_FOLDER, OWN_PRUNED)):
-        raise UsageError(
-            f"{path} is a folder with other things in it (it has no {OWN_FOLDER}), which --force does not delete. "
-            "Choose another name, or remove it yourself."
-        )
-
-
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hex digits, reading it in pieces of 1 MiB."""
     digest = hashlib.sha256()
@@ -132,31 +71,24 @@ def sha256(path: Path) -> str:
 
 
 def sync_folder(path: Path) -> None:
-    """Make a rename inside ``path`` survive a power cut (where the platform can sync folders)."""
+    """Make a rename inside ``path`` survive a power cut (where platform and file system can sync folders)."""
     if os.name == "posix":
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+                raise
         finally:
             os.close(handle)
 
 
-def _swap_in(temporary: Path, path: Path) -> None:
-    if not path.exists():
-        temporary.replace(path)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-    path.replace(aside / "old")
-    try:
-        temporary.replace(path)
-    except BaseException:
-        (aside / "old").replace(path)
-        aside.rmdir()
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
+def make_parent(path: Path) -> None:
+    """Make the folder that ``path`` is to lie in.
 
-
-def _make_parent(path: Path) -> None:
+    Raises:
+        InputError: something above it is a file.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -174,6 +106,11 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"The disk is full: {path} could not be written and nothing was left behind. "
                 "Free some space, or choose another place."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOENT):
+        if error.errno == errno.EFBIG:
+            raise DiskFullError(
+                f"{path} could not be written: a file is larger than the file system or a limit (ulimit -f) allows, "
+                "and nothing was left behind. Choose another place, or raise the limit."
+            ) from error
+        if error.errno in _CANNOT_BE_WRITTEN:
             raise InputError(f"{path} cannot be written ({error.strerror}). Choose another place.") from error
         raise

@@ -17,7 +17,6 @@ from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
 from edgeplast.errors import InputError
 from edgeplast.evaluation import Evaluation
-from edgeplast.files import refuse_existing
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
@@ -150,17 +149,17 @@ def adapt(
         budget: of this process; by default no limit.
         options: of the training; with ``resume`` by default those of the run that was interrupted.
         resume: go on with the unfinished run of ``into``, if there is one.
-        force: replace what is there, an unfinished run included.
+        force: replace what is there, an unfinished run included unless it is resumed.
         progress: told of each step.
         epoch_done: told of each epoch.
         notice: told what a user should know of a resumption.
     """
     from edgeplast_devices.adapting import adapt as adapt_bundle
-    from edgeplast_devices.adapting import interrupted_options
+    from edgeplast_devices.adapting import interrupted_options, refuse_taken
     from edgeplast_devices.images import open_splits
     from edgeplast_devices.options import TrainingOptions
 
-    refuse_existing(Path(into), force=force)  # before the bundle is hashed and an archive unpacked
+    refuse_taken(Path(into), resume=resume, force=force)  # before the bundle is hashed and an archive unpacked
     options = options or (interrupted_options(Path(into)) if resume else None) or TrainingOptions()
     opened = _bundle(bundle)
     if isinstance(images, str | Path):

@@ -1,12 +1,15 @@
 """The verb ``adapt``: a Bundle, images and a Budget in; an adapted bundle and its Adaptation report out.
 
 A run works in ``<output>.partial``: copies of the bundle's files, checkpoints, telemetry. When it is done, the folder
-takes the output's name. A run that was interrupted, killed or ran out of memory leaves the folder, and ``resume``
-goes on in it; a run that failed before there was anything to keep leaves nothing.
+takes the output's name. A run that was interrupted, killed, ran out of memory or disk, lost its pictures' drive or
+could not give the folder its name leaves it, and ``resume`` goes on in it; a run that failed before there was anything
+to keep leaves nothing. One process works on an output at a time (``edgeplast.outputs.only_writer``).
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,18 +20,33 @@ import numpy as np
 from edgeplast.adaptation import Adaptation, EpochReport
 from edgeplast.budget import Budget
 from edgeplast.bundle import MANIFEST, REPORT, TRAINABLE, Bundle, StoredFile, describe_file
-from edgeplast.errors import BudgetError, DiskFullError, EdgeplastError, InputError, InterruptedRunError, UsageError
-from edgeplast.files import disk_errors, finish_folder, refuse_existing
+from edgeplast.errors import (
+    BudgetError,
+    DamagedError,
+    DiskFullError,
+    DivergedError,
+    EdgeplastError,
+    InputError,
+    InterruptedRunError,
+    UsageError,
+)
+from edgeplast.files import disk_errors
+from edgeplast.outputs import finish_folder, only_writer, refuse_existing, refuse_mount, refuse_unmovable
+from edgeplast.plans import OPTIMIZER_SLOTS
 from edgeplast.progress import Progress, silent
+from edgeplast.units import format_bytes
 from edgeplast_devices.checkpoints import Checkpoint, checkpoint_files, clear, last_checkpoint
 from edgeplast_devices.images import Splits
 from edgeplast_devices.interrupts import asked_to_stop
 from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.patience import Patience
 from edgeplast_devices.reports import report_of
 from edgeplast_devices.running import Run
 from edgeplast_devices.runtime import OutOfMemoryError
 from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
 from edgeplast_devices.tensors import write_arrays
+
+_TELEMETRY_BYTES = 1 << 20
 
 
 def adapt(
@@ -46,7 +64,8 @@ def adapt(
 ) -> Adaptation:
     """Fine-tune the plastic components of a bundle on the device's own images.
 
-    In the main thread SIGINT and SIGTERM are caught while it runs: the state is saved, then InterruptedRunError raised.
+    In the main thread SIGINT, SIGTERM and SIGHUP are caught while it runs: the state is saved, then InterruptedRunError
+    raised. Where the pictures' drive is gone it waits for a minute, then saves the state and stops.
 
     Args:
         bundle: fresh or adapted before.
@@ -55,31 +74,38 @@ def adapt(
         budget: what the process may use.
         options: of the training.
         resume: go on with the unfinished run of ``into``, if there is one, as if it had never stopped.
-        force: replace what is there, an unfinished run included.
+        force: replace what is there, an unfinished run included unless it is resumed.
         progress: told of each step.
         epoch_done: told of each epoch.
-        notice: told what a user should know of a resumption.
+        notice: told what a user should know of a resumption, or of a wait.
 
     Returns:
         the report, also written as ``report.json`` into the folder.
 
     Raises:
-        UsageError: ``into`` or an unfinished run of it exists, or an option is out of range.
+        UsageError: ``into`` or an unfinished run of it exists, another process writes it, it is a mount point, or an
+            option is out of range.
         InputError: images that cannot be used: one class only, unknown labels, none readable; not the run that was
             interrupted; or training diverged before there was anything to keep.
         BudgetError: the memory budget cannot be met; the message names one that can.
         DamagedError: there is something to resume and none of it is whole.
         InterruptedRunError: someone asked to stop; the state was saved.
     """
-    if into.absolute().resolve() == bundle.path.absolute().resolve():
+    into = Path(os.path.realpath(into))  # where a link leads
+    if into == bundle.path.absolute().resolve():
         raise UsageError(f"{into} is the bundle that is adapted; it stays as it is. Give another output folder.")
-    refuse_existing(into, force=force)
-    folder = unfinished(into)
-    checkpoint = _found(folder, into, resume=resume, force=force, notice=notice)
-    with asked_to_stop() as interrupts:
+    refuse_mount(into)
+    with only_writer(into), asked_to_stop() as interrupts:
+        tidied = _tidied(into, bundle, notice) if resume else None
+        if tidied is not None:
+            return tidied
+        _refuse_taken(into, resume=resume, force=force)
+        refuse_unmovable(into)
+        folder = unfinished(into)
+        checkpoint = _found(folder, into, resume=resume, force=force, notice=notice)
         run = Run(
             bundle,
-            images,
+            _patient(images, Patience(interrupts, notice)),
             budget or Budget(),
             options or TrainingOptions(),
             progress,
@@ -87,27 +113,46 @@ def adapt(
             interrupts,
             checkpoint,
         )
+        run.replaces = force or (checkpoint is not None and checkpoint.state.replaces)
+        interrupts.end_call = lambda reason: run.guard.stop_run(reason) if run.guard.stop_run else None
         if checkpoint is not None:
             notice(f"Resumed at step {checkpoint.state.steps}.")
+        elif folder.is_dir():
+            clear(folder)
         try:
             _prepare(bundle, folder)
+            _require_room(bundle, folder, run.optimizer)
             cut_telemetry(folder, checkpoint.state.steps if checkpoint else None)
-            telemetry = TelemetryWriter(folder)
-            try:
-                with run.standing():
-                    run.open()
-                    _train(run, folder, telemetry)
-                    report = report_of(run)
-                    _write_adapted(bundle, run.parameters, folder)
-            finally:
-                telemetry.close()
-            report.write(folder / REPORT)
-            finish_folder(folder, into)
-            clear(into)  # not before: killed in between, the run would have nothing to go on from
-        finally:
-            if folder.exists() and not checkpoint_files(folder):
+            report = _adapted(run, bundle, folder, into)
+        except BaseException as error:
+            # Asked of memory, not of the folder: a drive that is away for a moment must not look like an empty one.
+            if isinstance(error, DivergedError) or (checkpoint is None and not run.saved.steps):
                 shutil.rmtree(folder, ignore_errors=True)
+            elif isinstance(error, KeyboardInterrupt):  # the second signal
+                raise _with_hint(InterruptedRunError("Interrupted at once."), folder, run) from error
+            raise
+        clear(into)  # not before: killed in between, the run would have nothing to go on from
     return report
+
+
+def refuse_taken(into: Path, *, resume: bool, force: bool) -> None:
+    """Raise unless an output is free, this run may replace what is there, or it is this run's, finished but not tidied.
+
+    A run that was begun with ``force`` may still when it is resumed.
+
+    Raises:
+        UsageError: something is there.
+        DamagedError: there is something to resume and none of it is whole.
+    """
+    if not (resume and _is_untidy(into)):
+        _refuse_taken(into, resume=resume, force=force)
+
+
+def _refuse_taken(into: Path, *, resume: bool, force: bool) -> None:
+    if resume and not force and unfinished(into).is_dir():
+        checkpoint = last_checkpoint(unfinished(into))
+        force = checkpoint is not None and checkpoint.state.replaces
+    refuse_existing(into, force=force)
 
 
 def unfinished(into: Path) -> Path:
@@ -121,21 +166,60 @@ def interrupted_options(into: Path) -> TrainingOptions | None:
     Raises:
         DamagedError: none of its checkpoints is whole.
     """
-    found = last_checkpoint(unfinished(into)) if unfinished(into).is_dir() else None
+    if not unfinished(into).is_dir():
+        return None
+    with only_writer(into):  # else another run might remove what is read here
+        found = last_checkpoint(unfinished(into))
     return found.state.options if found else None
 
 
+def _is_untidy(into: Path) -> bool:
+    """Tell whether a run was killed after its folder had taken its name and before its checkpoints were removed."""
+    return (into / REPORT).is_file() and bool(checkpoint_files(into))
+
+
+def _tidied(into: Path, bundle: Bundle, notice: Callable[[str], None]) -> Adaptation | None:
+    """Finish a run of this bundle that had nothing left to do but to remove its checkpoints."""
+    if not _is_untidy(into) or Bundle.open(into).manifest.adapted_from != bundle.fingerprint:
+        return None
+    report = Adaptation.read(into / REPORT)
+    clear(into)
+    notice(f"The run of {into} had finished; its checkpoints are removed.")
+    return report
+
+
+def _patient(images: Splits, patience: Patience) -> Splits:
+    """Return the same images, which wait where their place is gone."""
+    val, test = (None if split is None else split.waiting(patience) for split in (images.val, images.test))
+    return Splits(images.train.waiting(patience), val, test)
+
+
+def _adapted(run: Run, bundle: Bundle, folder: Path, into: Path) -> Adaptation:
+    """Train, write the adapted bundle and give it its name."""
+    telemetry = TelemetryWriter(folder)
+    try:
+        with run.standing():
+            run.open()
+            _train(run, folder, telemetry)
+    finally:
+        telemetry.close()
+    try:
+        report = report_of(run)
+        _write_adapted(bundle, run.parameters, folder)
+        report.write(folder / REPORT)
+        finish_folder(folder, into, force=run.replaces)
+    except DivergedError:
+        raise
+    except EdgeplastError as error:  # a full disk, a folder that appeared: what was learned is kept
+        raise _saved(run, folder, error) from error
+    return report
+
+
 def _found(folder: Path, into: Path, *, resume: bool, force: bool, notice: Callable[[str], None]) -> Checkpoint | None:
-    """Look for an unfinished run, and make way for a new one where that is wanted."""
-    if resume and force:
-        raise UsageError("--resume goes on with an unfinished run and --force replaces it. Give one of the two.")
+    """Look for an unfinished run, which stands in the way unless it is to be resumed or replaced."""
     found = checkpoint_files(folder) if folder.is_dir() else []
-    if found and not resume:
-        if not force:
-            raise UsageError(
-                f"{folder} holds an unfinished run. Continue it with --resume, or start anew with --force."
-            )
-        clear(folder)
+    if found and not (resume or force):
+        raise UsageError(f"{folder} holds an unfinished run. Continue it with --resume, or start anew with --force.")
     if not resume:
         return None
     checkpoint = last_checkpoint(folder) if found else None
@@ -156,6 +240,22 @@ def _prepare(bundle: Bundle, folder: Path) -> None:
                 shutil.copyfile(bundle.path / name, folder / name)
 
 
+def _require_room(bundle: Bundle, folder: Path, optimizer: str) -> None:
+    """Raise unless the disk has room for what the run will write: a full one is better met now than after hours.
+
+    Two checkpoints and the one that is being written, the best weights of both, and telemetry.
+    """
+    weights = bundle.manifest.files[TRAINABLE].bytes
+    needed = 3 * (1 + OPTIMIZER_SLOTS[optimizer]) * weights + 2 * weights + _TELEMETRY_BYTES
+    there = sum(file.stat().st_size for file in checkpoint_files(folder))
+    free = shutil.disk_usage(folder).free
+    if free + there < needed:
+        raise DiskFullError(
+            f"The disk of {folder} has {format_bytes(free)} free and the checkpoints of this run take up to "
+            f"{format_bytes(needed - there)}. Free some space, or choose another place."
+        )
+
+
 def _is_whole(file: Path, stored: StoredFile) -> bool:
     return file.is_file() and file.stat().st_size == stored.bytes and describe_file(file) == stored
 
@@ -164,15 +264,17 @@ def _train(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:
     """Train, and whatever stops it, save the state first where there is any."""
     try:
         run.train(folder, telemetry)
+    except DivergedError:
+        raise
     except MemoryError as error:
         raise _saved(run, folder, OutOfMemoryError(str(error))) from error
-    except (InterruptedRunError, BudgetError) as error:
+    except EdgeplastError as error:
         raise _saved(run, folder, error) from error
-    except InputError as error:
-        if not isinstance(error, DiskFullError):  # diverged, unusable: nothing to go on with
-            clear(folder)
-            raise
-        raise _with_hint(error, folder) from error
+    except Exception:  # of a callback of the caller's, say: no message of ours, and no reason to lose anything
+        if run.trainer.steps:
+            with contextlib.suppress(EdgeplastError, OSError, MemoryError):
+                run.save(folder)
+        raise
 
 
 def _saved(run: Run, folder: Path, error: EdgeplastError) -> EdgeplastError:
@@ -181,30 +283,38 @@ def _saved(run: Run, folder: Path, error: EdgeplastError) -> EdgeplastError:
         return _said(error, f"{error} Nothing was done yet, and nothing was left behind.")
     try:
         run.save(folder)
-    except DiskFullError as full:
-        return _with_hint(full, folder)
-    return _with_hint(error, folder)
+    except (EdgeplastError, OSError, MemoryError) as another:
+        if isinstance(another, DiskFullError):
+            error = another
+    return _with_hint(error, folder, run)
 
 
-def _with_hint(error: EdgeplastError, folder: Path) -> EdgeplastError:
+def _with_hint(error: EdgeplastError, folder: Path, run: Run) -> EdgeplastError:
     """Return the error with how to go on from the last checkpoint."""
-    last = last_checkpoint(folder)
-    if last is None:
+    try:
+        last = last_checkpoint(folder)
+    except (EdgeplastError, OSError):
+        last = None
+    steps = last.state.steps if last else run.saved.steps
+    if not steps:
         return error
-    hint = f"The run is saved at step {last.state.steps} in {folder}; go on with the same command and --resume."
-    return _said(error, f"{error} {hint}")
+    there = "" if last else " (which cannot be read now; bring its drive back)"
+    return _said(
+        error,
+        f"{error} The run is saved at step {steps} in {folder}{there}; go on with the same command and --resume.",
+    )
 
 
 def _said(error: EdgeplastError, text: str) -> EdgeplastError:
     """Return an error of the same meaning with another text."""
-    kinds = (BudgetError, InterruptedRunError, DiskFullError, InputError)
+    kinds = (BudgetError, InterruptedRunError, UsageError, DamagedError, DiskFullError, InputError, EdgeplastError)
     return next(kind for kind in kinds if isinstance(error, kind))(text)
 
 
 def _write_adapted(bundle: Bundle, parameters: dict[str, np.ndarray], folder: Path) -> None:
     """Make a copy of a bundle an adapted one: other trainable weights, and a manifest that says so."""
     if not all(np.isfinite(array).all() for array in parameters.values()):
-        raise InputError(
+        raise DivergedError(
             "Training diverged: the weights are no longer finite numbers, and nothing was written. "
             "Try a tenth of the learning rate (--learning-rate)."
         )

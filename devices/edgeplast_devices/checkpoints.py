@@ -29,7 +29,7 @@ from edgeplast.recomputation import Recompute
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.tensors import read_arrays, read_metadata, write_arrays
 
-_NAME = re.compile(r"(checkpoint|best)-(\d{8})-([0-9a-f]{16})\.safetensors")
+_NAME = re.compile(r"(checkpoint|best)-(\d{8,})-([0-9a-f]{16})\.safetensors")
 _KEPT = 2
 _STATE = "run"
 
@@ -66,6 +66,7 @@ class RunState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
         peak_bytes: the largest resident set of the processes so far.
         resumed_at: steps at which the run was resumed.
         stopped_because: as in the report.
+        replaces: whether the finished folder may take the place of what has its name (``--force``).
     """
 
     KIND: ClassVar[str] = "checkpoint"
@@ -98,6 +99,7 @@ class RunState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     peak_bytes: int
     resumed_at: list[int]
     stopped_because: str
+    replaces: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def clear(folder: Path, but: Collection[str | None] = ()) -> None:
     for file in folder.iterdir():
         left_over = file.name.startswith(".") and file.suffix == ".partial"  # by a process that was killed
         if left_over or (_NAME.fullmatch(file.name) and file.name not in but):
-            file.unlink()
+            file.unlink(missing_ok=True)
 
 
 def write_hashed(

@@ -15,7 +15,8 @@ import numpy as np
 
 from edgeplast.bundle import DEPLOYMENT_GRAPH, Bundle
 from edgeplast.errors import DamagedError
-from edgeplast.files import refuse_existing, writing
+from edgeplast.files import writing
+from edgeplast.outputs import only_writer, refuse_existing
 from edgeplast.progress import Progress, silent
 from edgeplast_devices.weights import all_parameters
 
@@ -39,10 +40,16 @@ def deploy(bundle: Bundle, into: Path, *, force: bool = False, progress: Progres
         progress: told of each parameter.
 
     Raises:
-        UsageError: ``into`` exists and ``force`` is not given.
+        UsageError: ``into`` exists and ``force`` is not given, or another process writes it.
         InputError: the disk is full.
     """
     refuse_existing(into, force=force)
+    with only_writer(into):
+        _write(bundle, into, progress)
+        return into
+
+
+def _write(bundle: Bundle, into: Path, progress: Progress) -> None:
     manifest = bundle.manifest
     before, graph, after = _split((bundle.path / DEPLOYMENT_GRAPH).read_bytes())
     sizes = [
@@ -66,7 +73,6 @@ def deploy(bundle: Bundle, into: Path, *, force: bool = False, progress: Progres
             entry = _text(1, key) + _text(2, value)
             file.write(_tag(_MODEL_METADATA, _BYTES) + _varint(len(entry)) + entry)
     progress("writing the model", len(sizes), len(sizes))
-    return into
 
 
 def _split(model: bytes) -> tuple[bytes, bytes, bytes]:

@@ -1,12 +1,26 @@
-"""Ctrl-C and SIGTERM as a request that is seen between two micro-batches, where the state is whole."""
+"""Ctrl-C, SIGTERM and a terminal that hangs up, as a request that is seen between two micro-batches.
+
+Python runs the handler of a signal when the call in progress returns. A graph that never ends does not return; so the
+system also writes each signal into a pipe (``signal.set_wakeup_fd``), and a small thread reads there. At the second
+signal it ends the graph's run, and the process where that does not help: the last checkpoint is whole on the disk.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+GRACE_SECONDS = 5.0
+"""Between a second signal and the end of a process that does not come back from a call; a third one waits no longer."""
+
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+_STACK_BYTES = 1 << 18
+_INTERRUPTED = 130
 
 
 class Interrupts:
@@ -14,10 +28,12 @@ class Interrupts:
 
     Attributes:
         requested: the name of the first signal that came, or None.
+        end_call: ends the call in progress, from another thread; None where nothing could.
     """
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self.end_call: Callable[[str], None] | None = None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Take note of a signal; the second one interrupts at once."""
@@ -28,7 +44,7 @@ class Interrupts:
 
 @contextlib.contextmanager
 def asked_to_stop() -> Iterator[Interrupts]:
-    """Catch SIGINT and SIGTERM while the block runs.
+    """Catch SIGINT, SIGTERM and SIGHUP while the block runs, but for those that are ignored (``nohup`` does that).
 
     Python delivers signals to the main thread alone; in any other nothing is caught, and nothing is requested.
     """
@@ -36,9 +52,54 @@ def asked_to_stop() -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupts
         return
-    before = {number: signal.signal(number, interrupts) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    caught = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    with _watched(interrupts, caught):
+        before = {number: signal.signal(number, interrupts) for number in caught}
+        try:
+            yield interrupts
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def _watched(interrupts: Interrupts, numbers: list[int]) -> Iterator[None]:
+    """Let a thread count signals, also those that Python cannot handle yet."""
+    if os.name != "posix":  # there the pipe would have to be a socket
+        yield
+        return
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    stack = threading.stack_size(_STACK_BYTES)  # the default maps 8 MiB, for which a budget may have no room
+    thread = threading.Thread(target=_watch, args=(reading, numbers, interrupts), name="edgeplast-signals", daemon=True)
     try:
-        yield interrupts
+        thread.start()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        threading.stack_size(stack)
+    before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writing)
+        thread.join()
+        os.close(reading)
+
+
+def _watch(pipe: int, numbers: list[int], interrupts: Interrupts) -> None:
+    """Read signals until the pipe is closed; at the second do what the main thread may not be able to."""
+    seen = 0
+    while seen < 2:
+        came = os.read(pipe, 64)
+        if not came:
+            return
+        seen += sum(number in numbers for number in came)
+    if interrupts.end_call is not None:
+        interrupts.end_call("interrupted")
+    if seen == 2 and select.select([pipe], [], [], GRACE_SECONDS)[0] and not os.read(pipe, 64):
+        return  # the main thread came back and left
+    with contextlib.suppress(OSError):
+        os.write(2, b"error: Interrupted; a call did not come back, so the process ends here. Its last checkpoint is "
+                    b"whole: go on with --resume.\n")  # fmt: skip
+    os._exit(_INTERRUPTED)

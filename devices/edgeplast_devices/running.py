@@ -17,7 +17,7 @@ import numpy as np
 from edgeplast.adaptation import EpochReport
 from edgeplast.budget import Budget
 from edgeplast.bundle import EVALUATION_GRAPH, Bundle
-from edgeplast.errors import InputError, InterruptedRunError
+from edgeplast.errors import DivergedError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
 from edgeplast_devices.checkpoints import Checkpoint, check_same_run, write_checkpoint, write_hashed
@@ -108,6 +108,7 @@ class Run:
         self.after: Evaluation | None = None
         self.stopped_because = "finished"
         self.peak_before = 0
+        self.replaces = False
         self.saved = Saved()
 
     def _rungs_from_here(self, options: TrainingOptions) -> list[Rung]:
@@ -270,7 +271,7 @@ class Run:
     def _restore_best(self, folder: Path) -> None:
         rate = self.options.learning_rate or 0.0
         if self.best.epoch == 0 and self.stopped_because == "diverged":
-            raise InputError(
+            raise DivergedError(
                 f"Training diverged at step {self.trainer.steps}, before the first epoch ended: the loss is no longer "
                 f"a finite number at a learning rate of {rate:g}. Nothing was written. "
                 f"Try a tenth of it: --learning-rate {rate / 10:g}"

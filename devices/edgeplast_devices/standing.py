@@ -79,6 +79,7 @@ def state_of(run: Run) -> RunState:
         peak_bytes=run.measured_peak_bytes,
         resumed_at=run.resumed_at,
         stopped_because=run.stopped_because,
+        replaces=run.replaces,
     )
 
 

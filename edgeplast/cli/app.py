@@ -10,6 +10,7 @@ import typer
 
 from edgeplast.cli.console import fail, fallbacks_stated, say
 from edgeplast.errors import EdgeplastError, one_of
+from edgeplast.outputs import holding_outputs
 
 _VERBS = {
     "score": "how plastic is each component of a model",
@@ -79,7 +80,7 @@ def run(arguments: list[str]) -> int:
     """Run one command and return its exit code (design: 0, 2, 3, 4, 5, 130)."""
     as_json = "--json" in arguments
     try:
-        with fallbacks_stated():
+        with fallbacks_stated(), holding_outputs():
             result = app(arguments, standalone_mode=False, prog_name="edgeplast")
         if result == _INTERRUPTED:
             return _interrupted(as_json)

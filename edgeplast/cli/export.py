@@ -22,7 +22,7 @@ from edgeplast.cli.options import (
     profile_of,
 )
 from edgeplast.errors import UsageError, one_of
-from edgeplast.files import refuse_existing
+from edgeplast.outputs import claim
 from edgeplast.plans import Plan
 from edgeplast.scores import DEFAULT_METHOD
 from edgeplast.units import format_bytes, parse_bytes
@@ -85,7 +85,7 @@ def export(
     """Score a model, plan what trains, check the graphs against torch, and write a bundle for the device."""
     from edgeplast import compressing, verbs
 
-    refuse_existing(output, force=force)
+    claim(output, force=force, folder=True)
     check_weights_named(checkpoint, pretrained, model)
     if plan is None and data is None:
         raise UsageError("Give --data with images to score on, or --plan with a plan made earlier.")

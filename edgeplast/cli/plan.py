@@ -13,7 +13,7 @@ from edgeplast.cli.console import print_json, print_table, say
 from edgeplast.cli.options import budget_of, profile_of
 from edgeplast.components import COMPONENT_TYPES, EMBED, HEAD, NORM
 from edgeplast.errors import UsageError
-from edgeplast.files import refuse_existing
+from edgeplast.outputs import claim
 from edgeplast.plans import Plan
 from edgeplast.recomputation import IN_WORDS
 from edgeplast.scores import ScoreTable
@@ -61,7 +61,7 @@ def plan(
     from edgeplast.planning import explain as explain_plan
 
     if output is not None:
-        refuse_existing(output, force=force)
+        claim(output, force=force)
     if gflops is not None and gflops <= 0:
         raise UsageError(f"--gflops {gflops:g} must be positive: billions of operations a second, e.g. 170.")
     how: dict[str, Any] = {"method": method, "optimizer": optimizer, "batch_size": batch}

@@ -18,7 +18,7 @@ from edgeplast.cli.options import (
     network_of,
     read_ratios,
 )
-from edgeplast.files import refuse_existing
+from edgeplast.outputs import claim
 from edgeplast.units import parse_bytes, parse_count, parse_seconds
 
 
@@ -55,7 +55,7 @@ def prune(
     """Take out the attention heads and hidden units that are worth least; components that are smooth give more."""
     from edgeplast import compressing
 
-    refuse_existing(output, force=force)
+    claim(output, force=force, folder=True)
     check_weights_named(checkpoint, pretrained, model)
     target: dict[str, Any] = {
         "keep": keep,

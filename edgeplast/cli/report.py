@@ -10,7 +10,7 @@ import typer
 
 from edgeplast.cli.console import print_json, say
 from edgeplast.errors import UsageError
-from edgeplast.files import refuse_existing
+from edgeplast.outputs import claim
 from edgeplast.scores import ScoreTable
 
 
@@ -31,7 +31,7 @@ def report(
         raise UsageError(f"--tensorboard takes the scalars of an adaptation, and {source} is no folder of one.")
     pages = [path for path in (output, png) if path is not None]
     for path in pages:
-        refuse_existing(path, force=force)
+        claim(path, force=force)
     if output is not None:
         _draw(source, output, png)
     written = [str(path) for path in pages]

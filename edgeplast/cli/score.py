@@ -20,7 +20,7 @@ from edgeplast.cli.options import (
 )
 from edgeplast.components import type_of
 from edgeplast.errors import UsageError
-from edgeplast.files import refuse_existing
+from edgeplast.outputs import claim
 from edgeplast.scores import DEFAULT_METHOD, ScoreTable
 
 _BAR_CELLS, _TOP = 24, 20
@@ -65,7 +65,7 @@ def score(
     check_weights_named(checkpoint, pretrained, model)
     first_process = int(os.environ.get("RANK", "0")) == 0  # under torchrun one process speaks and writes
     if first_process:
-        refuse_existing(output, force=force)
+        claim(output, force=force)
     main, *others = method or [DEFAULT_METHOD]
     from edgeplast import verbs
 

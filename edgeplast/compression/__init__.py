@@ -23,8 +23,8 @@ from edgeplast.compression.structure import parts_of
 from edgeplast.compression.targets import Target
 from edgeplast.compression.worth import IMPORTANCES
 from edgeplast.errors import InputError, UsageError
-from edgeplast.files import building_folder
 from edgeplast.models import check_finite, describe, remember, source_of
+from edgeplast.outputs import building_folder
 from edgeplast.progress import Progress, silent
 from edgeplast.pruned import RECORD, WEIGHTS, ModelCost, PrunedBlock, PrunedRecord
 from edgeplast.scores import ScoreTable

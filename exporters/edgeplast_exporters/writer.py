@@ -28,7 +28,6 @@ from edgeplast.bundle import (
 )
 from edgeplast.components import HEAD, component_of
 from edgeplast.errors import InputError
-from edgeplast.files import building_folder, refuse_existing
 from edgeplast.footprint import Footprint
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.arena import arena_lines
@@ -36,6 +35,7 @@ from edgeplast.graphs.measures.flops import flops_per_image
 from edgeplast.graphs.measures.liveness import transient_lines
 from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import check_finite, describe
+from edgeplast.outputs import building_folder, refuse_existing
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from small_models import blob_folder, small_bundle
 
 import edgeplast
-from edgeplast.adaptation import Adaptation
+from edgeplast.adaptation import Adaptation, EpochReport
 from edgeplast.bundle import TRAINABLE, Bundle
 from edgeplast.errors import (
     BudgetError,
@@ -88,7 +89,7 @@ def _weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 class TestGoingOn:
-    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
     @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
     def test_a_signal_saves_the_state_and_resuming_changes_nothing(
         self, adapt: Adapt, stop_at: Callable, tmp_path: Path, number: int, optimizer: str
@@ -183,6 +184,51 @@ class TestGoingOn:
         assert report.tier == "head" and next(change.step for change in report.rung_changes) == 4
         moved = [n for n, a in _weights(tmp_path / "adapted").items() if n.startswith("blocks.0") and a.any()]
         assert moved
+
+    @pytest.mark.parametrize("again", [{}, {"force": True}])
+    def test_a_run_that_replaces_goes_on_to_replace(
+        self, adapt: Adapt, stop_at: Callable, tmp_path: Path, again: dict
+    ) -> None:
+        adapt(epochs=1)
+        before = _weights(tmp_path / "adapted")
+        whole = adapt(into="whole")
+        stop_at(8, _ask_to_stop)
+        with pytest.raises(InterruptedRunError, match=r"saved at step 8 .*the same command and --resume"):
+            adapt(force=True)
+        for name, array in _weights(tmp_path / "adapted").items():
+            np.testing.assert_array_equal(array, before[name])
+        resumed = adapt(resume=True, **again)
+        assert resumed.resumed_at == (8,)
+        _same(resumed, whole)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["adapted", "whole"]
+
+    def test_one_that_does_not_replace_is_resumed_to_do_so_with_force(
+        self, adapt: Adapt, stop_at: Callable, tmp_path: Path
+    ) -> None:
+        stop_at(8, _ask_to_stop)
+        with pytest.raises(InterruptedRunError):
+            adapt()
+        shutil.copytree(adapt(into="other") and tmp_path / "other", tmp_path / "adapted")
+        with pytest.raises(UsageError, match=r"adapted exists already.*--force"):
+            adapt(resume=True)
+        assert adapt(resume=True, force=True).resumed_at == (8,)
+
+    def test_resume_and_force_without_a_run_begin_one_that_replaces(self, adapt: Adapt, tmp_path: Path) -> None:
+        adapt(epochs=1)
+        assert adapt(resume=True, force=True).resumed_at == ()
+        assert [path.name for path in tmp_path.iterdir()] == ["adapted"]
+
+    def test_force_keeps_the_old_run_until_the_new_one_is_accepted(
+        self, adapt: Adapt, stop_at: Callable, tmp_path: Path
+    ) -> None:
+        stop_at(8, _ask_to_stop)
+        with pytest.raises(InterruptedRunError):
+            adapt()
+        data = blob_folder(tmp_path / "data", train=2, test=0)
+        (data / "red").rename(data / "pink")
+        with pytest.raises(InputError, match="the known classes"):
+            adapt(force=True, data=data)
+        assert adapt(resume=True).resumed_at == (8,)
 
     def test_nothing_to_resume_is_said_and_the_run_begins(self, adapt: Adapt, tmp_path: Path) -> None:
         told: list[str] = []
@@ -375,10 +421,6 @@ class TestRefused:
             adapt(resume=True, epochs=7, notice=told.append)
         assert told == []
 
-    def test_resume_and_force_contradict_each_other(self, adapt: Adapt, interrupted: Path) -> None:
-        with pytest.raises(UsageError, match="Give one of the two"):
-            adapt(resume=True, force=True)
-
     def test_other_options_other_images_and_another_bundle_are_all_named(
         self, adapt: Adapt, interrupted: Path, tmp_path: Path
     ) -> None:
@@ -446,4 +488,75 @@ def test_the_state_is_finished_before_the_folder_has_its_name(
     monkeypatch.setattr(adapting, "clear", killed)
     with pytest.raises(_Killed):
         adapt()
+    monkeypatch.undo()
     assert Bundle.open(tmp_path / "adapted").manifest.adapted_from
+    told: list[str] = []
+    report = adapt(resume=True, notice=told.append)
+    assert told == [f"The run of {tmp_path / 'adapted'} had finished; its checkpoints are removed."]
+    assert report == Adaptation.read(tmp_path / "adapted" / "report.json")
+    assert not checkpoint_files(tmp_path / "adapted") and Bundle.open(tmp_path / "adapted")
+    with pytest.raises(UsageError, match="exists already"):
+        adapt(resume=True)
+
+
+class TestTheEndOfARun:
+    """What was learned is kept, whatever keeps the finished folder from its name."""
+
+    def test_a_folder_that_appears_meanwhile(self, adapt: Adapt, stop_at: Callable, tmp_path: Path) -> None:
+        whole = adapt(into="whole")
+
+        def appear() -> None:
+            (tmp_path / "adapted").mkdir()
+            (tmp_path / "adapted" / "mine.txt").write_text("x")
+
+        stop_at(14, appear)
+        says = r"adapted exists already\..*The run is saved at step 15 in .*adapted\.partial; go on with.*--resume"
+        with pytest.raises(UsageError, match=says):
+            adapt()
+        assert [path.name for path in (tmp_path / "adapted").iterdir()] == ["mine.txt"]
+        shutil.rmtree(tmp_path / "adapted")
+        _same(adapt(resume=True), whole)
+        assert Bundle.open(tmp_path / "adapted")
+
+    @pytest.mark.parametrize("number", [errno.EBUSY, errno.EIO, errno.ENOSPC, errno.EXDEV])
+    def test_a_rename_that_fails(
+        self, adapt: Adapt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int
+    ) -> None:
+        whole, rename = adapt(into="whole"), Path.rename
+
+        def refuse(path: Path, other: Path) -> Path:
+            if other == tmp_path / "adapted":
+                raise OSError(number, os.strerror(number))
+            return rename(path, other)
+
+        monkeypatch.setattr(Path, "rename", refuse)
+        with pytest.raises(InputError, match=r"The run is saved at step 15 in .*--resume"):
+            adapt(checkpoint_every="1h")
+        monkeypatch.undo()
+        _same(adapt(resume=True, checkpoint_every="1h"), whole)
+
+    def test_a_callback_of_the_caller_that_fails(
+        self, adapt: Adapt, blobs: Path, bundle: Bundle, tmp_path: Path
+    ) -> None:
+        whole = adapt(into="whole", checkpoint_every="1h")
+
+        def fail(report: EpochReport) -> None:
+            if report.epoch == 2:
+                raise ValueError("the window is closed")
+
+        options = TrainingOptions(epochs=3, learning_rate=3e-3, threads=1, checkpoint_every="1h")
+        with pytest.raises(ValueError, match="window"):
+            edgeplast.adapt(bundle, blobs, into=tmp_path / "adapted", options=options, epoch_done=fail)
+        resumed = adapt(resume=True, checkpoint_every="1h")
+        assert resumed.losses == whole.losses and resumed.resumed_at == (10,)
+
+    def test_a_disk_without_room_for_checkpoints_is_found_before_training(
+        self, adapt: Adapt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        usage = shutil.disk_usage(tmp_path)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
+        with pytest.raises(
+            DiskFullError, match=r"has 1(\.0)? MiB free and the checkpoints of this run take up to .*MiB"
+        ):
+            adapt()
+        assert not list(tmp_path.iterdir())

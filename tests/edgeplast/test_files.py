@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeplast import files
 from edgeplast.errors import InputError, UsageError
-from edgeplast.files import building_folder, refuse_existing, write_bytes, writing
+from edgeplast.files import write_bytes, writing
+from edgeplast.outputs import building_folder
 
 
 def entries(folder: Path) -> list[str]:
@@ -52,7 +52,7 @@ def test_a_disk_that_is_full_at_the_flush_is_noticed(tmp_path: Path, monkeypatch
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="disk is full"):
         write_bytes(tmp_path / "a.txt", b"new")
     with pytest.raises(InputError, match="disk is full"), building_folder(tmp_path / "b") as folder:
@@ -68,73 +68,6 @@ def test_places_that_cannot_be_written_are_named(tmp_path: Path) -> None:
         pass
     with pytest.raises(InputError, match="something above it is a file"), building_folder(tmp_path / "file" / "b"):
         pass
-
-
-def test_other_errors_of_the_system_pass_unchanged(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError), building_folder(tmp_path / "a"):
-        tmp_path.open("rb")
-
-
-def test_a_folder_appears_whole(tmp_path: Path) -> None:
-    with building_folder(tmp_path / "up" / "a") as folder:
-        (folder / "x").write_bytes(b"x")
-        assert entries(tmp_path / "up") == [folder.name]
-    assert entries(tmp_path / "up") == ["a"] and (tmp_path / "up" / "a" / "x").read_bytes() == b"x"
-
-
-def _own(path: Path, content: bytes = b"old") -> Path:
-    path.mkdir()
-    (path / files.OWN_FOLDER).write_bytes(content)
-    return path
-
-
-def test_force_replaces_a_folder_that_edgeplast_wrote(tmp_path: Path) -> None:
-    target = _own(tmp_path / "a")
-    with pytest.raises(UsageError, match="--force"), building_folder(target):
-        pass
-    with building_folder(target, force=True) as folder:
-        (folder / "new").write_bytes(b"new")
-        assert (target / files.OWN_FOLDER).read_bytes() == b"old"
-    assert entries(target) == ["new"] and entries(tmp_path) == ["a"]
-
-
-def test_an_error_while_replacing_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = _own(tmp_path / "a")
-    with pytest.raises(KeyboardInterrupt), building_folder(target, force=True) as folder:
-        (folder / "new").write_bytes(b"new")
-        raise KeyboardInterrupt
-    assert entries(tmp_path) == ["a"] and entries(target) == [files.OWN_FOLDER]
-    replace = Path.replace
-
-    def refuse(self: Path, other: Path) -> Path:
-        if self.suffix == ".partial":
-            raise PermissionError(errno.EPERM, "Operation not permitted")
-        return replace(self, other)
-
-    monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(InputError, match="cannot be written"), building_folder(target, force=True):
-        pass
-    assert entries(tmp_path) == ["a"] and entries(target) == [files.OWN_FOLDER]
-
-
-def test_force_does_not_delete_what_edgeplast_did_not_write(tmp_path: Path) -> None:
-    (tmp_path / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(UsageError, match="--force does not delete"), building_folder(tmp_path, force=True):
-        pass
-    assert entries(tmp_path) == ["holiday.jpg"]
-
-
-def test_what_is_free_and_what_is_taken(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").write_bytes(b"")
-    refuse_existing(tmp_path / "empty", force=False)
-    refuse_existing(tmp_path / "new", force=False)
-    refuse_existing(tmp_path / "file", force=True)
-    with pytest.raises(UsageError, match="exists already"):
-        refuse_existing(tmp_path / "file", force=False)
-    with building_folder(tmp_path / "empty") as folder:
-        (folder / "x").write_bytes(b"x")
-    assert entries(tmp_path / "empty") == ["x"]
 
 
 def test_a_killed_writer_leaves_the_old_file_readable(tmp_path: Path) -> None:

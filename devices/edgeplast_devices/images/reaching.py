@@ -25,7 +25,8 @@ class UnreachableImagesError(InputError):
 
     def __init__(self, name: str, reason: str):
         super().__init__(
-            f"{name} cannot be reached ({reason}), nor can others beside it: a drive, a share or a folder is gone."
+            f"{name} cannot be reached ({reason}), nor can others beside it: a drive, a share or a folder is gone. "
+            "Bring it back."
         )
         self.name = name
         self.reason = reason
