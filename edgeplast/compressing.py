@@ -73,8 +73,9 @@ def prune(
     """
     from edgeplast.compression import Target, write_pruned
     from edgeplast.compression import prune as prune_model
-    from edgeplast.models import preprocessing_of
+    from edgeplast.models import preprocessing_of, with_head
     from edgeplast.scoring import score as score_model
+    from edgeplast.unwrapping import unwrapped
     from edgeplast_devices.images import open_images
     from edgeplast_exporters.latency import inference_seconds
 
@@ -83,7 +84,9 @@ def prune(
         claim(Path(into), force=force, folder=True)
     if isinstance(images, str | Path):
         images = open_images(Path(images), progress=progress)
+    model = unwrapped(model)
     pictures = PreparedImages(images, preprocessing or preprocessing_of(model))
+    model = with_head(model, len(pictures.classes))
     if scores is None:
         table = score_model(
             model,
@@ -168,9 +171,11 @@ def choose_bits(
 
     from edgeplast.models import preprocessing_of, with_classes
     from edgeplast.scoring.examples import draw_pictures
+    from edgeplast.unwrapping import unwrapped
     from edgeplast_devices.images import open_images
     from edgeplast_exporters.automatic_bits import choose_bits as choose
 
+    model = unwrapped(model)
     planned = plan if isinstance(plan, Plan) else Plan.read(Path(plan))
     names = tuple(classes or planned.classes)
     if len(names) < 2:

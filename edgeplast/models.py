@@ -17,6 +17,9 @@ from edgeplast.architecture import Architecture
 from edgeplast.components import component_of
 from edgeplast.errors import InputError, MissingExtraError, UsageError
 from edgeplast.preprocessing import Preprocessing
+from edgeplast.pretrained.configuration import check_activation, read_configuration
+from edgeplast.pretrained.files import read_state_dict
+from edgeplast.pretrained.fitting import fill
 from edgeplast.pruned import is_pruned
 
 if TYPE_CHECKING:
@@ -70,11 +73,13 @@ class Source:
         name: timm's name.
         options: of timm's model.
         kept_fraction: component to its parameters over those before pruning; empty where nothing was pruned.
+        used: which weights and which preparation of pictures, in one line; empty where nothing was read.
     """
 
     name: str
     options: dict[str, Any]
     kept_fraction: dict[str, float]
+    used: str = ""
 
 
 def source_of(model: torch.nn.Module) -> Source | None:
@@ -83,10 +88,14 @@ def source_of(model: torch.nn.Module) -> Source | None:
 
 
 def remember(
-    model: torch.nn.Module, name: str, options: Mapping[str, Any], kept_fraction: Mapping[str, float] | None = None
+    model: torch.nn.Module,
+    name: str,
+    options: Mapping[str, Any],
+    kept_fraction: Mapping[str, float] | None = None,
+    used: str = "",
 ) -> None:
     """Note on a model how it was made; copies of it keep the note."""
-    model.__dict__["edgeplast_source"] = Source(name, dict(options), dict(kept_fraction or {}))
+    model.__dict__["edgeplast_source"] = Source(name, dict(options), dict(kept_fraction or {}), used)
 
 
 def load_model(
@@ -96,20 +105,24 @@ def load_model(
     pretrained: bool = False,
     image_size: tuple[int, int] | None = None,
     options: Mapping[str, Any] | None = None,
+    pictures: Mapping[str, Any] | None = None,
 ) -> torch.nn.Module:
     """Create a timm vision transformer and fill it from a checkpoint or from timm's hub, or open a pruned one.
 
     Args:
-        name: timm's model name, e.g. ``vit_tiny_patch16_224``; or the folder of a pruned model, which brings its
-            weights and sizes and takes none of the other arguments.
-        checkpoint: safetensors or a torch file (read with ``weights_only=True``); the number of classes
-            of its head is taken over.
+        name: timm's model name, e.g. ``vit_tiny_patch16_224``; ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``, which
+            bring their weights; or the folder of a pruned model, which brings its weights and sizes.
+        checkpoint: safetensors or a torch file (read with ``weights_only=True``), or a folder with one; in timm's
+            layout or another known one (:mod:`edgeplast.pretrained.layouts`). The number of classes of its head is
+            taken over; without a head the model has none (``num_classes`` 0). ``config.json`` and
+            ``preprocessor_config.json`` beside it decide how pictures are prepared.
         pretrained: ask timm's hub for the weights instead.
-        image_size: height and width in pixels; timm resamples the position embedding.
+        image_size: height and width in pixels; only then are weights of another size resampled.
         options: further arguments of timm's model, e.g. ``{"embed_dim": 96, "depth": 4}``.
+        pictures: overrides how pictures are prepared: ``mean``, ``std``, ``interpolation``, ``crop_pct``.
 
     Returns:
-        the model in evaluation mode, its head as in the checkpoint.
+        the model in evaluation mode, its head as in the checkpoint; ``source_of(model).used`` says what was used.
 
     Raises:
         UsageError: no such model, or both or neither source of weights given.
@@ -124,21 +137,46 @@ def load_model(
                 f"{name} is a pruned model and brings its own weights and sizes: leave out --checkpoint, --pretrained, "
                 "--image-size and --model-kwargs."
             )
-        return load_pruned(Path(name))
+        model = load_pruned(Path(name))
+        set_pictures(model, pictures or {})
+        return model
     if checkpoint is not None and pretrained:
         raise UsageError("--checkpoint and --pretrained both name the weights. Give one of them.")
-    if not timm.is_model(name):
+    if not brings_weights(name) and not timm.is_model(name):
         raise _unknown_model(name)
-    weights = read_checkpoint(checkpoint) if checkpoint is not None else None
+    if name.lower().startswith(LOCAL) and checkpoint is None:  # filled here, so that its faults have names
+        checkpoint = Path(name[len(LOCAL) :])
+    state = read_state_dict(checkpoint) if checkpoint is not None else None
     arguments = dict(options or {}) | ({} if image_size is None else {"img_size": image_size})
-    if weights is not None and "head.weight" in weights:
-        arguments["num_classes"] = weights["head.weight"].shape[0]
-    model = create(name, arguments, pretrained=pretrained)
-    if weights is not None:
-        assert checkpoint is not None
-        _fill(model, weights, checkpoint)
-    remember(model, name, arguments)
+    model = create(name, arguments, pretrained=pretrained or (brings_weights(name) and state is None))
+    if brings_weights(name):
+        arguments = {**getattr(model, "_model_args", {}), **arguments}
+    m: Any = model
+    used, decided_by = "weights from timm's hub" if pretrained or brings_weights(name) else "random weights", ""
+    if state is not None:
+        resample = bool({"img_size", "patch_size"} & arguments.keys())
+        configuration = read_configuration(state.path.parent)
+        hint = f" Beside it, config.json names {configuration.architecture}." if configuration.architecture else ""
+        filled = fill(model, state, name=name, resample=resample, hint=hint)
+        check_activation(model, configuration.activation, name)
+        set_pictures(model, configuration.pictures)
+        used, decided_by = filled.in_words(state), " and ".join(configuration.files if configuration.pictures else ())
+        arguments["num_classes"] = m.num_classes
+    set_pictures(model, pictures or {})
+    if pictures:
+        decided_by = " and ".join(filter(None, (decided_by, "options")))
+    used = f"{used}; pictures: {preprocessing_of(model)} ({decided_by or 'from timm'})"
+    remember(model, _timm_name(model) if brings_weights(name) else name, arguments, used=used)
     return model.eval()
+
+
+LOCAL, HUBS = "local-dir:", ("local-dir:", "hf-hub:", "hf_hub:")
+"""How names begin that timm looks up with their weights: in a folder, or at a model hub."""
+
+
+def brings_weights(name: str) -> bool:
+    """Whether a model's name also says where its weights are."""
+    return name.lower().startswith(HUBS) or is_pruned(name)
 
 
 def create(name: str, options: Mapping[str, Any], *, pretrained: bool = False) -> torch.nn.Module:
@@ -152,47 +190,42 @@ def create(name: str, options: Mapping[str, Any], *, pretrained: bool = False) -
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model: torch.nn.Module = timm.create_model(name, pretrained=pretrained, **options)
-    except (RuntimeError, OSError, ValueError, TypeError, AssertionError) as error:
+    except Exception as error:  # of its own, of the hub's client, and of whatever carries that one's requests
         if "img_size" in str(error):
             raise InputError(f"{name} is outside the supported family. Inside are {FAMILY}.") from error
-        raise InputError(f"timm cannot create {name}: {error}") from error
+        if isinstance(error, KeyError) and "architecture" in str(error):
+            raise InputError(
+                f"{name} has a config.json that names no architecture of timm's: a repository of another library, such "
+                "as transformers. Give timm's name of the model, and the file as --checkpoint: "
+                "edgeplast export vit_base_patch16_224 --checkpoint FOLDER …"
+            ) from error
+        raise InputError(f"timm cannot create {name}: {error or type(error).__name__}") from error
     check_family(model, name)
     return model
 
 
-def read_checkpoint(path: Path) -> dict[str, torch.Tensor]:
-    """Read a state dict from safetensors, or from a torch file with ``weights_only=True``.
-
-    A dict under ``state_dict``, ``model`` or ``model_ema`` is unwrapped and a ``module.`` prefix removed.
+def set_pictures(model: torch.nn.Module, entries: Mapping[str, Any]) -> None:
+    """Override how a model's pictures are prepared: entries of timm's ``pretrained_cfg``, which copies keep.
 
     Raises:
-        InputError: the file is missing, damaged, or holds anything but tensors.
+        InputError: a value is out of range.
     """
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    if entries:
+        m: Any = model
+        m.pretrained_cfg = {**(getattr(model, "pretrained_cfg", None) or {}), **entries}
+        preprocessing_of(model)
 
-    if not path.is_file():
-        raise InputError(f"There is no checkpoint {path}.")
-    try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InputError(f"The checkpoint {path} cannot be read: {error}") from error
-    except Exception as error:  # torch raises pickle.UnpicklingError subclasses for unsafe content
-        raise InputError(
-            f"The checkpoint {path} is no plain file of tensors, and edgeplast does not run "
-            f"code from checkpoints ({type(error).__name__}). "
-            "Save it with torch.save(model.state_dict(), …) or as safetensors."
-        ) from error
-    for key in ("state_dict", "model", "model_ema"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        raise InputError(f"The checkpoint {path} holds no state dict (a mapping from parameter names to tensors).")
-    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+def pictures_of(model: torch.nn.Module) -> dict[str, Any]:
+    """Return what :func:`set_pictures` would need to prepare another model's pictures alike."""
+    how = preprocessing_of(model)
+    return {
+        "mean": how.mean,
+        "std": how.std,
+        "interpolation": how.interpolation,
+        "crop_pct": how.crop_fraction,
+        "crop_mode": how.crop_mode,
+    }
 
 
 def check_family(model: torch.nn.Module, name: str | None = None) -> None:
@@ -234,6 +267,11 @@ def describe(model: torch.nn.Module, name: str | None = None) -> Architecture:
     size = m.patch_embed.img_size
     prefix = getattr(m, "num_prefix_tokens", 0)
     source = source_of(model)
+    if not has_head(model):
+        raise InputError(
+            f"{name or _timm_name(model)} is a backbone without a head. Give it one: "
+            "edgeplast.models.with_classes(model, 3); the verbs of edgeplast do that themselves."
+        )
     return Architecture(
         model=name or m.__dict__.get("edgeplast_name") or _timm_name(model),
         image_size=(int(size[0]), int(size[1])),
@@ -311,6 +349,18 @@ def with_classes(model: torch.nn.Module, classes: int, *, seed: int = 0) -> torc
     return m.eval()
 
 
+def has_head(model: torch.nn.Module) -> bool:
+    """Whether a model classifies; a backbone alone, such as every DINOv2, does not."""
+    import torch
+
+    return not isinstance(getattr(model, "head", None), torch.nn.Identity)
+
+
+def with_head(model: torch.nn.Module, classes: int) -> torch.nn.Module:
+    """Return the model itself, or for a backbone alone a copy with a fresh head for so many classes, at least 2."""
+    return model if has_head(model) else with_classes(model, max(2, classes))
+
+
 def _timm_name(model: torch.nn.Module) -> str:
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     return str(config.get("architecture") or type(model).__name__)
@@ -328,37 +378,6 @@ def _unknown_model(name: str) -> UsageError:
         "vit_tiny_patch16_224, vit_small_patch16_224, vit_base_patch16_224 and deit_tiny_distilled_patch16_224; "
         """list them with: python -c "import timm; print(timm.list_models('*vit*'))"."""
     )
-
-
-def _fill(model: torch.nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Load weights through timm's own key and position-embedding filter; name the keys that do not fit."""
-    filtered = weights
-    if hasattr(model, "pos_embed"):
-        from timm.models.vision_transformer import checkpoint_filter_fn
-
-        filtered = checkpoint_filter_fn(dict(weights), model)  # type: ignore[arg-type]
-    expected = model.state_dict()
-    missing = sorted(expected.keys() - filtered.keys())
-    unexpected = sorted(filtered.keys() - expected.keys())
-    reshaped = [
-        f"{key} is {tuple(filtered[key].shape)} in the file and {tuple(expected[key].shape)} in the model"
-        for key in sorted(expected.keys() & filtered.keys())
-        if filtered[key].shape != expected[key].shape
-    ]
-    if missing or unexpected or reshaped:
-        parts = [
-            f"{len(keys)} {what}: {', '.join(keys[:5])}{' …' if len(keys) > 5 else ''}"
-            for what, keys in (
-                ("missing", missing),
-                ("not in the model", unexpected),
-                ("of another shape", reshaped),
-            )
-            if keys
-        ]
-        raise InputError(
-            f"The checkpoint {path} does not fit the model; keys {'; '.join(parts)}. Is the model name right?"
-        )
-    model.load_state_dict(filtered)
 
 
 def check_finite(model: torch.nn.Module) -> None:

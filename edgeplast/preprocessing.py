@@ -45,3 +45,8 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise InputError(f"Unknown interpolation {self.interpolation!r}; known: {', '.join(INTERPOLATIONS)}.")
         if self.crop_mode not in ("center", "squash", "border"):
             raise InputError(f"Unknown crop_mode {self.crop_mode!r}; known: center, squash, border.")
+
+    def __str__(self) -> str:
+        mean, std = (",".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        size = "×".join(str(side) for side in self.image_size)
+        return f"{size}, mean {mean}, std {std}, {self.interpolation}, crop {self.crop_fraction:.3g} {self.crop_mode}"

@@ -68,6 +68,7 @@ class PrunedRecord(Document, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         steps: rounds of pruning.
         distill_steps: optimizer steps of distillation from the source model.
         distill_loss: its loss, mean of the first and of the last tenth of the steps; empty without distillation.
+        pictures: how its pictures are prepared, in timm's words; empty: as timm's source model says.
         weights: size and SHA-256 of the weights' file; None before it is written.
         notes: what a reader should know (overridden ratios, stated fallbacks).
     """
@@ -86,6 +87,7 @@ class PrunedRecord(Document, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     steps: Count = 1
     distill_steps: Count = 0
     distill_loss: tuple[float, ...] = ()
+    pictures: dict[str, Any] = {}
     weights: StoredFile | None = None
     notes: tuple[str, ...] = ()
 

@@ -42,12 +42,13 @@ def load_pruned(path: Path) -> torch.nn.Module:
         InputError: it is no pruned model, or this timm creates its source model differently.
         DamagedError: record and weights do not fit each other.
     """
-    from edgeplast.models import create, describe, read_checkpoint, remember
+    from edgeplast.models import create, describe, remember, set_pictures
+    from edgeplast.pretrained.files import read_state_dict
 
     record = read_record(path)
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in record.options.items()}
     model = create(record.model, {**options, "num_classes": record.classes})
-    weights = read_checkpoint(path / WEIGHTS)
+    weights = read_state_dict(path / WEIGHTS).tensors
     _take_over(model, weights, path)
     m: Any = model
     for block, sizes in zip(m.blocks, record.blocks, strict=False):
@@ -57,6 +58,7 @@ def load_pruned(path: Path) -> torch.nn.Module:
     if list(zip(found.heads, found.mlp_width, strict=True)) != wanted:
         raise DamagedError(f"The pruned model {path} is damaged: the weights have other sizes than {RECORD} says.")
     remember(model, record.model, options, record.kept_fraction)
+    set_pictures(model, record.pictures)
     return model.eval()
 
 

@@ -43,18 +43,22 @@ def score(
     """Score every component of a vision transformer on images; see :func:`edgeplast.scoring.score`.
 
     Args:
-        model: of timm's vision transformer family; not changed.
+        model: of timm's vision transformer family; not changed. What ``torch.compile`` or ``DataParallel`` put around
+            it is taken off; a backbone without a head is given a fresh one.
         images: a folder, archive or npz of labelled images, or an opened set.
         reference: images of the source domain, for the first member of each pair.
         preprocessing: by default timm's data configuration of the model.
         progress: told of each batch.
         **how: ``method``, ``others``, ``pairs``, ``seed``, ``device``, ``granularity``.
     """
-    from edgeplast.models import preprocessing_of
+    from edgeplast.models import preprocessing_of, with_head
     from edgeplast.scoring import score as score_model
+    from edgeplast.unwrapping import unwrapped
 
+    model = unwrapped(model)
     prepared = preprocessing or preprocessing_of(model)
     target = PreparedImages(_image_set(images, progress), prepared)
+    model = with_head(model, len(target.classes))
     source = None if reference is None else PreparedImages(_image_set(reference, progress), prepared)
     return score_model(model, target, reference=source, progress=progress, **how)
 
@@ -104,9 +108,16 @@ def export(
         force: replace what is there.
         progress: told of each graph.
     """
-    from edgeplast.models import preprocessing_of, with_classes
+    from edgeplast.models import has_head, preprocessing_of, with_classes
+    from edgeplast.unwrapping import unwrapped
     from edgeplast_exporters import export as export_model
 
+    model = unwrapped(model)
+    if keep_head and not has_head(model):
+        raise InputError(
+            "The model has no head to keep: its weights are those of a backbone alone. Leave out --keep-head "
+            "(keep_head), and it starts with a fresh head for the classes of the bundle."
+        )
     chosen = plan if isinstance(plan, Plan) else Plan.read(Path(plan))
     names = tuple(classes or chosen.classes)
     if len(names) < 2:

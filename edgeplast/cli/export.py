@@ -12,13 +12,19 @@ from edgeplast.bundle import Bundle
 from edgeplast.cli import bits
 from edgeplast.cli.console import print_json, print_table, progress_bar
 from edgeplast.cli.options import (
+    MODEL_HELP,
     CheckpointOption,
+    CropOption,
     ImageSizeOption,
+    InterpolationOption,
+    MeanOption,
     ModelKwargsOption,
     PretrainedOption,
+    StdOption,
     budget_of,
     check_weights_named,
     network_of,
+    pictures_of,
     profile_of,
 )
 from edgeplast.errors import UsageError, one_of
@@ -32,13 +38,20 @@ if TYPE_CHECKING:
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="timm's name of a vision transformer, or the folder of a pruned one.")],
+    model: Annotated[
+        str,
+        typer.Argument(help=MODEL_HELP),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Bundle folder to write.")],
     data: Annotated[Path | None, typer.Option(help="Images to score on; their class names make the new head.")] = None,
     checkpoint: CheckpointOption = None,
     pretrained: PretrainedOption = False,
     image_size: ImageSizeOption = None,
     model_kwargs: ModelKwargsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    interpolation: InterpolationOption = None,
+    crop: CropOption = None,
     plan: Annotated[
         Path | None, typer.Option(help="A plan from `edgeplast plan`, instead of scoring and planning now.")
     ] = None,
@@ -87,6 +100,7 @@ def export(
 
     claim(output, force=force, folder=True)
     check_weights_named(checkpoint, pretrained, model)
+    pictures = pictures_of(mean, std, interpolation, crop)
     if plan is None and data is None:
         raise UsageError("Give --data with images to score on, or --plan with a plan made earlier.")
     target = size is not None or max_accuracy_drop is not None
@@ -111,6 +125,7 @@ def export(
             pretrained=pretrained,
             image_size=image_size,
             model_kwargs=model_kwargs,
+            pictures=pictures,
         )
         if prune is not None:
             assert data is not None

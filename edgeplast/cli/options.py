@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgeplast.budget import Budget
-from edgeplast.errors import UsageError
-from edgeplast.pruned import is_pruned
+from edgeplast.errors import UsageError, one_of
+from edgeplast.preprocessing import INTERPOLATIONS
 from edgeplast.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -20,10 +22,37 @@ if TYPE_CHECKING:
     from edgeplast_devices.device_profiles import Profile
 
 
-CheckpointOption = Annotated[Path | None, typer.Option("--checkpoint", help="Weights: safetensors or a torch file.")]
+MODEL_HELP = (
+    "timm's name of a vision transformer; local-dir:FOLDER or hf-hub:OWNER/NAME in timm's format; or the folder of a "
+    "pruned model."
+)
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        help="Weights: safetensors or a torch file, in timm's, DINOv2's, CLIP's or Hugging Face's layout; or a folder "
+        "with one. config.json and preprocessor_config.json beside it decide how pictures are prepared.",
+    ),
+]
 PretrainedOption = Annotated[bool, typer.Option("--pretrained", help="Ask timm's hub for the weights.")]
 ImageSizeOption = Annotated[
-    int | None, typer.Option("--image-size", help="Side of the input in pixels (default: the model's).")
+    int | None,
+    typer.Option(
+        "--image-size",
+        help="Side of the input in pixels (default: the model's); weights for another size are resampled to it.",
+    ),
+]
+MeanOption = Annotated[
+    str | None,
+    typer.Option("--mean", help="Mean of the channels in 0..1, e.g. 0.485,0.456,0.406 (default: the weights')."),
+]
+StdOption = Annotated[str | None, typer.Option("--std", help="Standard deviation of the channels, likewise.")]
+InterpolationOption = Annotated[
+    str | None, typer.Option("--interpolation", help="nearest, bilinear, bicubic or lanczos (default: the weights').")
+]
+CropOption = Annotated[
+    float | None,
+    typer.Option("--crop", help="Side of the centre crop over that of the resized picture, e.g. 0.875."),
 ]
 ModelKwargsOption = Annotated[
     str | None, typer.Option("--model-kwargs", help="JSON of further options of timm's model, or @file.json.")
@@ -39,31 +68,92 @@ ProviderOption = Annotated[
 
 
 def network_of(
-    model: str, *, checkpoint: Path | None, pretrained: bool, image_size: int | None, model_kwargs: str | None
+    model: str,
+    *,
+    checkpoint: Path | None,
+    pretrained: bool,
+    image_size: int | None,
+    model_kwargs: str | None,
+    pictures: Mapping[str, Any] | None = None,
 ) -> torch.nn.Module:
-    """Load the model that a command names.
+    """Load the model that a command names, and say on standard error in one line what was used.
+
+    Args:
+        model: its name.
+        checkpoint: its weights.
+        pretrained: or those of timm's hub.
+        image_size: side of its input in pixels.
+        model_kwargs: JSON of further options of timm's model.
+        pictures: from :func:`pictures_of`.
 
     Raises:
         UsageError: no source of weights is given, or the options cannot be read; see also ``models.load_model``.
     """
-    from edgeplast.models import load_model
+    from edgeplast.models import load_model, source_of
 
-    return load_model(
+    if image_size is not None and image_size < 1:
+        raise UsageError(f"--image-size {image_size} must be a positive number of pixels, such as 224.")
+    network = load_model(
         model,
         checkpoint=checkpoint,
         pretrained=pretrained,
         image_size=(image_size, image_size) if image_size else None,
         options=read_model_kwargs(model_kwargs),
+        pictures=pictures,
     )
+    source = source_of(network)
+    if source and source.used and int(os.environ.get("RANK", "0")) == 0:  # under torchrun one process speaks
+        typer.echo(f"{model}: {source.used}", err=True)
+    return network
+
+
+def pictures_of(
+    mean: str | None = None, std: str | None = None, interpolation: str | None = None, crop: float | None = None
+) -> dict[str, Any]:
+    """Read how pictures are to be prepared: entries of timm's configuration for what was given.
+
+    Raises:
+        UsageError: one is out of range.
+    """
+    entries: dict[str, Any] = {}
+    for option, text in (("mean", mean), ("std", std)):
+        if text is not None:
+            entries[option] = _channels(f"--{option}", text, above_zero=option == "std")
+    if interpolation is not None:
+        if interpolation not in INTERPOLATIONS:
+            raise one_of("--interpolation", interpolation, INTERPOLATIONS)
+        entries["interpolation"] = interpolation
+    if crop is not None:
+        if not 0 < crop <= 1:
+            raise UsageError(f"--crop {crop:g} must be above 0 and at most 1, such as 0.875; 1 crops nothing.")
+        entries["crop_pct"] = crop
+    return entries
+
+
+def _channels(option: str, text: str, *, above_zero: bool) -> tuple[float, ...]:
+    """Read three numbers separated by commas, or one for all three channels."""
+    try:
+        values = [float(word) for word in text.split(",")]
+    except ValueError:
+        values = []
+    if len(values) not in (1, 3) or not all(math.isfinite(v) and (v > 0 or not above_zero) for v in values):
+        allowed = "above 0" if above_zero else "finite"
+        raise UsageError(
+            f"Cannot read {option} {text!r}. Give three numbers for red, green and blue, {allowed}, such as "
+            f"{option} 0.485,0.456,0.406; or one for all three."
+        )
+    return tuple(values * 3 if len(values) == 1 else values)
 
 
 def check_weights_named(checkpoint: Path | None, pretrained: bool, model: str = "") -> None:
-    """Raise unless the command says where the weights are; a pruned model brings its own.
+    """Raise unless the command says where the weights are; pruned models and names with a source bring their own.
 
     Raises:
         UsageError: neither ``--checkpoint`` nor ``--pretrained`` is given.
     """
-    if checkpoint is None and not pretrained and not is_pruned(model):
+    from edgeplast.models import brings_weights
+
+    if checkpoint is None and not pretrained and not brings_weights(model):
         raise UsageError("Where are the weights? Give --checkpoint FILE, or --pretrained to ask timm's hub.")
 
 
@@ -102,7 +192,6 @@ def provider_of(provider: str | None, profile: Profile | None = None) -> str:
     Raises:
         UsageError: there is no such provider.
     """
-    from edgeplast.errors import one_of
     from edgeplast_devices.providers import CPU, PROVIDERS
 
     if provider is None:

@@ -10,12 +10,18 @@ import typer
 from edgeplast.cli.console import print_json, progress_bar, say
 from edgeplast.cli.inspect import show_pruned
 from edgeplast.cli.options import (
+    MODEL_HELP,
     CheckpointOption,
+    CropOption,
     ImageSizeOption,
+    InterpolationOption,
+    MeanOption,
     ModelKwargsOption,
     PretrainedOption,
+    StdOption,
     check_weights_named,
     network_of,
+    pictures_of,
     read_ratios,
 )
 from edgeplast.outputs import claim
@@ -23,13 +29,20 @@ from edgeplast.units import parse_bytes, parse_count, parse_seconds
 
 
 def prune(
-    model: Annotated[str, typer.Argument(help="timm's name of a vision transformer, or the folder of a pruned one.")],
+    model: Annotated[
+        str,
+        typer.Argument(help=MODEL_HELP),
+    ],
     data: Annotated[Path, typer.Option(help="Images to judge by; their labels are not looked at.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the pruned model.")],
     checkpoint: CheckpointOption = None,
     pretrained: PretrainedOption = False,
     image_size: ImageSizeOption = None,
     model_kwargs: ModelKwargsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    interpolation: InterpolationOption = None,
+    crop: CropOption = None,
     keep: Annotated[float | None, typer.Option(help="Share of the multiply–accumulates to keep, e.g. 0.7.")] = None,
     macs: Annotated[str | None, typer.Option(help="Multiply–accumulates of one image to keep, e.g. 800M.")] = None,
     size: Annotated[str | None, typer.Option(help="Bytes of float32 weights to keep, e.g. 16MiB.")] = None,
@@ -57,6 +70,7 @@ def prune(
 
     claim(output, force=force, folder=True)
     check_weights_named(checkpoint, pretrained, model)
+    pictures = pictures_of(mean, std, interpolation, crop)
     target: dict[str, Any] = {
         "keep": keep,
         "macs": None if macs is None else parse_count(macs),
@@ -72,6 +86,7 @@ def prune(
             pretrained=pretrained,
             image_size=image_size,
             model_kwargs=model_kwargs,
+            pictures=pictures,
         )
         pruned = compressing.prune(
             network,

@@ -11,12 +11,18 @@ import typer
 
 from edgeplast.cli.console import print_json, progress_bar, say
 from edgeplast.cli.options import (
+    MODEL_HELP,
     CheckpointOption,
+    CropOption,
     ImageSizeOption,
+    InterpolationOption,
+    MeanOption,
     ModelKwargsOption,
     PretrainedOption,
+    StdOption,
     check_weights_named,
     network_of,
+    pictures_of,
 )
 from edgeplast.components import type_of
 from edgeplast.errors import UsageError
@@ -28,7 +34,8 @@ _BAR_CELLS, _TOP = 24, 20
 
 def score(
     model: Annotated[
-        str | None, typer.Argument(help="timm's name of a vision transformer, or the folder of a pruned one.")
+        str | None,
+        typer.Argument(help=MODEL_HELP),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Images to score on: a folder, archive or npz.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Scores to write, e.g. scores.json.")] = None,
@@ -44,6 +51,10 @@ def score(
     pretrained: PretrainedOption = False,
     image_size: ImageSizeOption = None,
     model_kwargs: ModelKwargsOption = None,
+    mean: MeanOption = None,
+    std: StdOption = None,
+    interpolation: InterpolationOption = None,
+    crop: CropOption = None,
     pairs: Annotated[int, typer.Option(help="Most pairs of images; fewer if the ranking settles.")] = 64,
     granularity: Annotated[
         str, typer.Option(help="component, head, or branch (plasticity-branch alone).")
@@ -63,6 +74,7 @@ def score(
     if model is None or data is None or output is None:
         raise UsageError("edgeplast score needs MODEL, --data and -o; --list-methods alone lists the methods.")
     check_weights_named(checkpoint, pretrained, model)
+    pictures = pictures_of(mean, std, interpolation, crop)
     first_process = int(os.environ.get("RANK", "0")) == 0  # under torchrun one process speaks and writes
     if first_process:
         claim(output, force=force)
@@ -76,6 +88,7 @@ def score(
             pretrained=pretrained,
             image_size=image_size,
             model_kwargs=model_kwargs,
+            pictures=pictures,
         )
         table = verbs.score(
             network,

@@ -23,7 +23,7 @@ from edgeplast.compression.structure import parts_of
 from edgeplast.compression.targets import Target
 from edgeplast.compression.worth import IMPORTANCES
 from edgeplast.errors import InputError, UsageError
-from edgeplast.models import check_finite, describe, remember, source_of
+from edgeplast.models import check_finite, describe, pictures_of, remember, source_of
 from edgeplast.outputs import building_folder
 from edgeplast.progress import Progress, silent
 from edgeplast.pruned import RECORD, WEIGHTS, ModelCost, PrunedBlock, PrunedRecord
@@ -179,6 +179,7 @@ def _described(
         steps=steps,
         distill_steps=len(losses),
         distill_loss=(sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth) if losses else (),
+        pictures=pictures_of(before),
         notes=tuple(pruner.notes),
     )
     return Pruned(after, record)

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 from small_models import small_vit
 
 from edgeplast.errors import InputError, UsageError
-from edgeplast.models import describe, import_timm, load_model, preprocessing_of, read_checkpoint, with_classes
+from edgeplast.models import describe, import_timm, load_model, preprocessing_of, with_classes
+from edgeplast.pretrained.files import read_state_dict
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
 NAME = "vit_tiny_patch16_224"
@@ -52,16 +53,16 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "pickle.pth").write_bytes(pickle.dumps(Payload()))
     for name in ("evil.pth", "pickle.pth"):
         with pytest.raises(InputError, match=r"does not run code from checkpoints|cannot be read"):
-            read_checkpoint(tmp_path / name)
+            read_state_dict(tmp_path / name)
     assert "ran" not in capsys.readouterr().out
 
 
 def test_missing_and_damaged_checkpoints_are_named(tmp_path: Path):
     with pytest.raises(InputError, match=r"There is no checkpoint .*nowhere\.safetensors"):
-        read_checkpoint(tmp_path / "nowhere.safetensors")
+        read_state_dict(tmp_path / "nowhere.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(saved(tmp_path)[1].read_bytes()[:1000])
     with pytest.raises(InputError, match="cannot be read"):
-        read_checkpoint(tmp_path / "cut.safetensors")
+        read_state_dict(tmp_path / "cut.safetensors")
 
 
 def test_a_checkpoint_that_does_not_fit_says_which_keys(tmp_path: Path):
