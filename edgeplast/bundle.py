@@ -28,7 +28,7 @@ from edgeplast.footprint import Footprint
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.recomputation import Recompute
-from edgeplast.stamps import Stamp, hashed, opened, stamp_of
+from edgeplast.stamps import Stamp, hashed, kind_at, opened, shortened, stamp_of
 from edgeplast.units import format_bytes
 
 MANIFEST, REPORT = "bundle.json", "report.json"
@@ -177,7 +177,7 @@ class Bundle(msgspec.Struct, frozen=True):
                 files that are not the bundle's; all faults are listed.
         """
         manifest_path = path / MANIFEST
-        if not is_file(manifest_path):
+        if kind_at(manifest_path) != "file":
             raise InputError(_no_bundle(path))
         if manifest_path.is_symlink():
             raise DamagedError(_damaged(path, [f"{MANIFEST} is a link"]))
@@ -262,13 +262,11 @@ class Bundle(msgspec.Struct, frozen=True):
 
 def _no_bundle(path: Path) -> str:
     """Say what a path is instead of a bundle, and what to do with that."""
-    try:
-        there = path.exists()
-    except (OSError, ValueError) as error:  # a name that no file can have: too long, or with a zero byte
-        return f"{_shown(str(path))} cannot be a bundle: {getattr(error, 'strerror', None) or error}."
-    if not there:
-        return f"There is no {path}. Make a bundle with: edgeplast export MODEL … -o {path}"
-    if path.is_file():
+    kind = kind_at(path)
+    if not kind:
+        shown = shortened(path)
+        return f"There is no {shown}. Make a bundle with: edgeplast export MODEL … -o {shown}"
+    if kind == "file":
         return f"{path} is a file, and a bundle is a folder. Deployed models go to edgeplast predict and evaluate."
     if path.name.endswith(".partial"):
         finished = path.with_name(path.name.removesuffix(".partial"))
@@ -281,14 +279,6 @@ def _no_bundle(path: Path) -> str:
 def describe_file(path: Path) -> StoredFile:
     """Return size and hash of a file."""
     return StoredFile(bytes=path.stat().st_size, sha256=sha256(path))
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file can have (too long, with a zero byte) is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
 
 
 def _damaged(path: Path, faults: list[str]) -> str:
@@ -307,29 +297,28 @@ def _faults_of_names(manifest: Manifest) -> list[str]:
         f"{_shown(graph.file)} is no graph"
         for tier in manifest.tiers
         for graph in tier.graphs
-        if not _is_graph(graph.file)
+        if not is_graph(graph.file)
     ]
     same = [name for name, count in Counter(name.casefold() for name in manifest.files).items() if count > 1]
     return faults + [f"{name} is listed twice, in capitals and in small letters" for name in same]
 
 
 def _fault_of_name(name: str) -> str | None:
-    if name in (FROZEN, TRAINABLE) or _is_graph(name):
+    if name in (FROZEN, TRAINABLE) or is_graph(name):
         return None
     if name in ("", ".", "..") or re.search(r"[/\\:\0]", name):
         return f"{_shown(name)} lies outside the folder"
     return f"{_shown(name)} is no file of a bundle ({FROZEN}, {TRAINABLE} and graphs, *.onnx)"
 
 
-def _is_graph(name: str) -> bool:
+def is_graph(name: str) -> bool:
+    """Whether a file of a bundle may have this name if it is a graph."""
     return _GRAPH_NAME.fullmatch(name) is not None
 
 
 def _shown(name: str) -> str:
     """Return a name as it may be printed: its own if it is a possible one, else quoted, with escapes, and cut."""
-    return (
-        name if name in (FROZEN, TRAINABLE) or _is_graph(name) else repr(name if len(name) <= 80 else f"{name[:80]}…")
-    )
+    return name if name in (FROZEN, TRAINABLE) or is_graph(name) else repr(name if len(name) <= 80 else f"{name[:80]}…")
 
 
 def _fault(path: Path, stored: StoredFile, stamps: dict[str, Stamp]) -> str | None:
@@ -340,11 +329,11 @@ def _fault(path: Path, stored: StoredFile, stamps: dict[str, Stamp]) -> str | No
             before = stamp_of(file)
             if size != stored.bytes:
                 return f"{path.name} has {size} bytes instead of {stored.bytes}"
-            if _is_graph(path.name) and size > MOST_GRAPH_BYTES:
+            if is_graph(path.name) and size > MOST_GRAPH_BYTES:
                 return f"{path.name} has {format_bytes(size)}; a graph has {format_bytes(MOST_GRAPH_BYTES)} at most"
             if hashed(file) != stored.sha256:
                 return f"{path.name} was changed (its SHA-256 differs)"
-            foreign = external_files_in(file, path.name).difference({FROZEN}) if _is_graph(path.name) else ()
+            foreign = external_files_in(file, path.name).difference({FROZEN}) if is_graph(path.name) else ()
             after = stamp_of(file)
     except FileNotFoundError:
         return f"{path.name} is missing"

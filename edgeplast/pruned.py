@@ -14,6 +14,7 @@ import msgspec
 from edgeplast.bundle import StoredFile
 from edgeplast.documents import Count, Document, Whole
 from edgeplast.errors import InputError
+from edgeplast.stamps import kind_at
 
 RECORD, WEIGHTS = "pruned.json", "weights.safetensors"
 
@@ -94,4 +95,4 @@ class PrunedRecord(Document, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 def is_pruned(path: str | Path) -> bool:
     """Whether this is the folder of a pruned model."""
-    return (Path(path) / RECORD).is_file()
+    return kind_at(Path(path) / RECORD) == "file"

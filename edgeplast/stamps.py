@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 PIECE_BYTES = 1 << 20
 
@@ -46,6 +46,21 @@ def stamp_of(file: Path | BinaryIO) -> Stamp | None:
     return Stamp(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
+def kind_at(path: Path) -> Literal["file", "folder", "other", ""]:
+    """Return what lies at a path, links followed; nothing at one that no file can have (too long, a zero byte)."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return ""
+    return "file" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "other"
+
+
+def shortened(path: Path) -> str:
+    """Return a path as it is said in a message, cut where nobody would read to its end."""
+    text = str(path)
+    return text if len(text) <= 300 else f"{text[:300]}… ({len(text)} characters)"
+
+
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
     """Open a regular file for reading, unbuffered; neither a link nor a pipe or device, which could lead or hang.
@@ -75,3 +90,12 @@ def hashed(file: BinaryIO, into: BinaryIO | None = None) -> str:
         if into is not None:
             into.write(piece)
     return digest.hexdigest()
+
+
+def read_up_to(file: BinaryIO, most: int) -> bytes:
+    """Read an unbuffered file from where it stands to its end, or so many bytes."""
+    pieces, left = [], most
+    while left and (piece := file.read(min(left, PIECE_BYTES))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)

@@ -21,6 +21,7 @@ from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
+from edgeplast.stamps import kind_at
 
 if TYPE_CHECKING:
     import torch
@@ -212,7 +213,7 @@ def evaluate(
     from edgeplast_devices.evaluating import evaluate_deployed
     from edgeplast_devices.images import open_images
 
-    deployed = not isinstance(bundle, Bundle) and Path(bundle).is_file()
+    deployed = not isinstance(bundle, Bundle) and kind_at(Path(bundle)) == "file"
     opened = None if deployed else _bundle(bundle)
     if isinstance(images, str | Path):
         images = open_images(Path(images), split, prefer=("test", "val"), progress=progress)

@@ -19,7 +19,7 @@ import numpy as np
 
 from edgeplast.adaptation import Adaptation, EpochReport
 from edgeplast.budget import Budget
-from edgeplast.bundle import MANIFEST, REPORT, TRAINABLE, Bundle, StoredFile, describe_file
+from edgeplast.bundle import MANIFEST, REPORT, TRAINABLE, Bundle, describe_file
 from edgeplast.errors import (
     BudgetError,
     DamagedError,
@@ -30,7 +30,6 @@ from edgeplast.errors import (
     InterruptedRunError,
     UsageError,
 )
-from edgeplast.files import disk_errors
 from edgeplast.outputs import finish_folder, only_writer, refuse_existing, refuse_mount, refuse_unmovable
 from edgeplast.plans import OPTIMIZER_SLOTS
 from edgeplast.progress import Progress, silent
@@ -45,6 +44,7 @@ from edgeplast_devices.running import Run
 from edgeplast_devices.runtime import OutOfMemoryError
 from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
 from edgeplast_devices.tensors import write_arrays
+from edgeplast_devices.workplace import prepare, unfinished
 
 _TELEMETRY_BYTES = 1 << 20
 
@@ -120,7 +120,7 @@ def adapt(
         elif folder.is_dir():
             clear(folder)
         try:
-            _prepare(bundle, folder)
+            run.bundle = prepare(bundle, folder)
             _require_room(bundle, folder, run.optimizer)
             cut_telemetry(folder, checkpoint.state.steps if checkpoint else None)
             report = _adapted(run, bundle, folder, into)
@@ -153,11 +153,6 @@ def _refuse_taken(into: Path, *, resume: bool, force: bool) -> None:
         checkpoint = last_checkpoint(unfinished(into))
         force = checkpoint is not None and checkpoint.state.replaces
     refuse_existing(into, force=force)
-
-
-def unfinished(into: Path) -> Path:
-    """Return the folder in which a run works until it is done."""
-    return into.with_name(f"{into.name}.partial")
 
 
 def interrupted_options(into: Path) -> TrainingOptions | None:
@@ -205,6 +200,7 @@ def _adapted(run: Run, bundle: Bundle, folder: Path, into: Path) -> Adaptation:
         telemetry.close()
     try:
         report = report_of(run)
+        run.bundle.check_unchanged()
         _write_adapted(bundle, run.parameters, folder)
         report.write(folder / REPORT)
         finish_folder(folder, into, force=run.replaces)
@@ -231,15 +227,6 @@ def _found(folder: Path, into: Path, *, resume: bool, force: bool, notice: Calla
     return checkpoint
 
 
-def _prepare(bundle: Bundle, folder: Path) -> None:
-    """Copy the bundle's files, first of all, so that a full disk is found before hours of training."""
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, stored in bundle.manifest.files.items():
-            if not _is_whole(folder / name, stored):
-                shutil.copyfile(bundle.path / name, folder / name)
-
-
 def _require_room(bundle: Bundle, folder: Path, optimizer: str) -> None:
     """Raise unless the disk has room for what the run will write: a full one is better met now than after hours.
 
@@ -254,10 +241,6 @@ def _require_room(bundle: Bundle, folder: Path, optimizer: str) -> None:
             f"The disk of {folder} has {format_bytes(free)} free and the checkpoints of this run take up to "
             f"{format_bytes(needed - there)}. Free some space, or choose another place."
         )
-
-
-def _is_whole(file: Path, stored: StoredFile) -> bool:
-    return file.is_file() and file.stat().st_size == stored.bytes and describe_file(file) == stored
 
 
 def _train(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:

@@ -163,6 +163,11 @@ def write_hashed(
     return named[0]
 
 
+def is_checkpoint(name: str) -> bool:
+    """Whether a file of this name holds a checkpoint, or the weights of the best epoch."""
+    return _NAME.fullmatch(name) is not None
+
+
 def checkpoint_files(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, whole or not, the newest first."""
     files = [file for file in folder.glob("checkpoint-*.safetensors") if _NAME.fullmatch(file.name)]

@@ -6,6 +6,7 @@ parameter in memory at a time, so the device needs neither the onnx package nor 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,11 +14,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeplast.bundle import DEPLOYMENT_GRAPH, Bundle
+from edgeplast.bundle import DEPLOYMENT_GRAPH, MOST_GRAPH_BYTES, Bundle
 from edgeplast.errors import DamagedError
 from edgeplast.files import writing
 from edgeplast.outputs import only_writer, refuse_existing
 from edgeplast.progress import Progress, silent
+from edgeplast.stamps import opened, read_up_to
 from edgeplast_devices.weights import all_parameters
 
 # Field numbers of onnx.proto3 (stable since IR version 3) and protobuf wire types.
@@ -42,6 +44,7 @@ def deploy(bundle: Bundle, into: Path, *, force: bool = False, progress: Progres
     Raises:
         UsageError: ``into`` exists and ``force`` is not given, or another process writes it.
         InputError: the disk is full.
+        DamagedError: files of the bundle changed since they were verified; nothing was written.
     """
     refuse_existing(into, force=force)
     with only_writer(into):
@@ -51,7 +54,7 @@ def deploy(bundle: Bundle, into: Path, *, force: bool = False, progress: Progres
 
 def _write(bundle: Bundle, into: Path, progress: Progress) -> None:
     manifest = bundle.manifest
-    before, graph, after = _split((bundle.path / DEPLOYMENT_GRAPH).read_bytes())
+    before, graph, after = _split(_deployment_graph(bundle))
     sizes = [
         _field_length(_GRAPH_INITIALIZER, len(_tensor_header(name, stored.shape)) + _raw_length(stored.shape))
         for name, stored in manifest.parameters.items()
@@ -73,6 +76,22 @@ def _write(bundle: Bundle, into: Path, progress: Progress) -> None:
             entry = _text(1, key) + _text(2, value)
             file.write(_tag(_MODEL_METADATA, _BYTES) + _varint(len(entry)) + entry)
     progress("writing the model", len(sizes), len(sizes))
+
+
+def _deployment_graph(bundle: Bundle) -> bytes:
+    """Read the graph, whose content was hashed when the bundle was opened: those bytes and no others.
+
+    Raises:
+        DamagedError: they are others, or none.
+    """
+    try:
+        with opened(bundle.path / DEPLOYMENT_GRAPH) as file:
+            data = read_up_to(file, MOST_GRAPH_BYTES)
+    except OSError as error:
+        raise DamagedError(f"{DEPLOYMENT_GRAPH} of the bundle cannot be read: {error.strerror}.") from error
+    if hashlib.sha256(data).hexdigest() != bundle.manifest.files[DEPLOYMENT_GRAPH].sha256:
+        raise DamagedError(f"{DEPLOYMENT_GRAPH} of the bundle was changed. Copy the bundle again, or export it again.")
+    return data
 
 
 def _split(model: bytes) -> tuple[bytes, bytes, bytes]:

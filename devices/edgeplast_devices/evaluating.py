@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeplast.bundle import EVALUATION_GRAPH, Bundle
+from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, Bundle
 from edgeplast.evaluation import Evaluation
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
@@ -47,16 +47,20 @@ def evaluate(
 
     Raises:
         InputError: labels the bundle does not know, or no image that can be read.
+        DamagedError: files of the bundle changed since they were verified.
         MissingExtraError: the runtime is not installed.
         UsageError: there is no such runtime or provider.
     """
+    bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
     placement = place(runtime, provider, trial=bundle.path / EVALUATION_GRAPH)
     manifest = bundle.manifest
     known = images.aligned_to(manifest.classes)
     parameters: Mapping[str, np.ndarray] = read_trainable(bundle)
     session = EvaluationSession(bundle.path / EVALUATION_GRAPH, parameters, threads or usable_threads(), placement)
+    bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
     unreadable = unreadable or Unreadable()
     result = measure(session, known, manifest.preprocessing, manifest.classes, micro_batch, unreadable, progress)
+    bundle.check_unchanged()  # weights are mapped: what is written to them later is seen
     return msgspec.structs.replace(result, unreadable=unreadable.count, runtime=runtime_name(), provider=placement)
 
 

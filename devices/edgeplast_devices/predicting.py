@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,10 @@ import msgspec
 import numpy as np
 
 from edgeplast.errors import EdgeplastError, InputError
+from edgeplast.external_data import check_external_files
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
+from edgeplast.stamps import kind_at, shortened, stamp_of
 from edgeplast_devices.deploying import CLASSES_KEY, PREPROCESSING_KEY
 from edgeplast_devices.images import ImageSet, Unreadable, batches
 from edgeplast_devices.memory import usable_threads
@@ -44,18 +47,27 @@ class Classifier:
         preprocessing: how a picture becomes its input.
 
     Raises:
-        InputError: the model is missing, no ONNX file, or has no class names and preprocessing in its metadata.
+        InputError: the model is missing, no ONNX file, reads weights from other files, or has no class names and
+            preprocessing in its metadata.
         MissingExtraError: the runtime is not installed.
         UsageError: there is no such runtime or provider.
     """
 
     def __init__(self, model: Path, *, threads: int | None = None, runtime: str = "auto", provider: str = CPU) -> None:
-        if model.is_dir():
+        kind = kind_at(model)
+        if kind == "folder":
             raise InputError(f"{model} is a folder. Make a model of it with: edgeplast deploy {model} -o model.onnx")
-        if not model.is_file():
-            raise InputError(f"There is no model {model}. Make one with: edgeplast deploy adapted/ -o {model}")
-        self.placement = place(runtime, provider, trial=model)
-        self.session = EvaluationSession(model, {}, threads or usable_threads(), self.placement, optimized=True)
+        if kind != "file":
+            raise InputError(
+                f"There is no model {shortened(model)}. Make one with: edgeplast deploy adapted/ -o model.onnx"
+            )
+        file = Path(os.path.realpath(model))  # where a link leads
+        stamp = stamp_of(file)
+        check_external_files(file)
+        self.placement = place(runtime, provider, trial=file)
+        self.session = EvaluationSession(file, {}, threads or usable_threads(), self.placement, optimized=True)
+        if stamp_of(file) != stamp:
+            raise InputError(f"{model} changed while it was opened. Wait until it is written, and try again.")
         metadata = self.session.metadata
         try:
             self.classes = msgspec.json.decode(metadata[CLASSES_KEY], type=tuple[str, ...])

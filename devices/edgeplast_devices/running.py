@@ -16,7 +16,7 @@ import numpy as np
 
 from edgeplast.adaptation import EpochReport
 from edgeplast.budget import Budget
-from edgeplast.bundle import EVALUATION_GRAPH, Bundle
+from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, Bundle
 from edgeplast.errors import DivergedError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
@@ -159,7 +159,9 @@ class Run:
             restore(self, self.checkpoint)
         self.trainer.open()
         graph = self.bundle.path / EVALUATION_GRAPH
+        self.bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
         self.evaluation = EvaluationSession(graph, self.parameters, self.options.threads, self.placement)
+        self.bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
         self.guard.move_wall()
         self.timing.load = time.perf_counter() - self.timing.start
 

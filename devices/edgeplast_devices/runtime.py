@@ -26,7 +26,9 @@ from typing import Any
 
 import numpy as np
 
+from edgeplast.bundle import FROZEN
 from edgeplast.errors import BudgetError, EdgeplastError, InputError, MissingExtraError
+from edgeplast.external_data import check_external_files
 from edgeplast.placement import ON_CPU, Placement
 from edgeplast.quiet_runtime import import_quietly
 from edgeplast_devices.binding import StandingInputs, bind_input, bind_output
@@ -323,6 +325,8 @@ class EvaluationSession:
 
 
 def _open(graph: Path, threads: int, placement: Placement, *, in_arena: bool = True, optimized: bool = False) -> Any:
+    # A deployed model holds all its weights; the runtime would follow the names in it to any file of the system.
+    check_external_files(graph, () if optimized else (FROZEN,))
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -334,6 +338,7 @@ def _open(graph: Path, threads: int, placement: Placement, *, in_arena: bool = T
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # what was looked through, whatever its name
     if in_arena:
         reserve_arena(0)
         options.add_session_config_entry("session.use_env_allocators", "1")

@@ -1,22 +1,33 @@
-"""Reading and writing named float32 arrays as safetensors, without a second copy in memory.
+"""Reading and writing named arrays as safetensors, without a second copy in memory and from a file opened once.
 
-The safetensors package serialises into one bytes object; on a device that is a copy of everything that trains.
-The format is an 8-byte length, a JSON header and the raw arrays, so it is streamed here array by array.
+The safetensors package serialises into one bytes object; on a device that is a copy of everything that trains. It
+reads from a path, which may lead to another file than the one whose hash was checked. The format is an 8-byte length,
+a JSON header and the raw arrays, so it is streamed here array by array.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+import msgspec
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
+from edgeplast.documents import Count
 from edgeplast.errors import DamagedError
 from edgeplast.files import writing
+from edgeplast.stamps import opened
+from edgeplast.units import format_bytes
+
+MOST_HEADER_BYTES = 4 << 20
+"""Of files of weights: some hundred bytes an array."""
+
+_DTYPES = {"F32": "<f4", "I8": "i1", "U8": "u1"}
 
 
 def write_arrays(
@@ -49,7 +60,30 @@ def write_arrays(
             file.write(np.ascontiguousarray(array, np.float32).data)
 
 
-def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+@contextlib.contextmanager
+def open_arrays(path: Path, *, most_header_bytes: int = MOST_HEADER_BYTES) -> Iterator[TensorFile]:
+    """Open a safetensors file once, for its header and for as many of its arrays as are wanted.
+
+    Args:
+        path: the file, which is neither a link nor a pipe.
+        most_header_bytes: a longer header is refused before it is read.
+
+    Raises:
+        DamagedError: the file is no safetensors file; also of whatever is read from it while it is open.
+    """
+    try:
+        with opened(path) as file:
+            yield TensorFile(file, most_header_bytes)
+    except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:  # msgspec's are ValueErrors
+        reason = (
+            f"it has no array {error}" if isinstance(error, KeyError) else getattr(error, "strerror", None) or error
+        )
+        raise DamagedError(f"{path} cannot be read: {reason}. Copy it again, or go back to the bundle.") from error
+
+
+def read_arrays(
+    path: Path, names: Iterable[str] | None = None, *, most_header_bytes: int = MOST_HEADER_BYTES
+) -> dict[str, np.ndarray]:
     """Read float32 arrays one by one into memory of their own.
 
     Read and not mapped: mapped pages would count as resident beside the copies until the file is closed.
@@ -57,51 +91,83 @@ def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.
     Raises:
         DamagedError: the file is no safetensors file, lacks a name, or holds it as something else than float32.
     """
-    try:
-        with path.open("rb", buffering=0) as file:
-            header, start = _header(file)
-            return {name: _read_array(file, header, start, name) for name in (header if names is None else names)}
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        reason = f"it has no array {error}" if isinstance(error, KeyError) else error
-        raise DamagedError(f"{path} cannot be read: {reason}. Copy it again, or go back to the bundle.") from error
+    with open_arrays(path, most_header_bytes=most_header_bytes) as file:
+        return {name: file.read(name) for name in (file.names if names is None else names)}
 
 
-def _header(file: BinaryIO) -> tuple[dict[str, dict[str, Any]], int]:
-    """Return the entries of a file's arrays and where their bytes start."""
-    length = int.from_bytes(file.read(8), "little")
-    if not 2 <= length <= 100 << 20:
-        raise ValueError(f"its header would have {length} bytes")
-    entries = json.loads(file.read(length))
-    entries.pop("__metadata__", None)
-    return entries, 8 + length
-
-
-def _read_array(file: BinaryIO, header: dict[str, dict[str, Any]], start: int, name: str) -> np.ndarray:
-    entry = header[name]
-    if entry["dtype"] != "F32":
-        raise ValueError(f"{name} is {entry['dtype']}, not F32")
-    array = np.empty(entry["shape"], np.float32)
-    first, end = entry["data_offsets"]
-    if end - first != array.nbytes:
-        raise ValueError(f"{name} has {end - first} bytes for shape {entry['shape']}")
-    file.seek(start + first)
-    into, done = memoryview(array.reshape(-1).view(np.uint8)), 0  # type: ignore[arg-type]
-    while done < len(into):  # an unbuffered file may give less than was asked for
-        got = file.readinto(into[done:])  # type: ignore[attr-defined]
-        if not got:
-            raise ValueError(f"it ends in the middle of {name}")
-        done += got
-    return array
-
-
-def read_metadata(path: Path) -> dict[str, str]:
+def read_metadata(path: Path, *, most_header_bytes: int = MOST_HEADER_BYTES) -> dict[str, str]:
     """Return the metadata that ``write_arrays`` stored.
 
     Raises:
         DamagedError: the file is no safetensors file.
     """
-    try:
-        with safe_open(path, framework="numpy") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise DamagedError(f"{path} cannot be read: {error}.") from error
+    with open_arrays(path, most_header_bytes=most_header_bytes) as file:
+        return file.metadata()
+
+
+class TensorFile:
+    """An open safetensors file whose header was read.
+
+    Attributes:
+        names: of its arrays, in the order of the header.
+    """
+
+    def __init__(self, file: BinaryIO, most_header_bytes: int = MOST_HEADER_BYTES) -> None:
+        self._file, self._size = file, os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= most_header_bytes:
+            most = format_bytes(most_header_bytes)
+            raise ValueError(f"its header would have {format_bytes(length)}, where {most} are allowed")
+        self._header = bytearray(min(length, max(self._size - 8, 0)))
+        _fill(file, self._header, "its header")
+        if len(self._header) < length:
+            raise ValueError("it ends in the middle of its header")
+        self._start = 8 + length
+        self._entries = msgspec.json.decode(self._header, type=dict[str, msgspec.Raw])  # what is not wanted stays text
+        self._entries.pop("__metadata__", None)
+        self.names = tuple(self._entries)
+
+    def metadata(self) -> dict[str, str]:
+        """Return the texts in the header."""
+        return msgspec.json.decode(self._header, type=_Described).metadata
+
+    def read(self, name: str, kind: str = "F32") -> np.ndarray:
+        """Return one array, in memory of its own; its dtype is named in the format's words: F32, I8 or U8.
+
+        Raises:
+            KeyError: there is none of that name.
+            ValueError: it is of another dtype, or its bytes are not there.
+        """
+        entry = msgspec.json.decode(self._entries[name], type=_Entry)
+        if entry.dtype != kind:
+            raise ValueError(f"{name} is {entry.dtype}, not {kind}")
+        dtype = np.dtype(_DTYPES[kind])
+        (first, end), size = entry.data_offsets, math.prod(entry.shape) * dtype.itemsize
+        if end - first != size:
+            raise ValueError(f"{name} has {end - first} bytes for shape {list(entry.shape)}")
+        if self._start + end > self._size:
+            raise ValueError(f"it ends in the middle of {name}")
+        array = np.empty(entry.shape, dtype)
+        self._file.seek(self._start + first)
+        _fill(self._file, memoryview(array.reshape(-1).view(np.uint8)), name)  # type: ignore[arg-type]
+        return array
+
+
+class _Entry(msgspec.Struct):
+    dtype: str
+    shape: tuple[Count, ...]
+    data_offsets: tuple[Count, Count]
+
+
+class _Described(msgspec.Struct):
+    metadata: dict[str, str] = msgspec.field(name="__metadata__", default_factory=dict)
+
+
+def _fill(file: BinaryIO, into: bytearray | memoryview, what: str) -> None:
+    """Read as many bytes as there is room for; an unbuffered file may give less than was asked for at once."""
+    view, done = memoryview(into), 0
+    while done < len(view):
+        got = file.readinto(view[done:])  # type: ignore[attr-defined]
+        if not got:
+            raise ValueError(f"it ends in the middle of {what}")
+        done += got

@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from edgeplast.adaptation import RungChange
-from edgeplast.bundle import Bundle
+from edgeplast.bundle import FROZEN, Bundle
 from edgeplast.components import component_of
 from edgeplast.errors import BudgetError
 from edgeplast.placement import ON_CPU, Placement
@@ -172,8 +172,11 @@ class Trainer:
 
     def _current(self) -> TrainingSession:
         if self._session is None:
-            path = self.bundle.path / self.rung.graph.file
+            file = self.rung.graph.file
+            path = self.bundle.path / file
+            self.bundle.check_unchanged(file, FROZEN)
             session = TrainingSession(path, self.parameters, self.gradients, self._threads, self._placement)
+            self.bundle.check_unchanged(file, FROZEN)
             self.guard.stop_run = session.stop
             self._session = session
         return self._session

@@ -4,47 +4,65 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 
 from edgeplast.bundle import BLOCK_OF_4_BITS, FROZEN, TRAINABLE, Bundle, StoredParameter
-from edgeplast_devices.tensors import read_arrays
+from edgeplast.errors import DamagedError
+from edgeplast_devices.tensors import TensorFile, open_arrays, read_arrays
 
 
 def read_trainable(bundle: Bundle) -> dict[str, np.ndarray]:
-    """Return every parameter that the plan trains, float32, as fresh writable arrays."""
-    names = [name for name, stored in bundle.manifest.parameters.items() if stored.trainable]
-    return read_arrays(bundle.path / TRAINABLE, names)
+    """Return every parameter that the plan trains, float32, as fresh writable arrays.
+
+    Raises:
+        DamagedError: the file does not hold what the manifest says, or changed since its hash was verified.
+    """
+    shapes = {name: stored.shape for name, stored in bundle.manifest.parameters.items() if stored.trainable}
+    bundle.check_unchanged(TRAINABLE)
+    arrays = read_arrays(bundle.path / TRAINABLE, shapes)
+    bundle.check_unchanged(TRAINABLE)
+    for name, array in arrays.items():
+        _check_shape(TRAINABLE, name, array, shapes[name])
+    return arrays
 
 
 def all_parameters(bundle: Bundle) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield every parameter of the model, float32 as the graphs compute with it, one in memory at a time."""
-    frozen: Path = bundle.path / FROZEN
-    with (
-        safe_open(frozen, framework="numpy") as fixed,
-        safe_open(bundle.path / TRAINABLE, framework="numpy") as changed,
-    ):
+    """Yield every parameter of the model, float32 as the graphs compute with it, one in memory at a time.
+
+    Raises:
+        DamagedError: the files do not hold what the manifest says, or changed since their hashes were verified, which
+            is told after the last parameter.
+    """
+    with open_arrays(bundle.path / FROZEN) as fixed, open_arrays(bundle.path / TRAINABLE) as changed:
         for name, stored in bundle.manifest.parameters.items():
             if stored.trainable:
-                yield name, changed.get_tensor(name)
+                array = changed.read(name)
             elif stored.weight_bits == 32:
-                yield name, fixed.get_tensor(name)
+                array = fixed.read(name)
             else:
-                yield name, _dequantized(fixed, name, stored)
+                array = _dequantized(fixed, name, stored)
+            _check_shape(TRAINABLE if stored.trainable else FROZEN, name, array, stored.shape)
+            yield name, array
+        bundle.check_unchanged(FROZEN, TRAINABLE)
 
 
-def _dequantized(file: Any, name: str, stored: StoredParameter) -> np.ndarray:
+def _check_shape(file: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    if array.shape != shape:
+        raise DamagedError(
+            f"{name} in {file} has shape {array.shape}, and the manifest says {shape}. Export the bundle again."
+        )
+
+
+def _dequantized(file: TensorFile, name: str, stored: StoredParameter) -> np.ndarray:
     """Return a matrix (out, in) as the graphs compute with it; how it is stored is said in ``StoredParameter``."""
-    scale = file.get_tensor(f"{name}.scale")
+    scale = file.read(f"{name}.scale")
     if stored.compute_bits == 8:
-        integers = file.get_tensor(f"{name}.int8.transposed").T.astype(np.float32)
+        integers = file.read(f"{name}.int8.transposed", "I8").T.astype(np.float32)
     elif stored.weight_bits == 8:
-        integers = file.get_tensor(f"{name}.int8").astype(np.float32)
+        integers = file.read(f"{name}.int8", "I8").astype(np.float32)
     else:
-        integers = _unpacked(file.get_tensor(f"{name}.int4"), stored.shape).astype(np.float32)
+        integers = _unpacked(file.read(f"{name}.int4", "U8"), stored.shape).astype(np.float32)
         scale = np.repeat(scale, BLOCK_OF_4_BITS, axis=1)[:, : stored.shape[1]]
     integers *= scale if scale.ndim == 2 else scale[:, None]
     return integers

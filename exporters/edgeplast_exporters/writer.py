@@ -125,7 +125,7 @@ def export(
             versions=_versions(),
         )
         manifest.write(folder / MANIFEST)
-    return Bundle(into, manifest)
+    return Bundle.open(into)
 
 
 @dataclass(frozen=True)

@@ -280,7 +280,7 @@ def test_a_full_disk_is_found_before_training(adapt: Adapt, monkeypatch: pytest.
     def step(*_: object) -> None:
         raise AssertionError("trained although the disk is full")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr("edgeplast.bundle.hashed", full)
     monkeypatch.setattr(running.Trainer, "step", step)
     with pytest.raises(InputError, match="disk is full"):
         adapt()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 from safetensors.numpy import load_file, save_file
 
 from edgeplast.errors import DamagedError
-from edgeplast_devices.tensors import read_arrays, read_metadata, write_arrays
+from edgeplast_devices.tensors import MOST_HEADER_BYTES, open_arrays, read_arrays, read_metadata, write_arrays
 
 ARRAYS = st.dictionaries(
     st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__"),
@@ -58,8 +60,95 @@ def test_damaged_files_and_missing_names_are_said_so(tmp_path: Path) -> None:
     with pytest.raises(DamagedError, match=r"a\.safetensors"):
         read_arrays(path, ["b"])
     path.write_bytes(path.read_bytes()[:-1])
-    for read in (read_arrays, read_metadata):
-        with pytest.raises(DamagedError, match="cannot be read"):
-            read(path)
+    with pytest.raises(DamagedError, match=r"cannot be read: it ends in the middle of a\."):
+        read_arrays(path)
+    whole = path.read_bytes()
+    for length in range(len(whole) - 31):  # cut in the header
+        path.write_bytes(whole[:length])
+        for read in (read_arrays, read_metadata):
+            with pytest.raises(DamagedError, match="cannot be read"):
+                read(path)
     with pytest.raises(DamagedError, match="cannot be read"):
         read_arrays(tmp_path / "none.safetensors")
+
+
+def _file(path: Path, header: bytes, data: bytes = bytes(32), length: int | None = None) -> Path:
+    path.write_bytes((len(header) if length is None else length).to_bytes(8, "little") + header + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (b'{"a":{"dtype":"F32","shape":[2,4],"data_offsets":[0,28]}}', r"a has 28 bytes for shape \[2, 4\]"),
+        (b'{"a":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}', "ends in the middle of a"),
+        (b'{"a":{"dtype":"F32","shape":[8],"data_offsets":[32,0]}}', "a has -32 bytes"),
+        (b'{"a":{"dtype":"F32","shape":[-8],"data_offsets":[0,32]}}', "Expected `int` >= 0"),
+        (
+            b'{"a":{"dtype":"F32","shape":[8],"data_offsets":[0,1e9]}}',
+            "Expected `int`|ends in the middle|bytes for shape",
+        ),
+        (b'{"a":{"dtype":"F32","shape":[99999999999999999999,8],"data_offsets":[0,32]}}', "Expected `int` <="),
+        (b'{"a":{"dtype":"F32","shape":[2000000000,2000000000],"data_offsets":[0,32]}}', "has 32 bytes for shape"),
+        (b'{"a":{"dtype":"F32","shape":[' + b"1," * 99 + b'8],"data_offsets":[0,32]}}', "dimension"),
+        (b'{"a":{"dtype":"I64","shape":[4],"data_offsets":[0,32]}}', "a is I64, not F32"),
+        (b'{"a":[]}', "Expected `object`, got `array`"),
+        (b'{"a":7}', "Expected `object`, got `int`"),
+        (b'{"a":{"dtype":"F32","shape":[8]}}', "missing required field `data_offsets`"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b"null", "Expected `object`"),
+        (b'{"a":' + b"[" * 100_000, "recursion|truncated"),
+        (b'{"\xff":{}}', "utf-8|UTF-8"),
+        (b'{"__metadata__":', "truncated|ends"),
+    ],
+)
+def test_a_header_that_cannot_be_says_why(tmp_path: Path, header: bytes, reason: str) -> None:
+    with pytest.raises(DamagedError, match=rf"cannot be read: .*({reason}).*Copy it again"):
+        read_arrays(_file(tmp_path / "a.safetensors", header))
+
+
+@pytest.mark.parametrize("metadata", [b'"\xff\xfe"', b"7", b"[]", b'{"a":1}', b'{"a":{}}', b"null", b'{"a":"\xff"}'])
+def test_metadata_that_cannot_be_says_so(tmp_path: Path, metadata: bytes) -> None:
+    path = _file(tmp_path / "a.safetensors", b'{"__metadata__":' + metadata + b"}")
+    with pytest.raises(DamagedError, match="cannot be read: "):
+        read_metadata(path)
+
+
+def test_a_long_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = _file(tmp_path / "a.safetensors", b"{}", length=100 << 20)
+    with path.open("r+b") as file:
+        file.truncate(200 << 20)
+    tracemalloc.start()
+    for read in (read_arrays, read_metadata):
+        with pytest.raises(DamagedError, match="its header would have 100 MiB, where 4 MiB are allowed"):
+            read(path)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    for length in (MOST_HEADER_BYTES, 2**63, 2**64 - 1, 1):  # or longer than the file
+        with pytest.raises(DamagedError, match="its header"):
+            read_arrays(_file(tmp_path / "b.safetensors", b"{}", length=length))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_what_was_opened_is_what_is_read(tmp_path: Path) -> None:
+    path, other = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    write_arrays(path, {"a": np.ones(8, np.float32)})
+    write_arrays(other, {"a": np.zeros(8, np.float32)})
+    with open_arrays(path) as file:
+        other.replace(path)
+        np.testing.assert_array_equal(file.read("a"), np.ones(8))
+    np.testing.assert_array_equal(read_arrays(path)["a"], np.zeros(8))
+
+
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_changed_bytes_are_arrays_or_damage(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "a.safetensors"
+    write_arrays(path, {"a": np.ones((2, 3), np.float32), "b": np.ones(2, np.float32)}, {"x": "y"})
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        content[data.draw(st.integers(0, len(content) - 33))] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    for read in (read_arrays, read_metadata):
+        with suppress(DamagedError):
+            read(path)

@@ -468,6 +468,6 @@ def test_what_the_largest_manifest_holds_costs_little_memory(bundle: Path, fille
 
 @pytest.mark.parametrize("name", ["a\0b", "x" * 5000, "a/" + "x" * 5000])
 def test_a_name_that_no_folder_can_have_is_an_input_error(name: str) -> None:
-    with pytest.raises(InputError, match=r"cannot be a bundle|There is no") as caught:
+    with pytest.raises(InputError, match="There is no ") as caught:
         Bundle.open(Path(name))
-    assert len(str(caught.value)) < 500
+    assert len(str(caught.value)) < 800

@@ -1,0 +1,60 @@
+"""The folder in which a run works until it is done: its own, with nothing of a stranger's in it and no way out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeplast.bundle import FROZEN, MANIFEST, REPORT, TRAINABLE, Bundle, is_graph
+from edgeplast.errors import UsageError
+from edgeplast.files import disk_errors
+from edgeplast.printable import printable
+from edgeplast.telemetry import TELEMETRY
+from edgeplast_devices.checkpoints import is_checkpoint
+
+_SHOWN = 3
+
+
+def unfinished(into: Path) -> Path:
+    """Return the folder in which a run works until it is done.
+
+    Raises:
+        UsageError: what lies there is no folder, a link, or holds what no run writes; it is left as it is.
+    """
+    folder = into.with_name(f"{into.name}.partial")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UsageError(f"{folder} is a link or a file; a run works in a folder of its own there. Move it away.")
+    if folder.is_dir() and (foreign := sorted(entry.name for entry in folder.iterdir() if not _of_a_run(entry.name))):
+        shown = printable(", ".join(foreign[:_SHOWN]) + (", …" if len(foreign) > _SHOWN else ""))
+        raise UsageError(
+            f"{folder} is where a run of {into.name} works, and it holds what no run writes: {shown}. Nothing was "
+            "touched. Move that away, or choose another output."
+        )
+    return folder
+
+
+def prepare(bundle: Bundle, folder: Path) -> Bundle:
+    """Copy the bundle's files, first of all, so that a full disk is found before hours of training.
+
+    Returns:
+        the bundle that those copies are. The run reads them and nothing else: they were hashed as they were copied.
+
+    Raises:
+        DamagedError: a file is no longer what it was when the bundle was opened.
+        DiskFullError: there is no room.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for entry in folder.iterdir():
+            if entry.is_symlink():  # what the run writes would land where it leads
+                entry.unlink()
+        return bundle.copied(folder)
+
+
+def _of_a_run(name: str) -> bool:
+    """Whether a run, of this bundle or another, writes a file of this name; hidden ones are half-written."""
+    return (
+        name in (FROZEN, TRAINABLE, MANIFEST, REPORT, TELEMETRY)
+        or is_graph(name)
+        or is_checkpoint(name)
+        or name.startswith(".")
+    )
