@@ -35,7 +35,7 @@ class MemoryReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class SecondsReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Wall time of the run: all of it, opening the bundle, training, and the median optimizer step."""
+    """Wall time of the run: all of it, opening the bundle, training, and the median of the last 4,096 steps."""
 
     total: float
     load: float
@@ -84,10 +84,13 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         unreadable: images that could not be read and were left out.
         unreadable_examples: the first few of them, with the reason.
         options: the training options that were in force.
-        history: figures per epoch.
+        history: figures per epoch; of more than 4,096 the earlier ones in part.
         best_epoch: the epoch whose weights were kept.
-        losses: mean training loss of each optimizer step; one that is not finite is written as the largest float32.
-        gradient_norms: global norm of each step's gradient before clipping.
+        losses: mean training loss of each optimizer step, of runs of more than 16,383 steps of ``steps_per_loss``
+            steps; one that is not finite, and that of a step without a readable picture, is the largest float32.
+        gradient_norms: global norm of each step's gradient before clipping, as the losses.
+        steps_per_loss: optimizer steps that one entry of ``losses`` and ``gradient_norms`` stands for.
+        failed_steps: that changed nothing: loss or gradient was not finite, or no picture could be read.
         rung_changes: steps down the ladder, and up again.
         resumed_at: optimizer steps at which the run was resumed after an interruption.
         device_memory: of a provider with memory of its own; None on the CPU.
@@ -118,6 +121,8 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     best_epoch: int
     losses: tuple[float, ...]
     gradient_norms: tuple[float, ...]
+    steps_per_loss: int = 1
+    failed_steps: int = 0
     rung_changes: tuple[RungChange, ...] = ()
     resumed_at: tuple[int, ...] = ()
     stopped_because: str = "finished"

@@ -1,13 +1,13 @@
 """Telemetry: what a run told of itself while it ran, one JSON line an event in ``telemetry.jsonl``.
 
 Lines have a ``kind``: ``run`` (the head, again after each resumption), ``step``, ``rung`` (a change of rung) and
-``epoch``. Every line carries its time (seconds since 1970) and the optimizer steps done. A figure that the machine
-does not show is null.
+``epoch``. After 10,000 steps there is a line of every tenth, after 100,000 of every hundredth, and so on. Every line
+carries its time (seconds since 1970) and the optimizer steps done. A figure that the machine does not show is null.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -100,10 +100,36 @@ class EpochLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
 
 
 Line = RunLine | StepLine | RungLine | EpochLine
+_LONGEST_LINE = 1 << 16
 L = TypeVar("L", RunLine, StepLine, RungLine, EpochLine)
 
 _decode = msgspec.json.Decoder(Line).decode
 encode = msgspec.json.Encoder().encode
+
+
+def steps_per_line(step: int) -> int:
+    """Return how many optimizer steps there are to a line: 1 up to step 10,000, 10 up to 100,000, and so on.
+
+    So a file has at most 9,000 lines of steps for each further factor of ten.
+    """
+    return int(10 ** max(len(str(step - 1)) - 4, 0))
+
+
+def telemetry_lines(path: Path) -> Iterator[tuple[bytes, Line | None]]:
+    """Go through a file in little memory: each line's bytes, and what it says.
+
+    Yields:
+        None for what is no line: cut off by a power cut, or damaged (a piece of 64 KiB at most).
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            while text := file.readline(_LONGEST_LINE):
+                yield text, _line(text)
+    except OSError as error:
+        raise InputError(f"Cannot read the telemetry {path}: {error.strerror}.") from error
 
 
 def read_telemetry(path: Path) -> list[Line]:
@@ -112,17 +138,16 @@ def read_telemetry(path: Path) -> list[Line]:
     Raises:
         InputError: there is no such file.
     """
+    return [line for _, line in telemetry_lines(path) if line is not None]
+
+
+def _line(text: bytes) -> Line | None:
+    if not text.endswith(b"\n"):
+        return None
     try:
-        text = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"Cannot read the telemetry {path}: {error.strerror}.") from error
-    lines = []
-    for line in text.splitlines():
-        try:
-            lines.append(_decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            continue
-    return lines
+        return _decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 def of_kind(lines: Sequence[Line], kind: type[L]) -> list[L]:

@@ -50,10 +50,10 @@ class RunState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
         steps: optimizer steps done.
         updates: how often the optimizer has changed each parameter that trains.
         failed_steps: steps in a row without a finite loss and gradient.
-        losses: of each step.
-        gradient_norms: of each step.
-        step_seconds: of each step.
-        history: of each epoch done.
+        losses: of each step, of very long runs means of several; see :class:`~.curves.Curve`.
+        gradient_norms: as the losses.
+        step_seconds: of the last steps.
+        history: of each epoch done, of very long runs of some.
         best_epoch: whose validation loss was lowest, 0 before the first.
         best_loss: that loss, None before the first.
         best_file: where its weights lie, None where they are in force.
@@ -67,6 +67,11 @@ class RunState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
         resumed_at: steps at which the run was resumed.
         stopped_because: as in the report.
         replaces: whether the finished folder may take the place of what has its name (``--force``).
+        steps_per_loss: that one entry of ``losses`` and ``gradient_norms`` stands for.
+        pending_losses: of the steps after the last entry.
+        pending_norms: as the losses.
+        epoch_loss: sum and number of the finite losses of the epoch in progress.
+        failed_in_all: steps that changed nothing.
     """
 
     KIND: ClassVar[str] = "checkpoint"
@@ -100,6 +105,11 @@ class RunState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     resumed_at: list[int]
     stopped_because: str
     replaces: bool = False
+    steps_per_loss: int = 1
+    pending_losses: list[float] = []
+    pending_norms: list[float] = []
+    epoch_loss: tuple[float, int] = (0.0, 0)
+    failed_in_all: int = 0
 
 
 @dataclass(frozen=True)

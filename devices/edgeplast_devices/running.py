@@ -17,10 +17,11 @@ import numpy as np
 from edgeplast.adaptation import EpochReport
 from edgeplast.budget import Budget
 from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, Bundle
-from edgeplast.errors import DivergedError, InterruptedRunError
+from edgeplast.errors import DivergedError, InputError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
 from edgeplast_devices.checkpoints import Checkpoint, check_same_run, write_checkpoint, write_hashed
+from edgeplast_devices.curves import Curve, thin
 from edgeplast_devices.device_memory import DeviceMemory
 from edgeplast_devices.evaluating import measure
 from edgeplast_devices.guard import Guard, allowed_bytes
@@ -41,6 +42,9 @@ from edgeplast_devices.weights import read_trainable
 
 _MOST_FAILED_STEPS = 5
 """Steps in a row with a loss or gradient that is not finite before the run counts as diverged."""
+
+_MOST_UNSEEN = 40
+"""Training pictures in a row that may be unreadable."""
 
 
 class Run:
@@ -100,8 +104,8 @@ class Run:
             split.decode_limit_bytes = self._decode_limit(split.decode_limit_bytes)
             next(batches(split, bundle.manifest.preprocessing, 1, unreadable=self.unreadable[name]))  # one can be read
         self.epoch = self.position = self.failed = 0
-        self.losses: list[float] = []
-        self.norms: list[float] = []
+        self.losses, self.norms = Curve(), Curve()
+        self.epoch_loss, self.failed_in_all, self._unseen = (0.0, 0), 0, 0
         self.history: list[EpochReport] = []
         self.resumed_at: list[int] = []
         self.before: Evaluation | None = None
@@ -190,8 +194,11 @@ class Run:
         self.after = self._measure(self.measured_on, f"evaluating {self.measured_on}, after")
 
     def save(self, folder: Path) -> None:
-        """Write a checkpoint of where the run stands, unless the last one says it already."""
-        if (self.saved.steps, self.saved.epoch) == (self.trainer.steps, self.epoch):
+        """Write a checkpoint of where the run stands, unless the last one says it already.
+
+        Nothing is written where memory ran out in the middle of an update: some weights are then a step ahead.
+        """
+        if self.trainer.is_updating or (self.saved.steps, self.saved.epoch) == (self.trainer.steps, self.epoch):
             return
         write_checkpoint(folder, state_of(self), self.trainer.arrays(), best_before=self.saved.best_file)
         self.saved = Saved(self.trainer.steps, self.epoch, self.best.file)
@@ -203,6 +210,7 @@ class Run:
         seen = sum(map(len, order[: self.position]))
         for number in range(self.position, len(order)):
             self._step(order[number], total, telemetry)
+            self._require_pictures(len(order[number]))
             self.position = number + 1
             seen += len(order[number])
             self.progress(self._epoch_name, seen, self._epoch_images)
@@ -211,7 +219,7 @@ class Run:
                 return
             if often.is_over(self.trainer.steps - self.saved.steps, time.perf_counter() - self.saved.at_seconds):
                 self.save(folder)
-        self._end_epoch(len(order), folder, telemetry)
+        self._end_epoch(folder, telemetry)
 
     def _step(self, indices: np.ndarray, total: int, telemetry: TelemetryWriter) -> None:
         """Take one optimizer step and write down what it saw."""
@@ -230,17 +238,21 @@ class Run:
         seconds = time.perf_counter() - begin
         self.timing.steps.append(seconds)
         self.timing.train += seconds
-        self.losses.append(writable(step.loss))
-        self.norms.append(writable(step.gradient_norm))
+        loss, norm = writable(step.loss), writable(step.gradient_norm)
+        self.losses.append(loss)
+        self.norms.append(norm)
+        if loss < MOST:
+            self.epoch_loss = (self.epoch_loss[0] + loss, self.epoch_loss[1] + 1)
         self.failed = 0 if step.applied or step.gradient_norm == 0 else self.failed + 1
+        self.failed_in_all += not step.applied
         for change in trainer.rung_changes[changes:]:
             telemetry.rung(**msgspec.structs.asdict(change))
         telemetry.step(
             step=trainer.steps,
             epoch=self.epoch + 1,
             seconds=round(seconds, 4),
-            loss=self.losses[-1],
-            gradient_norm=self.norms[-1],
+            loss=loss,
+            gradient_norm=norm,
             learning_rate=rate,
             resident_bytes=self.guard.take_highest(),
             micro_batch=trainer.rung.micro_batch,
@@ -248,16 +260,32 @@ class Run:
             recompute=trainer.rung.graph.recompute,
         )
 
-    def _end_epoch(self, steps: int, folder: Path, telemetry: TelemetryWriter) -> None:
+    def _require_pictures(self, count: int) -> None:
+        """Stop when step after step sees no picture: some that are damaged are left out, not a whole data set.
+
+        Raises:
+            InputError: not one of the last pictures could be read.
+        """
+        self._unseen = self._unseen + count if self.trainer.saw_none else 0
+        if self._unseen >= _MOST_UNSEEN:
+            some = "; ".join(f"{name}: {reason}" for name, reason in self.unreadable["train"].examples[-3:])
+            raise InputError(
+                f"None of the last {self._unseen} pictures could be read{some and f' ({some})'}. "
+                "Check that the data set is complete and that its files are pictures."
+            )
+
+    def _end_epoch(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Validate, remember the best weights, and decide whether to stop early."""
         validation = self._measure("val", self._epoch_name, within=True) if "val" in self.splits else None
         report = EpochReport(
             epoch=self.epoch + 1,
-            training_loss=writable(float(np.mean(self.losses[-steps:]))),
+            training_loss=self.epoch_loss[0] / self.epoch_loss[1] if self.epoch_loss[1] else MOST,
             validation_accuracy=validation.accuracy if validation else None,
             validation_loss=validation.loss if validation else None,
         )
         self.history.append(report)
+        thin(self.history)
+        self.epoch_loss = (0.0, 0)
         telemetry.epoch(step=self.trainer.steps, **msgspec.structs.asdict(report))
         if self.epoch_done is not None:
             self.epoch_done(report)

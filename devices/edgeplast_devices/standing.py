@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgeplast_devices.checkpoints import Checkpoint, RunState
+from edgeplast_devices.curves import Curve
 
 if TYPE_CHECKING:
     from edgeplast_devices.running import Run
+
+
+_LAST_STEPS = 4096
+"""Whose seconds are kept, for their median."""
 
 
 @dataclass
@@ -23,13 +29,13 @@ class Best:
 
 @dataclass
 class Timing:
-    """Seconds: of this process since its start, and of all processes of the run before it."""
+    """Seconds: of this process since its start, of all processes of the run before it, and of the last steps."""
 
     start: float = field(default_factory=time.perf_counter)
     before: float = 0.0
     load: float = 0.0
     train: float = 0.0
-    steps: list[float] = field(default_factory=list)
+    steps: deque[float] = field(default_factory=lambda: deque(maxlen=_LAST_STEPS))
 
     @property
     def total(self) -> float:
@@ -63,8 +69,8 @@ def state_of(run: Run) -> RunState:
         steps=trainer.steps,
         updates=trainer.optimizer.updates,
         failed_steps=run.failed,
-        losses=run.losses,
-        gradient_norms=run.norms,
+        losses=run.losses.values,
+        gradient_norms=run.norms.values,
         step_seconds=[round(seconds, 4) for seconds in run.timing.steps],
         history=run.history,
         best_epoch=best.epoch,
@@ -80,6 +86,11 @@ def state_of(run: Run) -> RunState:
         resumed_at=run.resumed_at,
         stopped_because=run.stopped_because,
         replaces=run.replaces,
+        steps_per_loss=run.losses.every,
+        pending_losses=run.losses.pending,
+        pending_norms=run.norms.pending,
+        epoch_loss=run.epoch_loss,
+        failed_in_all=run.failed_in_all,
     )
 
 
@@ -89,13 +100,16 @@ def restore(run: Run, checkpoint: Checkpoint) -> None:
     run.trainer.restore(checkpoint.arrays(), state.updates, state.steps)
     run.trainer.rung_changes = state.rung_changes
     run.epoch, run.position, run.failed = state.epoch, state.position, state.failed_steps
-    run.losses, run.norms, run.history = state.losses, state.gradient_norms, state.history
+    run.losses = Curve(state.losses, state.steps_per_loss, state.pending_losses)
+    run.norms = Curve(state.gradient_norms, state.steps_per_loss, state.pending_norms)
+    run.history, run.epoch_loss, run.failed_in_all = state.history, state.epoch_loss, state.failed_in_all
     loss = float("inf") if state.best_loss is None else state.best_loss
     run.best = Best(state.best_epoch, loss, state.best_file)
     run.before, run.stopped_because = state.before, state.stopped_because
     for name, unreadable in run.unreadable.items():
         unreadable.restore(state.unreadable.get(name, []), state.unreadable_examples.get(name, []))
     run.timing.before, run.timing.train = state.seconds, state.train_seconds
-    run.timing.steps, run.peak_before = state.step_seconds, state.peak_bytes
+    run.timing.steps.extend(state.step_seconds)
+    run.peak_before = state.peak_bytes
     run.resumed_at = [*state.resumed_at, state.steps]
     run.saved = Saved(state.steps, state.epoch, state.best_file)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from edgeplast.files import disk_errors, write_bytes
-from edgeplast.telemetry import TELEMETRY, EpochLine, Line, RungLine, RunLine, StepLine, encode, read_telemetry
+from edgeplast.files import disk_errors
+from edgeplast.telemetry import (
+    TELEMETRY,
+    EpochLine,
+    Line,
+    RungLine,
+    RunLine,
+    StepLine,
+    encode,
+    steps_per_line,
+    telemetry_lines,
+)
 
 _THERMALS_EVERY_SECONDS = 5.0
 
@@ -34,13 +45,22 @@ class TelemetryWriter:
         self._clock, self._read_thermals = clock, read_thermals or _sensors()
         self._last_thermals: dict[str, Any] = {}
         self._thermals_at = float("-inf")
+        self._highest = 0
 
     def run(self, **figures: Any) -> None:
         """Write the head of a process of the run."""
         self._write(RunLine(time=self._now(), **figures))
 
     def step(self, **figures: Any) -> None:
-        """Write one line on an optimizer step, with heat and power where the machine shows them."""
+        """Write one line on an optimizer step, with heat and power where the machine shows them.
+
+        Of long runs some steps are left out (``edgeplast.telemetry.steps_per_line``); the largest resident set is that
+        of all steps since the last line.
+        """
+        self._highest = max(self._highest, figures["resident_bytes"])
+        if figures["step"] % steps_per_line(figures["step"]):
+            return
+        figures["resident_bytes"], self._highest = self._highest, 0
         now = self._now()
         if now - self._thermals_at >= _THERMALS_EVERY_SECONDS:
             self._last_thermals, self._thermals_at = self._read_thermals(), now
@@ -72,12 +92,21 @@ class TelemetryWriter:
 
 
 def cut_telemetry(folder: Path, steps: int | None) -> None:
-    """Take away what was written after a step that a run goes back to (all, if to none), and a half-written line."""
+    """Take away what was written after a step that a run goes back to (all, if to none), and a half-written line.
+
+    The file is read line by line and cut where it lies: that takes no memory, and no room on a full disk.
+    """
     path = folder / TELEMETRY
     if steps is None:
         path.unlink(missing_ok=True)
     elif path.exists():
-        write_bytes(path, b"".join(encode(line) + b"\n" for line in read_telemetry(path) if line.step <= steps))
+        end = at = 0
+        for text, line in telemetry_lines(path):
+            at += len(text)
+            if line is not None and line.step <= steps:
+                end = at
+        with disk_errors(path):
+            os.truncate(path, end)
 
 
 def _sensors() -> Callable[[], dict[str, Any]]:

@@ -30,7 +30,7 @@ _WAIT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimizer step saw: mean loss, gradient norm before clipping, and whether it was applied."""
+    """What one optimizer step saw: mean loss (NaN without a picture), gradient norm before clipping, if applied."""
 
     loss: float
     gradient_norm: float
@@ -72,6 +72,8 @@ class Trainer:
         self.rung_changes: list[RungChange] = []
         self.unreadable, self.guard = unreadable, guard
         self.steps = 0
+        self.saw_none = False  # of the last batch
+        self.is_updating = False  # parameters are between two steps; stays so if the update fails
         self._rungs, self._threads, self._between, self._sleep = rungs, options.threads, between, sleep
         self._placement = placement
         self._left: list[list[Rung]] = []  # where the way down came from, to climb back
@@ -116,7 +118,9 @@ class Trainer:
         applied = bool(np.isfinite(norm) and np.isfinite(loss) and norm > 0)
         if applied:
             clip = self.options.clip
+            self.is_updating = True
             self.optimizer.update(self.gradients, learning_rate, min(1.0, clip / norm) if clip else 1.0)
+            self.is_updating = False
         self.steps += 1
         return Step(loss, norm, applied)
 
@@ -152,7 +156,10 @@ class Trainer:
             self._give_back = False
             self._between()
             self._back_off()
-        if 0 < seen < total:  # some could not be read: the mean is over those that could
+        self.saw_none = seen == 0
+        if self.saw_none:
+            return float("nan")
+        if seen < total:  # some could not be read: the mean is over those that could
             for gradient in self.gradients.values():
                 gradient *= np.float32(total / seen)
             loss *= total / seen

@@ -161,6 +161,8 @@ def _show(report: Adaptation, output: Path) -> None:
         shown = "unknown" if used is None else format_bytes(used)
         rows.append((f"memory of {report.provider.used}", f"{shown}. {report.device_memory.note}"))
     rows += [("changed", f"at step {c.step}: {c.before} → {c.after} ({c.reason})") for c in report.rung_changes]
+    if report.failed_steps:
+        rows.append(("failed steps", f"{report.failed_steps} of {report.steps}: no picture, or no finite gradient"))
     if report.resumed_at:
         rows.append(("resumed", f"at step {', '.join(map(str, report.resumed_at))}"))
     print_table("", ("adapted", ""), rows)
