@@ -158,36 +158,39 @@ def adapt(
         images: a folder, archive or npz of labelled images, or opened splits. Without a validation split one is
             made from the training images.
         into: folder for the adapted bundle.
-        budget: of this process; by default no limit.
+        budget: of this process; by default what the bundle was exported for, and ``Budget()`` for no limit.
         options: of the training; with ``resume`` by default those of the run that was interrupted.
         resume: go on with the unfinished run of ``into``, if there is one.
         force: replace what is there, an unfinished run included unless it is resumed.
         progress: told of each step.
         epoch_done: told of each epoch.
-        notice: told what a user should know of a resumption.
+        notice: told what a user should know of a resumption, and of a budget that nobody gave.
     """
     from edgeplast_devices.adapting import adapt as adapt_bundle
     from edgeplast_devices.adapting import interrupted_options, refuse_taken
+    from edgeplast_devices.guard import guard_for
     from edgeplast_devices.images import open_splits
     from edgeplast_devices.options import TrainingOptions
 
     refuse_taken(Path(into), resume=resume, force=force)  # before the bundle is hashed and an archive unpacked
     options = options or (interrupted_options(Path(into)) if resume else None) or TrainingOptions()
     opened = _bundle(bundle)
-    if isinstance(images, str | Path):
-        images = open_splits(Path(images), seed=options.seed, progress=progress)
-    return adapt_bundle(
-        opened,
-        images,
-        into=Path(into),
-        budget=budget,
-        options=options,
-        resume=resume,
-        force=force,
-        progress=progress,
-        epoch_done=epoch_done,
-        notice=notice,
-    )
+    guard = guard_for(opened, budget, notice)
+    with guard.standing():  # before the images are opened: a list of files can be the peak
+        if isinstance(images, str | Path):
+            images = open_splits(Path(images), seed=options.seed, progress=progress)
+        return adapt_bundle(
+            opened,
+            images,
+            into=Path(into),
+            options=options,
+            resume=resume,
+            force=force,
+            progress=progress,
+            epoch_done=epoch_done,
+            notice=notice,
+            guard=guard,
+        )
 
 
 def evaluate(

@@ -35,6 +35,7 @@ from edgeplast.plans import OPTIMIZER_SLOTS
 from edgeplast.progress import Progress, silent
 from edgeplast.units import format_bytes
 from edgeplast_devices.checkpoints import Checkpoint, checkpoint_files, clear, last_checkpoint
+from edgeplast_devices.guard import Guard, guard_for
 from edgeplast_devices.images import Splits
 from edgeplast_devices.interrupts import asked_to_stop
 from edgeplast_devices.options import TrainingOptions
@@ -61,6 +62,7 @@ def adapt(
     progress: Progress = silent,
     epoch_done: Callable[[EpochReport], None] | None = None,
     notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+    guard: Guard | None = None,
 ) -> Adaptation:
     """Fine-tune the plastic components of a bundle on the device's own images.
 
@@ -71,13 +73,14 @@ def adapt(
         bundle: fresh or adapted before.
         images: training images, and validation and test images where there are any.
         into: folder for the adapted bundle; written whole or not at all.
-        budget: what the process may use.
+        budget: what the process may use; by default what the bundle was exported for, and ``Budget()`` for no limit.
         options: of the training.
         resume: go on with the unfinished run of ``into``, if there is one, as if it had never stopped.
         force: replace what is there, an unfinished run included unless it is resumed.
         progress: told of each step.
         epoch_done: told of each epoch.
-        notice: told what a user should know of a resumption, or of a wait.
+        notice: told what a user should know of a resumption, of a wait, and of a budget that nobody gave.
+        guard: of the budget, where it stands already.
 
     Returns:
         the report, also written as ``report.json`` into the folder.
@@ -95,7 +98,8 @@ def adapt(
     if into == bundle.path.absolute().resolve():
         raise UsageError(f"{into} is the bundle that is adapted; it stays as it is. Give another output folder.")
     refuse_mount(into)
-    with only_writer(into), asked_to_stop() as interrupts:
+    guard = guard or guard_for(bundle, budget, notice)
+    with only_writer(into), asked_to_stop() as interrupts, guard.standing():
         tidied = _tidied(into, bundle, notice) if resume else None
         if tidied is not None:
             return tidied
@@ -106,7 +110,7 @@ def adapt(
         run = Run(
             bundle,
             _patient(images, Patience(interrupts, notice)),
-            budget or Budget(),
+            guard,
             options or TrainingOptions(),
             progress,
             epoch_done,
@@ -193,9 +197,8 @@ def _adapted(run: Run, bundle: Bundle, folder: Path, into: Path) -> Adaptation:
     """Train, write the adapted bundle and give it its name."""
     telemetry = TelemetryWriter(folder)
     try:
-        with run.standing():
-            run.open()
-            _train(run, folder, telemetry)
+        run.open()
+        _train(run, folder, telemetry)
     finally:
         telemetry.close()
     try:

@@ -1,7 +1,7 @@
 """The guard of a memory budget: what the process may hold, whether memory is getting short, and since when.
 
 Three things stand behind a budget. The plan and the ladder choose a step whose predicted peak fits (``rungs.py``).
-On Linux the kernel refuses what goes beyond it (``memory.Wall``). And a watcher, everywhere, looks twenty times a
+On Linux the kernel refuses what goes beyond it (``wall.py``). And a watcher, everywhere, looks twenty times a
 second at this process: where there is no wall it stops a run of the graph that has gone over. Between micro-batches the
 trainer asks about the machine as well, and backs off when other programs eat its memory, before it swaps or kills.
 """
@@ -12,21 +12,33 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 
+from edgeplast.budget import Budget
+from edgeplast.bundle import Bundle
 from edgeplast.errors import BudgetError
+from edgeplast.footprint import CODE_BYTES, FIRST_REGION_BYTES
 from edgeplast.units import format_bytes
-from edgeplast_devices.memory import Reading, Wall, group_limit, machine_bytes, read, resident_bytes, stack_bytes
+from edgeplast_devices.control_groups import group_limit
+from edgeplast_devices.memory import (
+    Reading,
+    machine_bytes,
+    read,
+    resident_bytes,
+    return_memory_at_once,
+    stack_bytes,
+)
+from edgeplast_devices.runtime import OutOfMemoryError
+from edgeplast_devices.wall import Wall
 
 _INTERVAL_SECONDS = 0.05
 
-_CODE_BYTES = 14 << 20
-"""Pages of the runtime's library that are read in as its kernels are first used (13.5 MiB measured, 1.19.2)."""
+_LISTING_BYTES = 16 << 20
+"""What may be spent before the ladder has said whether the budget is enough at all."""
 
-_SESSIONS = 2
-"""That are open at once: one to train, one to evaluate."""
+_LIBRARIES_BYTES = 26 << 20
+"""Pages of code that are read in before the first session opens, mostly the runtime (stock 1.32: 22 MB)."""
 
 _SESSION_SLACK_BYTES = 12 << 20
-"""Mapped for writing when a session opens and not touched then, beside its threads' stacks: 6 to 10 MiB measured, and
-room for what else a process maps, since glibc aborts where a thread's local data finds none."""
+"""Mapped for writing while a session opens and not touched then, beside its threads' stacks: 6 to 10 MiB measured."""
 
 
 class Guard:
@@ -53,6 +65,7 @@ class Guard:
         self._read, self._read_resident = read_memory, read_resident
         self._highest = 0
         self._ended = threading.Event()
+        self._stands = False
 
     def pressure(self) -> str | None:
         """Look now, and say what is short, or None."""
@@ -79,31 +92,62 @@ class Guard:
         return self._wall.stands
 
     def move_wall(self) -> None:
-        """Set the kernel's limit by what is resident now: after loading, and after each step."""
-        self._wall.move()
+        """Let the kernel's limit follow what is resident: after each step."""
+        self._wall.follow()
 
     @contextlib.contextmanager
-    def standing(self, mapped_bytes: int, threads: int) -> Iterator[Guard]:
-        """Build the wall where there is one, and watch while the block runs.
-
-        Args:
-            mapped_bytes: of weights that will be mapped from files and touched, by all sessions together.
-            threads: of each session of the runtime; their stacks are mapped and stay nearly untouched.
-        """
+    def standing(self) -> Iterator[Guard]:
+        """Build the wall where there is one, and watch while the block runs; within such a block, do nothing."""
+        if self._stands:
+            yield self
+            return
         watcher = threading.Thread(target=self._watch, name="edgeplast-memory", daemon=True)
-        watcher.start()
-        self._wall = Wall(
-            self.allowed_bytes,
-            mapped_bytes=mapped_bytes + _CODE_BYTES,
-            # The runtime maps weights privately and for writing: they count here, and are file pages all the same.
-            untouched_bytes=mapped_bytes + _SESSIONS * ((threads - 1) * stack_bytes() + _SESSION_SLACK_BYTES),
-        )
+        watcher.start()  # before the wall: its stack is counted by it
+        # A budget below what the runtime alone takes is refused with what would be enough, once that is known.
+        least = resident_bytes() + _LIBRARIES_BYTES + _LISTING_BYTES
+        first = None if self.allowed_bytes is None else max(self.allowed_bytes, least)
+        self._wall = Wall(first, files_bytes=_LIBRARIES_BYTES)
+        return_memory_at_once()
+        self._stands = True
         try:
             with self._wall:
                 yield self
+        except MemoryError as error:
+            raise OutOfMemoryError(str(error)) from error
         finally:
+            self._stands = False
             self._ended.set()
             watcher.join()
+
+    def commit(self) -> None:
+        """Hold the process to its budget from now on, which the ladder has found to be enough."""
+        if self.allowed_bytes is not None:
+            self._wall.allow(self.allowed_bytes)
+
+    @contextlib.contextmanager
+    def opening(self, mapped_bytes: int, threads: int) -> Iterator[None]:
+        """Leave room for what a session maps and never touches, and count it when it is open.
+
+        The arena must hold no large region by then (``runtime.release_arena``).
+
+        Args:
+            mapped_bytes: of frozen weights that the session maps from files and reads. The runtime maps them privately
+                and for writing: they count as such, and are pages of files all the same.
+            threads: of the session; their stacks are mapped and stay nearly untouched.
+        """
+        stacks = (threads - 1) * stack_bytes()
+        self._wall.expect(
+            files_bytes=mapped_bytes + CODE_BYTES,
+            untouched_bytes=mapped_bytes + stacks + _SESSION_SLACK_BYTES,
+        )
+        try:
+            yield
+        finally:
+            self.settle()
+
+    def settle(self) -> None:
+        """Measure what is mapped and never touched, while the arena holds no large region."""
+        self._wall.settle(FIRST_REGION_BYTES)
 
     def _watch(self) -> None:
         while not self._ended.wait(_INTERVAL_SECONDS):
@@ -111,6 +155,23 @@ class Guard:
             self._highest = max(self._highest, resident)
             if stop is not None and self.allowed_bytes is not None and resident > self.allowed_bytes:
                 stop(_over(resident, self.allowed_bytes))
+
+
+def guard_for(bundle: Bundle, budget: Budget | None, notice: Callable[[str], None]) -> Guard:
+    """Return the guard of a run: of the budget that was given, else of the one that the bundle was exported for.
+
+    Raises:
+        BudgetError: the budget is more than the machine has.
+    """
+    if budget is None:
+        budget = bundle.manifest.plan.budget
+        if budget.memory_bytes is not None:
+            budget = Budget(memory_bytes=min(budget.memory_bytes, machine_bytes()))
+            notice(
+                f"Memory: {budget}, for which the bundle was exported. --memory SIZE allows another amount, "
+                "--memory none any."
+            )
+    return Guard(allowed_bytes(budget.memory_bytes), machine_bytes())
 
 
 def allowed_bytes(budget_bytes: int | None) -> int | None:

@@ -1,6 +1,6 @@
-"""What this process and this machine hold in memory, and the kernel's wall around the process.
+"""What this process and this machine hold in memory, and the one limit on it that the kernel can be given.
 
-The only file that imports psutil. What to do about the figures is decided in ``guard.py``.
+The only file that imports psutil. What to do about the figures is decided in ``wall.py`` and ``guard.py``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from pathlib import Path
 
 import psutil
 
+from edgeplast_devices.control_groups import group_available_bytes, group_cpus
+
 _STATUS, _STATM = Path("/proc/self/status"), Path("/proc/self/statm")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -51,7 +54,7 @@ def peak_bytes() -> int:
     (``peak_wset``).
     """
     if _STATUS.exists():
-        return _status_bytes("VmHWM")
+        return _status_bytes("VmHWM")["VmHWM"]
     info = psutil.Process().memory_info()
     if hasattr(info, "peak_wset"):
         return int(info.peak_wset)
@@ -92,60 +95,54 @@ def data_limit() -> int | None:
     return int(psutil.Process().rlimit(psutil.RLIMIT_DATA)[1])
 
 
-def usable_threads() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return psutil.cpu_count(logical=False) or 1
+def set_data_limit(limit_bytes: int) -> None:
+    """Let the kernel refuse to map more than this for writing; ``-1`` for no limit, never above the hard limit."""
+    process = psutil.Process()
+    hard = process.rlimit(psutil.RLIMIT_DATA)[1]
+    if hard != psutil.RLIM_INFINITY:
+        limit_bytes = hard if limit_bytes == psutil.RLIM_INFINITY else min(limit_bytes, hard)
+    process.rlimit(psutil.RLIMIT_DATA, (limit_bytes, hard))
 
 
-class Wall:
-    """Lets the kernel refuse memory that would take this process beyond its budget, while the block runs.
+def current_data_limit() -> int:
+    """Return the limit in force on what this process maps for writing; ``-1`` for none."""
+    return int(psutil.Process().rlimit(psutil.RLIMIT_DATA)[0])
 
-    Linux's ``RLIMIT_DATA`` bounds what a process may map for writing. The resident set grows by such mappings and by
-    pages of files that are mapped (weights, code), so the limit is what is mapped now, plus what is left of the
-    budget, less the files to come. Pages that are mapped already and were never touched (stacks of sleeping threads)
-    are taken to stay so; as long as that holds the resident set cannot pass the budget. What the kernel refuses
-    arrives as MemoryError or as the runtime's allocation error, and the run goes on with less.
 
-    Args:
-        allowed_bytes: of resident memory for the process; None builds no wall.
-        mapped_bytes: of files that will be mapped and touched from here on.
-        untouched_bytes: that will be mapped for writing and never be touched, until :meth:`move` is next called.
+@dataclass(frozen=True)
+class Mapped:
+    """What this process has mapped, in bytes (Linux).
 
     Attributes:
-        stands: whether there is a wall; there cannot be where the kernel has none (macOS, Windows).
+        data: privately and for writing, touched or not: what the kernel's limit counts.
+        anonymous: resident pages that belong to no file.
+        files: resident pages of files: code, mapped weights.
     """
 
-    def __init__(self, allowed_bytes: int | None, *, mapped_bytes: int = 0, untouched_bytes: int = 0) -> None:
-        self.stands = allowed_bytes is not None and data_limit() is not None and _STATUS.exists()
-        self._allowed, self._mapped, self._untouched = allowed_bytes or 0, mapped_bytes, untouched_bytes
+    data: int
+    anonymous: int
+    files: int
 
-    def __enter__(self) -> Wall:
-        if self.stands:
-            self._process = psutil.Process()
-            self._before = self._process.rlimit(psutil.RLIMIT_DATA)
-            self._files = _status_bytes("VmRSS") - _status_bytes("RssAnon")
-            self._set(self._untouched)
-        return self
+    @property
+    def untouched(self) -> int:
+        """Mapped for writing, and not resident as such: stacks of sleeping threads, weights that are read alone."""
+        return max(self.data - self.anonymous, 0)
 
-    def __exit__(self, *_: object) -> None:
-        if self.stands:
-            self._process.rlimit(psutil.RLIMIT_DATA, self._before)
 
-    def move(self) -> None:
-        """Set the limit anew from what is mapped and resident now: 0.1 ms."""
-        if self.stands:
-            self._set(0)
+def mapped() -> Mapped:
+    """Return what this process has mapped now: 0.1 ms."""
+    found = _status_bytes("VmData", "RssAnon", "VmRSS")
+    return Mapped(found["VmData"], found["RssAnon"], found["VmRSS"] - found["RssAnon"])
 
-    def _set(self, untouched_bytes: int) -> None:
-        resident = _status_bytes("VmRSS")
-        files = resident - _status_bytes("RssAnon")
-        to_come = max(self._mapped - (files - self._files), 0)
-        limit = _status_bytes("VmData") + untouched_bytes + max(self._allowed - resident - to_come, 0)
-        if self._before[1] != psutil.RLIM_INFINITY:
-            limit = min(limit, self._before[1])
-        self._process.rlimit(psutil.RLIMIT_DATA, (limit, self._before[1]))
+
+def usable_threads() -> int:
+    """Return how many cores this process may use: those it may run on, or its share of them where that is less.
+
+    A container with ``--cpus=1`` sees all cores of the machine and is stopped again and again if it uses more than one.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count(logical=False) or 1
+    share = group_cpus()
+    return cores if share is None else max(1, min(cores, round(share)))
 
 
 def stack_bytes() -> int:
@@ -156,60 +153,31 @@ def stack_bytes() -> int:
     return int(soft) if 0 < soft < 1 << 30 else 8 << 20
 
 
-def group_limit(root: Path = Path("/")) -> int | None:
-    """Return the smallest memory limit of the control groups around this process; None where there is none.
-
-    Both versions of the kernel's interface (Linux, Documentation/admin-guide/cgroup-v1 and -v2).
-    """
-    return min((limit for _, limit in _limited_groups(root)), default=None)
-
-
-def group_available_bytes(root: Path = Path("/")) -> int | None:
-    """Return what the control groups around this process still leave; None where none sets a limit.
-
-    Pages of files that nobody used lately (``inactive_file``) count as free: the kernel takes them back first.
-    """
-    return min((limit - _group_used(folder) for folder, limit in _limited_groups(root)), default=None)
-
-
-def _limited_groups(root: Path) -> list[tuple[Path, int]]:
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    found = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        top = root / ("sys/fs/cgroup/memory" if controllers else "sys/fs/cgroup")
-        name = "memory.limit_in_bytes" if controllers else "memory.max"
-        inside = top / path.lstrip("/")
-        for folder in (inside, *inside.parents):
-            limit = _read_number(folder / name) if folder.is_relative_to(top) else None
-            if limit is not None and limit < 1 << 60:  # version 1 writes "no limit" as nearly 2⁶³
-                found.append((folder, limit))
+def _status_bytes(*fields: str) -> dict[str, int]:
+    found = {}
+    for line in _STATUS.read_text().splitlines():
+        name = line.partition(":")[0]
+        if name in fields:
+            found[name] = int(line.split()[1]) * 1024
+    missing = [field for field in fields if field not in found]
+    if missing:
+        raise OSError(f"{_STATUS} has no {missing[0]}")
     return found
 
 
-def _group_used(folder: Path) -> int:
-    used = _read_number(folder / "memory.current") or _read_number(folder / "memory.usage_in_bytes") or 0
+def return_memory_at_once() -> None:
+    """Ask the C library to give large blocks back to the system as soon as they are freed (glibc).
+
+    Left alone it learns from the first freed picture to keep blocks of up to 32 MiB, and to hand them out in pieces:
+    what is resident then grows beyond what is in use.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
     try:
-        figures = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-    except (OSError, ValueError):
-        return used
-    return used - int(figures.get("total_inactive_file", figures.get("inactive_file", 0)))
-
-
-def _status_bytes(field: str) -> int:
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{_STATUS} has no {field}")
-
-
-def _read_number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # absent, or "max"
-        return None
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library
+        return
+    for option, size in ((_M_MMAP_THRESHOLD, 256 << 10), (_M_TRIM_THRESHOLD, 512 << 10)):
+        mallopt(option, size)

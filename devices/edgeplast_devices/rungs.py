@@ -10,27 +10,13 @@ from dataclasses import dataclass
 
 from edgeplast.bundle import Manifest, Tier, TrainingGraph
 from edgeplast.errors import BudgetError
+from edgeplast.footprint import FIRST_REGION_BYTES, PICTURE_BYTES, peak_bytes
 from edgeplast.recomputation import IN_WORDS
 from edgeplast.units import format_bytes
 
 _SMALL_BATCH_COST = {1: 1.45, 2: 1.15}
 """Time per image at micro-batches of 1 and 2 relative to 4 and more, measured on ViT-Tiny (2 cores): matrix
 products over so few rows no longer fill the cores."""
-
-_ARENA_MARGIN = 1.02
-"""Margin on the footprint, which already counts the holes of the arena. With the constants below the prediction lies
-within 10 % of the peak in every process that was measured (exporters/README.md, Footprint)."""
-
-_SESSION_BYTES = 5_700_000
-"""What a session allocates beside its graph: thread stacks, kernels' scratch, its half of the arena's first region, and
-pages of the runtime's library that the first one reads in (3 MB more with stock onnxruntime 1.32 than with 1.19.2)."""
-
-_GRAPH_FACTOR = 60
-"""Memory of a loaded graph over its file size: nodes, kernels and the execution plan, 5 KB a node (58 to 63 on graphs
-of 35 to 113 kB, onnxruntime 1.19 and 1.32)."""
-
-PICTURE_BYTES = 11 << 20
-"""Decoding one picture of ordinary size; larger ones are decoded at a reduced scale."""
 
 
 @dataclass(frozen=True)
@@ -62,26 +48,61 @@ def predicted_peak(manifest: Manifest, rung: Rung, optimizer: str, resident_byte
     """
     footprint = rung.graph.footprint
     height, width = manifest.preprocessing.image_size
-    pictures = rung.micro_batch * 3 * height * width * 4
-    transient = max(footprint.transient_bytes(rung.micro_batch), manifest.evaluation.transient_bytes(rung.micro_batch))
-    sessions = _GRAPH_FACTOR * (footprint.graph_bytes + manifest.evaluation.graph_bytes) + 2 * _SESSION_BYTES
-    return (
-        resident_bytes
-        + sessions
-        + mapped_bytes(manifest, rung)
-        + footprint.state_bytes(optimizer)
-        + pictures
-        + PICTURE_BYTES
-        + round(_ARENA_MARGIN * transient)
+    return peak_bytes(
+        resident_bytes=resident_bytes,
+        graph_bytes=footprint.graph_bytes + manifest.evaluation.graph_bytes,
+        mapped_bytes=footprint.frozen_bytes + manifest.evaluation.frozen_bytes,
+        state_bytes=footprint.state_bytes(optimizer),
+        pictures_bytes=rung.micro_batch * 3 * height * width * 4,
+        transient_bytes=region_bytes(manifest, rung),
     )
 
 
-def mapped_bytes(manifest: Manifest, rung: Rung) -> int:
-    """Return the frozen weights that two sessions map.
+def region_bytes(manifest: Manifest, rung: Rung) -> int:
+    """Return the arena's region in which both the training graph and the evaluation graph find room."""
+    training, evaluation = rung.graph.footprint, manifest.evaluation
+    return max(training.transient_bytes(rung.micro_batch), evaluation.transient_bytes(rung.micro_batch))
 
-    Each maps the file for itself: its pages are in memory once, and count twice in the resident set.
+
+_UNSPENT_BYTES = 3 << 20
+"""Of what a budget leaves over, this much is given to nobody: Python's own objects, a thread's local data (for which
+glibc ends the process where there is no memory)."""
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How a budget is divided: no byte is promised twice.
+
+    Attributes:
+        predicted_bytes: peak of the process.
+        region_bytes: the arena's large region.
+        arena_bytes: the most that the arena may hold, so that a tensor too many is refused by the arena itself, which
+            the ladder can answer, and not by the kernel; None without a budget.
+        picture_bytes: the most that decoding one picture may take; None without a budget.
     """
-    return rung.graph.footprint.frozen_bytes + manifest.evaluation.frozen_bytes
+
+    predicted_bytes: int
+    region_bytes: int
+    arena_bytes: int | None
+    picture_bytes: int | None
+
+
+def shares(manifest: Manifest, rung: Rung, optimizer: str, resident_bytes: int, allowed_bytes: int | None) -> Shares:
+    """Divide a budget for the rung that a run begins on; arguments as of :func:`predicted_peak`.
+
+    Args:
+        manifest: of the bundle.
+        rung: its largest.
+        optimizer: whose state is held.
+        resident_bytes: before the bundle is opened.
+        allowed_bytes: the budget; None for no limit.
+    """
+    predicted = predicted_peak(manifest, rung, optimizer, resident_bytes)
+    region = region_bytes(manifest, rung)
+    if allowed_bytes is None:
+        return Shares(predicted, round(1.1 * region), None, None)
+    left = max(allowed_bytes - predicted - _UNSPENT_BYTES, 0)
+    return Shares(predicted, region, region + FIRST_REGION_BYTES, PICTURE_BYTES + left)
 
 
 def ladder(manifest: Manifest, batch: int, *, micro_batch: int | None = None) -> list[Rung]:

@@ -8,31 +8,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from edgeplast.adaptation import EpochReport
-from edgeplast.budget import Budget
 from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, Bundle
 from edgeplast.errors import DivergedError, InputError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
+from edgeplast.footprint import PICTURE_BYTES
 from edgeplast.progress import Progress
 from edgeplast_devices.checkpoints import Checkpoint, check_same_run, write_checkpoint, write_hashed
 from edgeplast_devices.curves import Curve, thin
 from edgeplast_devices.device_memory import DeviceMemory
 from edgeplast_devices.evaluating import measure
-from edgeplast_devices.guard import Guard, allowed_bytes
+from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import ImageSet, Splits, Unreadable, batches, epoch_order, require_classes
 from edgeplast_devices.interrupts import Interrupts
-from edgeplast_devices.memory import machine_bytes, peak_bytes, resident_bytes, usable_threads
+from edgeplast_devices.memory import peak_bytes, resident_bytes, usable_threads
 from edgeplast_devices.metrics import MOST
 from edgeplast_devices.options import Interval, TrainingOptions, default_learning_rate
 from edgeplast_devices.placing import place
-from edgeplast_devices.rungs import PICTURE_BYTES, Rung, choose, ladder, mapped_bytes, predicted_peak
-from edgeplast_devices.runtime import LASTING_BYTES, EvaluationSession, reserve_arena, runtime_name
+from edgeplast_devices.rungs import Rung, choose, ladder, shares
+from edgeplast_devices.runtime import EvaluationSession, read_in, reserve_arena, runtime_name
 from edgeplast_devices.schedules import learning_rate
 from edgeplast_devices.standing import Best, Saved, Timing, restore, state_of
 from edgeplast_devices.telemetry import TelemetryWriter
@@ -58,6 +57,7 @@ class Run:
         progress: told of each step.
         epoch_done: told of each epoch.
         interrupts: whether someone asked to stop.
+        guard: of what the process may hold; stands when the run is made.
         checkpoint: of the same run, to go on from.
     """
 
@@ -65,7 +65,7 @@ class Run:
         self,
         bundle: Bundle,
         images: Splits,
-        budget: Budget,
+        guard: Guard,
         options: TrainingOptions,
         progress: Progress,
         epoch_done: Callable[[EpochReport], None] | None,
@@ -75,7 +75,7 @@ class Run:
         self.bundle, self.progress, self.epoch_done, self.interrupts = bundle, progress, epoch_done, interrupts
         self.checkpoint = checkpoint
         self.timing, self.best = Timing(), Best()
-        self.allowed_bytes = allowed_bytes(budget.memory_bytes)
+        self.guard, self.allowed_bytes = guard, guard.allowed_bytes
         self.splits = _aligned(images, bundle.manifest.classes)
         self.measured_on = "test" if "test" in self.splits else "val" if "val" in self.splits else "train"
         self.images = {name: split.fingerprint() for name, split in self.splits.items()}
@@ -84,7 +84,9 @@ class Run:
         # loads the runtime, so that it is counted as resident
         self.placement = place(options.runtime, options.provider, self.allowed_bytes)
         self.device_memory = DeviceMemory(self.placement)
-        self.resident_bytes = resident_bytes()
+        threads = options.threads or usable_threads()
+        self.unreadable = {name: Unreadable() for name in self.splits}
+        self.resident_bytes = self._resident_bytes(threads)
         self.rungs = self._rungs_from_here(options)
         first = self.rungs[0]
         rate = options.learning_rate
@@ -93,16 +95,15 @@ class Run:
             batch=self.batch,
             optimizer=self.optimizer,
             learning_rate=default_learning_rate(first.tier.components, self.optimizer) if rate is None else rate,
-            threads=options.threads or usable_threads(),
+            threads=threads,
         )
         if checkpoint is not None:
             check_same_run(checkpoint.state, bundle.fingerprint, self.images, self.options)
-        self.predicted = predicted_peak(bundle.manifest, first, self.optimizer, self.resident_bytes)
-        self.guard = Guard(self.allowed_bytes, machine_bytes())
-        self.unreadable = {name: Unreadable() for name in self.splits}
-        for name, split in self.splits.items():
-            split.decode_limit_bytes = self._decode_limit(split.decode_limit_bytes)
-            next(batches(split, bundle.manifest.preprocessing, 1, unreadable=self.unreadable[name]))  # one can be read
+        self.shares = shares(bundle.manifest, first, self.optimizer, self.resident_bytes, self.allowed_bytes)
+        self.predicted = self.shares.predicted_bytes
+        if self.shares.picture_bytes is not None:
+            for split in self.splits.values():
+                split.decode_limit_bytes = min(split.decode_limit_bytes, self.shares.picture_bytes)
         self.epoch = self.position = self.failed = 0
         self.losses, self.norms = Curve(), Curve()
         self.epoch_loss, self.failed_in_all, self._unseen = (0.0, 0), 0, 0
@@ -132,20 +133,24 @@ class Run:
         first = choose(manifest, rungs, self.optimizer, self.resident_bytes, self.allowed_bytes)
         return rungs[rungs.index(first) :]
 
-    def _decode_limit(self, limit_bytes: int) -> int:
-        """What decoding one picture may take: the share that the prediction has for it, and what is left over."""
-        if self.allowed_bytes is None:
-            return limit_bytes
-        return min(limit_bytes, PICTURE_BYTES + max(self.allowed_bytes - self.predicted, 0))
-
-    def standing(self) -> AbstractContextManager[Guard]:
-        """Keep the process to its budget while the block runs."""
-        assert self.options.threads is not None
-        return self.guard.standing(mapped_bytes(self.bundle.manifest, self.rungs[0]), self.options.threads)
+    def _resident_bytes(self, threads: int) -> int:
+        """Return what this process holds before the bundle is opened, once all that it needs for it was read in."""
+        for name, split in self.splits.items():
+            limit = split.decode_limit_bytes
+            if self.allowed_bytes is not None:
+                split.decode_limit_bytes = min(limit, PICTURE_BYTES)
+            # Reads in the decoder and the random generators, and says early if there is nothing to read.
+            next(batches(split, self.bundle.manifest.preprocessing, 1, unreadable=self.unreadable[name]))
+            split.decode_limit_bytes = limit
+        np.random.default_rng()
+        with self.guard.opening(0, threads):
+            read_in(threads)
+        return resident_bytes()
 
     def open(self) -> None:
-        """Load weights and graphs, and take up the checkpoint's state. Stands behind the guard's wall."""
-        reserve_arena(*self._arena_bytes())
+        """Load weights and graphs, and take up the checkpoint's state."""
+        self.guard.commit()
+        reserve_arena(self.shares.region_bytes, self.shares.arena_bytes)
         self.parameters = read_trainable(self.bundle)
         assert self.options.threads is not None
         self.trainer = Trainer(
@@ -164,24 +169,10 @@ class Run:
         self.trainer.open()
         graph = self.bundle.path / EVALUATION_GRAPH
         self.bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
-        self.evaluation = EvaluationSession(graph, self.parameters, self.options.threads, self.placement)
+        with self.guard.opening(self.bundle.manifest.evaluation.frozen_bytes, self.options.threads):
+            self.evaluation = EvaluationSession(graph, self.parameters, self.options.threads, self.placement)
         self.bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
-        self.guard.move_wall()
         self.timing.load = time.perf_counter() - self.timing.start
-
-    def _arena_bytes(self) -> tuple[int, int | None]:
-        """Return the arena's large region, and the most it may ever hold.
-
-        Under a budget the region takes half of what the prediction leaves over, and the arena no more. So a tensor
-        that finds no place is refused by the arena itself, which the ladder can answer, before the kernel refuses
-        things for which there is no answer (a thread's local data).
-        """
-        first = self.rungs[0]
-        needed = first.graph.footprint.transient_bytes(first.micro_batch)
-        if self.allowed_bytes is None:
-            return round(1.1 * needed), None
-        region = needed + max(self.allowed_bytes - self.predicted, 0) // 2
-        return region, region + LASTING_BYTES
 
     def train(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Run the epochs that are left, keep the best weights, and measure before and after."""

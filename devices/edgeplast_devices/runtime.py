@@ -29,8 +29,10 @@ import numpy as np
 from edgeplast.bundle import FROZEN
 from edgeplast.errors import BudgetError, EdgeplastError, InputError, MissingExtraError
 from edgeplast.external_data import check_external_files
+from edgeplast.footprint import FIRST_REGION_BYTES
 from edgeplast.placement import ON_CPU, Placement
 from edgeplast.quiet_runtime import import_quietly
+from edgeplast.units import format_bytes
 from edgeplast_devices.binding import StandingInputs, bind_input, bind_output
 from edgeplast_devices.providers import (
     CPU,
@@ -44,9 +46,6 @@ from edgeplast_devices.providers import (
 from edgeplast_devices.refusals import is_memory, why_not_loaded
 
 _TARGETS, _IMAGES, _LOSS, _LOGITS = "targets", "images", "loss", "logits"
-LASTING_BYTES = 4 << 20
-"""First region of the arena: what sessions keep of their own, biases and norms above all."""
-
 _ALIGNMENT = 256
 
 PRACTICE_GRAPH = Path(__file__).parent / "doctor" / "practice.onnx"
@@ -58,7 +57,12 @@ _IDENTITY = (
 )
 """A serialised ONNX model: y = x, one float."""
 
+_MOST_REGION_BYTES = (1 << 31) - (1 << 20)
+"""The runtime keeps the size of a region in 32 bits; what needs more gets several."""
+
 _arena_registered = False
+_arena_most_bytes: int | None = None
+_shrinker: Any = None
 
 
 class OutOfMemoryError(BudgetError):
@@ -71,6 +75,11 @@ class OutOfMemoryError(BudgetError):
     def __init__(self, reason: str):
         self.reason = (reason.splitlines() or ["an allocation failed"])[0].rstrip(".")
         super().__init__(f"Memory ran out: {self.reason}. Allow more memory, or close other programs.")
+
+
+def reason_of(error: OutOfMemoryError | MemoryError) -> str:
+    """Say in a line what could not be had."""
+    return error.reason if isinstance(error, OutOfMemoryError) else OutOfMemoryError(str(error)).reason
 
 
 def import_onnxruntime() -> Any:
@@ -148,15 +157,35 @@ def provider_fault(provider: str, graph: Path = PRACTICE_GRAPH) -> str:
     return ""
 
 
+def read_in(threads: int) -> None:
+    """Run a small training graph once, in a session that is thrown away.
+
+    The runtime's code is read in as its kernels are first used: done before what is resident is measured, it is counted
+    there and need not be guessed.
+    """
+    session = _open(PRACTICE_GRAPH, threads, ON_CPU, in_arena=False)
+    shapes = {i.name: [size if isinstance(size, int) else 1 for size in i.shape] for i in session.get_inputs()}
+    session.run(None, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+
+
 def reserve_arena(region_bytes: int, most_bytes: int | None = None) -> None:
     """Set up the arena that all sessions of this process share; later calls have no effect.
 
     Args:
         region_bytes: what the runs need for what is alive at once.
         most_bytes: what the arena may ever hold; None leaves it open.
+
+    Raises:
+        BudgetError: an earlier call set up an arena that is too small for this one.
     """
-    global _arena_registered
+    global _arena_registered, _arena_most_bytes
     if _arena_registered:
+        if _arena_most_bytes is not None and region_bytes > _arena_most_bytes:
+            raise BudgetError(
+                f"This process set up the runtime's memory for an earlier run, with at most "
+                f"{format_bytes(_arena_most_bytes)} for what is alive at once; this run needs "
+                f"{format_bytes(region_bytes)}. Start it in a process of its own."
+            )
         return
     ort = import_onnxruntime()
     memory = ort.OrtMemoryInfo(
@@ -165,35 +194,40 @@ def reserve_arena(region_bytes: int, most_bytes: int | None = None) -> None:
         0,
         ort.OrtMemType.DEFAULT,
     )
+    # Not a multiple of its alignment, the size would be refused when the region is made for the second time.
+    region_bytes = min(-(-region_bytes // _ALIGNMENT) * _ALIGNMENT, _MOST_REGION_BYTES)
     settings = {
         "arena_extend_strategy": 0,
-        "initial_chunk_size_bytes": LASTING_BYTES,
-        # Not a multiple of its alignment, the size would be refused when the region is made for the second time.
-        "initial_growth_chunk_size_bytes": max(-(-region_bytes // _ALIGNMENT) * _ALIGNMENT, 1 << 20),
+        "initial_chunk_size_bytes": FIRST_REGION_BYTES,
+        "initial_growth_chunk_size_bytes": max(region_bytes, 1 << 20),
         # A chunk is cut to size unless less than this would be left over; the default is 128 MiB.
         "max_dead_bytes_per_chunk": 1 << 16,
     }
     if most_bytes is not None:
         settings["max_mem"] = most_bytes
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg(settings))
-    _arena_registered = True
-    _shrink_once(ort)
+    _arena_registered, _arena_most_bytes = True, most_bytes
+    # Empty as it is: only once shrunk it grows by the size asked for, not by doubling (1.19.2: a region of 33 MB takes
+    # 40 MB resident without, 35 with).
+    release_arena()
 
 
-def _shrink_once(ort: Any) -> None:
-    """Let the arena shrink, empty as it is: only from then on does it grow by the size asked for, not by doubling.
+def release_arena() -> None:
+    """Let the arena give its large region back to the system, between two runs; the next run takes it anew.
 
-    Measured on onnxruntime 1.19.2 (a region of 33 MB: 40 MB resident without, 35 with). It takes a run of some graph
-    (one Identity) with shrinkage switched on.
+    It takes a run of some graph (one Identity) with shrinkage switched on.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.use_env_allocators", "1")
+    global _shrinker
+    ort = import_onnxruntime()
+    if _shrinker is None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.use_env_allocators", "1")
+        _shrinker = ort.InferenceSession(_IDENTITY, options, providers=["CPUExecutionProvider"])
     how = ort.RunOptions()
     how.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    session = ort.InferenceSession(_IDENTITY, options, providers=["CPUExecutionProvider"])
-    session.run(None, {"x": np.zeros(1, np.float32)}, how)
+    _shrinker.run(None, {"x": np.zeros(1, np.float32)}, how)
 
 
 class TrainingSession:
@@ -216,8 +250,7 @@ class TrainingSession:
         placement: Placement = ON_CPU,
     ) -> None:
         self._session = _open(graph, threads, placement)
-        self._keeping, self._giving_back = (import_onnxruntime().RunOptions() for _ in range(2))
-        self._giving_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._how = import_onnxruntime().RunOptions()
         self._stopped: str | None = None
         self._binding = self._session.io_binding()
         self._held = (parameters, gradients)  # the binding holds bare pointers into these
@@ -230,15 +263,12 @@ class TrainingSession:
         self._loss = np.zeros((), np.float32)
         bind_output(self._binding, _LOSS, self._loss)
 
-    def accumulate(
-        self, images: np.ndarray, targets: np.ndarray, *, give_back: bool = False
-    ) -> tuple[float, np.ndarray]:
+    def accumulate(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
         """Run one micro-batch forward and backward.
 
         Args:
             images: float32 (b, 3, H, W).
             targets: float32 (b, classes), weighted; see ``losses.weighted_targets``.
-            give_back: return the arena's large region to the system afterwards; the next run takes it anew.
 
         Returns:
             its contribution to the loss, and logits float32 (b, classes).
@@ -252,19 +282,19 @@ class TrainingSession:
         bind_input(self._binding, _TARGETS, targets)
         bind_output(self._binding, _LOGITS, logits)
         try:
-            _run(self._session, self._binding, self._giving_back if give_back else self._keeping)
+            _run(self._session, self._binding, self._how)
         except Exception as error:
             if self._stopped is None:
                 raise
             reason, self._stopped = self._stopped, None
-            self._keeping.terminate = self._giving_back.terminate = False
+            self._how.terminate = False
             raise OutOfMemoryError(reason) from error
         return float(self._loss), logits
 
     def stop(self, reason: str) -> None:
         """End the run in progress, from another thread; ``accumulate`` then raises OutOfMemoryError."""
         self._stopped = reason
-        self._keeping.terminate = self._giving_back.terminate = True
+        self._how.terminate = True
 
 
 class EvaluationSession:

@@ -20,7 +20,7 @@ from edgeplast_devices.losses import class_weights, weighted_targets
 from edgeplast_devices.optimizers import SGD, AdamW, admit, forget, gradient_norm, make_optimizer
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.rungs import Climbing, Rung, below, predicted_peak
-from edgeplast_devices.runtime import OutOfMemoryError, TrainingSession
+from edgeplast_devices.runtime import OutOfMemoryError, TrainingSession, reason_of, release_arena
 
 T = TypeVar("T")
 
@@ -90,7 +90,6 @@ class Trainer:
             momentum=options.momentum,
         )
         self._session: TrainingSession | None = None
-        self._give_back = False
 
     @property
     def rung(self) -> Rung:
@@ -150,10 +149,9 @@ class Trainer:
                 total_weight=total,
                 smoothing=self.options.label_smoothing,
             )
-            loss += session.accumulate(batch.images, targets, give_back=self._give_back)[0]
+            loss += session.accumulate(batch.images, targets)[0]
             seen += float(self._weights[batch.labels].sum())
             del batch
-            self._give_back = False
             self._between()
             self._back_off()
         self.saw_none = seen == 0
@@ -179,11 +177,12 @@ class Trainer:
 
     def _current(self) -> TrainingSession:
         if self._session is None:
-            file = self.rung.graph.file
-            path = self.bundle.path / file
-            self.bundle.check_unchanged(file, FROZEN)
-            session = TrainingSession(path, self.parameters, self.gradients, self._threads, self._placement)
-            self.bundle.check_unchanged(file, FROZEN)
+            graph = self.rung.graph
+            path = self.bundle.path / graph.file
+            self.bundle.check_unchanged(graph.file, FROZEN)
+            with self.guard.opening(graph.footprint.frozen_bytes, self._threads):
+                session = TrainingSession(path, self.parameters, self.gradients, self._threads, self._placement)
+            self.bundle.check_unchanged(graph.file, FROZEN)
             self.guard.stop_run = session.stop
             self._session = session
         return self._session
@@ -208,10 +207,10 @@ class Trainer:
         while True:
             try:
                 return work()
-            except OutOfMemoryError as error:
-                self._go_down(error.reason)
-            except MemoryError as error:
-                self._go_down(OutOfMemoryError(str(error)).reason)
+            except (OutOfMemoryError, MemoryError) as error:
+                reason = reason_of(error)
+            # Out of the handler: the error's traceback holds the failed run's arrays and session.
+            self._go_down(reason)
 
     def _go_down(self, reason: str) -> None:
         smaller = below(self.bundle.manifest, self._rungs, self.optimizer.name)
@@ -238,6 +237,8 @@ class Trainer:
         before, self._rungs = self.rung, rungs
         if self.rung.graph != before.graph:
             self._session = self.guard.stop_run = None
+        release_arena()
+        self.guard.settle()
         kept = self._trained(self.rung)
         for name in [name for name in self.gradients if name not in kept]:
             del self.gradients[name]
@@ -245,7 +246,6 @@ class Trainer:
         for name in [name for name in kept if name not in self.gradients]:
             self.gradients[name] = np.zeros_like(self.parameters[name])
             admit(self.optimizer, name, self.parameters[name])
-        self._give_back = True
         self.rung_changes.append(
             RungChange(step=self.steps, before=str(before), after=str(self.rung), reason=reason[:200])
         )

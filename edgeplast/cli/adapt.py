@@ -32,7 +32,10 @@ def adapt(
         typer.Option(help="Images: a folder class/name.jpg (optionally under train/ val/ test/), a tar, or an npz."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the adapted bundle and its report.")],
-    memory: Annotated[str | None, typer.Option(help="Peak resident memory of this process, e.g. 256MiB.")] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Peak resident memory of this process, e.g. 256MiB (default: the bundle's), or none."),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 4,
     batch: Annotated[int | None, typer.Option(help="Images per optimizer step (default: the plan's).")] = None,
     micro_batch: Annotated[
@@ -85,7 +88,7 @@ def adapt(
     options = TrainingOptions(**names)
     if resume:
         options = _as_interrupted(options, output, context)
-    budget = budget_of(memory, profile)
+    budget = None if memory is None and profile is None else budget_of(memory, profile)
     with progress_bar(as_json, told_otherwise=("epoch",)) as progress:
         report = run(
             bundle,

@@ -16,6 +16,7 @@ from edgeplast.printable import printable
 from edgeplast.progress import Progress, silent
 
 _PATIENCE_SECONDS = 2.0
+_FRAME_SECONDS = 0.1
 
 
 def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
@@ -160,6 +161,7 @@ class _Bars:
 
     def __init__(self) -> None:
         self._activity, self._started = "", 0.0
+        self._drawn = 0.0
         self._bar: Any = None
         self._task: Any = None
 
@@ -171,7 +173,9 @@ class _Bars:
         if self._bar is None and now - self._started > _PATIENCE_SECONDS and done < total:
             self._open(total)
         if self._bar is not None:
-            self._bar.update(self._task, completed=done, total=total)
+            drawn = now - self._drawn > _FRAME_SECONDS or done >= total
+            self._bar.update(self._task, completed=done, total=total, refresh=drawn)
+            self._drawn = now if drawn else self._drawn
             if done >= total:
                 self.close()
 
@@ -186,6 +190,8 @@ class _Bars:
             TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
+            # Its own thread would map a stack that no budget has counted.
+            auto_refresh=False,
         )
         self._bar.start()
         self._task = self._bar.add_task(printable(self._activity), total=total)

@@ -160,13 +160,13 @@ def check_weights_named(checkpoint: Path | None, pretrained: bool, model: str = 
 def budget_of(
     memory: str | None, profile: Profile | None, *, disk: str | None = None, step_seconds: float | None = None
 ) -> Budget:
-    """Put the limits of a command together; ``--memory`` goes before the profile's budget.
+    """Put the limits of a command together; ``--memory`` goes before the profile's budget, and "none" lifts it.
 
     Raises:
         UsageError: a size cannot be read.
     """
     if memory is not None:
-        memory_bytes: int | None = parse_bytes(memory)
+        memory_bytes = None if memory.strip().lower() == "none" else parse_bytes(memory)
     else:
         memory_bytes = profile.budget_bytes if profile else None
     disk_bytes = None if disk is None else parse_bytes(disk)

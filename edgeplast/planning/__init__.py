@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeplast.budget import Budget
-from edgeplast.planning.estimating import RUNTIME_BASE_BYTES, Estimate, estimate
+from edgeplast.planning.estimating import Estimate, base_bytes, estimate
 from edgeplast.planning.explaining import Alternative, CurvePoint, Explanation, Missed, explained
 from edgeplast.planning.flops import FLOPS_PER_SECOND
 from edgeplast.planning.planner import Planner
@@ -18,13 +18,13 @@ from edgeplast.plans import Plan
 from edgeplast.scores import ScoreTable
 
 __all__ = [
-    "RUNTIME_BASE_BYTES",
     "STRATEGIES",
     "Alternative",
     "CurvePoint",
     "Estimate",
     "Explanation",
     "Missed",
+    "base_bytes",
     "estimate",
     "explain",
     "plan",

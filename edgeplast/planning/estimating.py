@@ -1,6 +1,9 @@
 """Estimate: the memory, time and disk of training a set of components, before any graph exists.
 
-    peak = runtime + 2 · frozen weights as stored + trainable · 4 · (2 + optimizer slots) + images + 1.2 · transient
+    peak = base + 2 · frozen weights as stored + trainable · 4 · (2 + optimizer slots) + images + 1.25 · transient
+
+The base is a process that trains nothing yet, by the same function that the device predicts with
+(``footprint.peak_bytes``).
 
 The transient part is the sum of what crossed blocks keep up to the block that peaks; with full recomputation
 each crossed block but the last keeps only its input (B·N·D floats) and is computed again when its turn comes, with
@@ -18,6 +21,7 @@ import msgspec
 from edgeplast.architecture import Architecture
 from edgeplast.components import COMPONENT_TYPES, EMBED, HEAD, NORM, all_components, in_order
 from edgeplast.errors import UsageError, one_of
+from edgeplast.footprint import ASSUMED_RESIDENT_BYTES, SESSIONS, peak_bytes
 from edgeplast.planning.activations import UNTOUCHED, BlockMemory, block_memory, gradient_end
 from edgeplast.planning.flops import (
     FLOPS_PER_SECOND,
@@ -31,19 +35,27 @@ from edgeplast.planning.weights import float_copy_bytes, state_bytes_per_paramet
 from edgeplast.plans import OPTIMIZER_SLOTS
 from edgeplast.recomputation import Recompute
 
-RUNTIME_BASE_BYTES = 94_000_000
-"""Interpreter, numpy and onnxruntime (64 MB), two sessions without weights (18.5), room to decode a picture (11.5);
-x86-64 Linux with Python 3.11. The device replaces the first by what is really resident (``rungs.predicted_peak``)."""
+ARENA_MARGIN = 1.25
+"""The arena's region over the bytes alive, for holes: 1.11 to 1.23 on ViT-Tiny to -Base."""
 
-ARENA_MARGIN = 1.2
-"""The arena's region over the bytes alive: holes, and the device's own margin. 1.13 to 1.25 on ViT-Tiny to -Base."""
-
-SESSIONS = 2
-"""One to train and one to evaluate: each maps the frozen weights for itself, and both count as resident."""
+LOADED_GRAPH_BYTES_PER_BLOCK = 11_500
+"""What a block adds to the training and the evaluation graph that a device opens, everything of it trained."""
 
 GRAPH_BYTES_PER_BLOCK, GRAPH_BYTES_PER_CROSSED_BLOCK = 14_000, 57_000
 """What a block adds to the ONNX graphs and the manifest of a bundle, and what more where the gradient crosses it
 (training graphs of four tiers, in three degrees of recomputation); measured on bundles of 4, 12 and 24 blocks."""
+
+
+def base_bytes(depth: int) -> int:
+    """Return what a device process takes that has opened the graphs of a model of so many blocks, and no weights."""
+    return peak_bytes(
+        resident_bytes=ASSUMED_RESIDENT_BYTES,
+        graph_bytes=LOADED_GRAPH_BYTES_PER_BLOCK * depth,
+        mapped_bytes=0,
+        state_bytes=0,
+        pictures_bytes=0,
+        transient_bytes=0,
+    )
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,7 +64,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     Attributes:
         micro_batch_size: images that pass through the graph at once.
         recompute: how much of the blocks is computed again in the backward pass.
-        base_bytes: the runtime's own.
+        base_bytes: of the process, its graphs opened and nothing trained.
         frozen_bytes: frozen weights as stored.
         state_bytes: trainable parameters, gradients and optimizer state, float32.
         images_bytes: one micro-batch of pictures.
@@ -170,7 +182,7 @@ class Workload:
     def fixed_bytes(self, micro_batch_size: int) -> int:
         """Return what is resident whatever trains, were everything frozen: runtime, stored weights, images."""
         images = micro_batch_size * image_bytes(self.architecture)
-        return RUNTIME_BASE_BYTES + SESSIONS * sum(self.stored.values()) + images
+        return base_bytes(self.architecture.depth) + SESSIONS * sum(self.stored.values()) + images
 
     def trained_bytes(self, component: str) -> int:
         """Return what training a component adds to memory, activations aside."""
@@ -280,7 +292,7 @@ class Workload:
         return Estimate(
             micro_batch_size=micro_batch_size,
             recompute=recompute,
-            base_bytes=RUNTIME_BASE_BYTES,
+            base_bytes=base_bytes(self.architecture.depth),
             frozen_bytes=frozen,
             state_bytes=self.state_bytes_per_parameter * parameters,
             images_bytes=micro_batch_size * image_bytes(self.architecture),

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from edgeplast.budget import Budget
 from edgeplast.components import HEAD
 from edgeplast.errors import BudgetError
-from edgeplast.planning.estimating import RUNTIME_BASE_BYTES, Estimate, Workload
+from edgeplast.planning.estimating import Estimate, Workload, base_bytes
 from edgeplast.recomputation import RECOMPUTE
 from edgeplast.units import format_bytes
 
@@ -52,8 +52,8 @@ def smallest(estimates: Iterable[Estimate], budget: Budget) -> Estimate | None:
 def nothing_fits(workload: Workload, budget: Budget, micro_batches: Sequence[int]) -> BudgetError:
     """Return the error for a budget in which not even the head alone can train; it names the smallest that would do."""
     below = ""
-    if budget.memory_bytes is not None and budget.memory_bytes < RUNTIME_BASE_BYTES:
-        below = f" The runtime alone takes about {format_bytes(RUNTIME_BASE_BYTES)}."
+    if budget.memory_bytes is not None and budget.memory_bytes < base_bytes(workload.architecture.depth):
+        below = f" The runtime alone takes about {format_bytes(base_bytes(workload.architecture.depth))}."
     return BudgetError(
         f"Nothing of {workload.architecture.model} can be trained within {budget}.{below} "
         f"The head alone needs {_need(workload, [HEAD], budget, micro_batches)}."

@@ -169,8 +169,9 @@ def losses(python: str, bundle: Bundle, data: Path) -> dict[str, float]:
 def overhead(step_seconds: float) -> dict[str, float]:
     """Return what each piece of watching takes, in seconds, and all of it as a share of a step."""
     from edgeplast_devices.guard import Guard
-    from edgeplast_devices.memory import Wall, machine_bytes, read, resident_bytes
+    from edgeplast_devices.memory import machine_bytes, read, resident_bytes
     from edgeplast_devices.telemetry import TelemetryWriter
+    from edgeplast_devices.wall import Wall
 
     guard = Guard(resident_bytes() + (1 << 30), machine_bytes())
     figures = {"epoch": 1, "seconds": 0.5, "loss": 1.0, "gradient_norm": 1.0, "learning_rate": 1e-3,
@@ -180,7 +181,7 @@ def overhead(step_seconds: float) -> dict[str, float]:
         costs = {
             "pressure": _seconds(guard.pressure),
             "reading": _seconds(read),
-            "move_wall": _seconds(wall.move),
+            "move_wall": _seconds(wall.follow),
             "telemetry": _seconds(lambda: writer.step(step=1, **figures)),
             "thermals": _seconds(writer._read_thermals, 20),
         }

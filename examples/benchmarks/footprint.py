@@ -89,12 +89,12 @@ def _measure(work: dict[str, Any]) -> dict[str, int]:
     import msgspec
     import numpy as np
 
-    from edgeplast.budget import Budget
     from edgeplast.bundle import Bundle
     from edgeplast.progress import silent
+    from edgeplast_devices.guard import Guard
     from edgeplast_devices.images import Unreadable, batches, open_splits
     from edgeplast_devices.interrupts import Interrupts
-    from edgeplast_devices.memory import peak_bytes
+    from edgeplast_devices.memory import machine_bytes, peak_bytes
     from edgeplast_devices.options import TrainingOptions
     from edgeplast_devices.rungs import predicted_peak
     from edgeplast_devices.running import Run
@@ -105,10 +105,11 @@ def _measure(work: dict[str, Any]) -> dict[str, int]:
     only = msgspec.structs.replace(tier, graphs=(graph,))
     bundle = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, tiers=(only,)))
     options = TrainingOptions(batch=BATCH, threads=work["threads"])
-    run = Run(bundle, open_splits(Path(work["pictures"]), seed=0), Budget(), options, silent, None, Interrupts())
-    run.rungs = [rung for rung in run.rungs if rung.micro_batch == work["micro_batch"]]
-    run.predicted = predicted_peak(bundle.manifest, run.rungs[0], run.optimizer, run.resident_bytes)
-    with run.standing():
+    guard = Guard(None, machine_bytes())
+    with guard.standing():
+        run = Run(bundle, open_splits(Path(work["pictures"]), seed=0), guard, options, silent, None, Interrupts())
+        run.rungs = [rung for rung in run.rungs if rung.micro_batch == work["micro_batch"]]
+        run.predicted = predicted_peak(bundle.manifest, run.rungs[0], run.optimizer, run.resident_bytes)
         run.open()
         batch = next(
             batches(run.splits["val"], bundle.manifest.preprocessing, work["micro_batch"], unreadable=Unreadable())

@@ -19,9 +19,10 @@ import edgeplast
 from edgeplast.adaptation import Adaptation
 from edgeplast.bundle import Bundle
 from edgeplast.errors import BudgetError
-from edgeplast_devices import guard, memory, running, training
+from edgeplast_devices import control_groups, guard, memory, training, wall
+from edgeplast_devices.control_groups import group_available_bytes, group_cpus
 from edgeplast_devices.guard import Guard, reserve_bytes, short_of
-from edgeplast_devices.memory import Reading, group_available_bytes
+from edgeplast_devices.memory import Reading
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.rungs import Climbing
 
@@ -71,14 +72,14 @@ class TestShort:
         (inside.parent / "memory.stat").write_text(f"anon 5\ninactive_file {30 * MiB}\n")
         (inside / "memory.max").write_text("max\n")
         assert group_available_bytes(tmp_path) == 40 * MiB
-        assert memory.group_limit(tmp_path) == 100 * MiB
+        assert control_groups.group_limit(tmp_path) == 100 * MiB
 
 
 _WALL = """
 import json, sys
 import numpy as np
-from edgeplast_devices import memory
-from edgeplast_devices.memory import Wall, peak_bytes, resident_bytes
+from edgeplast_devices.memory import peak_bytes, resident_bytes
+from edgeplast_devices.wall import Wall
 MiB = 1 << 20
 spare = np.ones(20 * MiB, np.uint8)  # reserved before, given back inside
 allowed = resident_bytes() + 60 * MiB
@@ -91,7 +92,7 @@ with Wall(allowed) as wall:
             refused += 1
     first = len(held)
     del spare
-    wall.move()
+    wall.follow()
     for _ in range(200):
         try:
             held.append(np.ones(MiB, np.uint8))
@@ -113,13 +114,68 @@ def test_the_kernel_refuses_what_exceeds_the_budget_and_no_more() -> None:
     assert beyond == 100 * MiB  # and the wall is gone with the block
 
 
+_TWO_WALLS = """
+import json, resource
+import numpy as np
+from edgeplast_devices.memory import resident_bytes
+from edgeplast_devices.wall import Wall
+MiB = 1 << 20
+limit = lambda: resource.getrlimit(resource.RLIMIT_DATA)[0]
+before, low, high = limit(), Wall(resident_bytes() + 50 * MiB), Wall(resident_bytes() + 200 * MiB)
+high.__enter__()
+alone = limit()
+low.__enter__()
+both = limit()
+high.__exit__()  # as threads do: not the other way round
+left = limit()
+low.__exit__()
+print(json.dumps([before, alone, both, left, limit()]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is Linux's")
+def test_of_two_walls_the_lower_counts_and_the_last_leaves_no_limit_behind() -> None:
+    done = subprocess.run([sys.executable, "-c", _TWO_WALLS], capture_output=True, text=True, check=True,
+                          env={"PYTHONPATH": ":".join(sys.path), "OPENBLAS_NUM_THREADS": "1"})  # fmt: skip
+    before, alone, both, left, after = json.loads(done.stdout)
+    assert both < alone and left == both and after == before
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"proc/self/cgroup": "0::/box\n", "sys/fs/cgroup/box/cpu.max": "100000 100000\n"}, 1.0),
+        ({"proc/self/cgroup": "0::/box\n", "sys/fs/cgroup/box/cpu.max": "max 100000\n"}, None),
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "150000 100000\n",
+          "sys/fs/cgroup/a/b/cpu.max": "300000 100000\n"}, 1.5),
+        ({"proc/self/cgroup": "4:cpu,cpuacct:/box\n", "sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_quota_us": "50000\n",
+          "sys/fs/cgroup/cpu,cpuacct/box/cpu.cfs_period_us": "100000\n"}, 0.5),
+        ({"proc/self/cgroup": "4:cpu,cpuacct:/box\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000\n",
+          "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, 2.0),
+        ({"proc/self/cgroup": "4:cpu:/\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+          "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({}, None),
+    ],
+)  # fmt: skip
+def test_a_share_of_the_processor_is_read_from_both_versions(
+    files: dict[str, str], cpus: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert group_cpus(tmp_path) == cpus
+    monkeypatch.setattr(memory, "group_cpus", lambda: cpus)
+    monkeypatch.setattr(memory.os, "sched_getaffinity", lambda pid: set(range(4)), raising=False)
+    assert memory.usable_threads() == {None: 4, 0.5: 1, 1.0: 1, 1.5: 2, 2.0: 2}[cpus]
+
+
 class TestWatcher:
     def test_it_stops_a_run_that_has_gone_over_where_there_is_no_wall(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(memory, "data_limit", lambda: None)
+        monkeypatch.setattr(wall, "data_limit", lambda: None)
         now = [Reading(50 * MiB, GiB)]
         watching, stopped = Guard(100 * MiB, GiB, lambda: now[0], lambda: now[0].resident), []
         watching.stop_run = stopped.append
-        with watching.standing(0, threads=1):
+        with watching.standing():
             time.sleep(0.2)
             assert not stopped and not watching.walled
             now[0] = Reading(150 * MiB, GiB)
@@ -166,7 +222,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterator[int]], None]:
 
         monkeypatch.setattr(Guard, "pressure", pressure)
         monkeypatch.setattr(Guard, "has_room_for", lambda watching, more: last[0] - more > watching.reserve_bytes)
-        monkeypatch.setattr(running, "machine_bytes", lambda: 8 * GiB)
+        monkeypatch.setattr(guard, "machine_bytes", lambda: 8 * GiB)
 
     return scripted
 

@@ -94,7 +94,7 @@ def test_under_three_limits_at_once_at_most_a_twentieth_of_the_score_is_missed(a
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(106, 330), st.sampled_from([None, 0.4, 0.8]), st.sampled_from(["adamw", "sgd"]))
+@given(st.integers(126, 350), st.sampled_from([None, 0.4, 0.8]), st.sampled_from(["adamw", "sgd"]))
 def test_a_plan_stays_within_its_budget_by_its_own_estimate(mib, seconds, optimizer):
     arch = architecture(depth=3)
     budget = Budget(memory_bytes=mib * MIB, step_seconds=seconds)
@@ -106,7 +106,7 @@ def test_a_plan_stays_within_its_budget_by_its_own_estimate(mib, seconds, optimi
 
 
 @settings(max_examples=6, deadline=None)
-@given(st.integers(0, 1000), st.lists(st.integers(102, 280), min_size=2, max_size=4))
+@given(st.integers(0, 1000), st.lists(st.integers(122, 300), min_size=2, max_size=4))
 def test_more_memory_never_gives_a_smaller_score(seed, sizes):
     scores = table(architecture(depth=3), seed=seed)
     reached = [score_of(plan(scores, Budget(memory_bytes=mib * MIB))) for mib in sorted(sizes)]
@@ -130,7 +130,7 @@ def test_search_and_estimate_agree_on_what_a_choice_costs():
 def test_thinning_costs_little(monkeypatch):
     arch = architecture(depth=6)
     scores = table(arch)
-    budgets = [Budget(memory_bytes=mib * MIB) for mib in (105, 115, 125, 145, 165)]
+    budgets = [Budget(memory_bytes=mib * MIB) for mib in (125, 135, 145, 165, 185)]
     full = [score_of(plan(scores, b, micro_batch_size=4)) for b in budgets]
     monkeypatch.setattr("edgeplast.planning.choosing.FRONT", FRONT // 8)
     thin = [score_of(plan(scores, b, micro_batch_size=4)) for b in budgets]
@@ -140,17 +140,17 @@ def test_thinning_costs_little(monkeypatch):
 def test_between_ways_that_train_the_same_the_fastest_is_taken():
     arch = architecture()
     scores = table(arch, {"blocks.0.attn": 1.0})
-    roomy, tight = (plan(scores, Budget(memory_bytes=mib * MIB)) for mib in (1000, 180))
+    roomy, tight = (plan(scores, Budget(memory_bytes=mib * MIB)) for mib in (1000, 200))
     assert (roomy.micro_batch_size, roomy.recompute) == (16, "none")
     assert roomy.trainable == tight.trainable
     # 4 images at a time cost no time, a second forward pass does.
-    assert plan(scores, Budget(memory_bytes=240 * MIB)).recompute == "none"
+    assert plan(scores, Budget(memory_bytes=260 * MIB)).recompute == "none"
     assert tight.recompute != "none" or tight.micro_batch_size < 4
 
 
 def test_what_larger_micro_batches_would_save_is_said_only_where_they_save_something():
     scores = table(architecture())
-    plans = [plan(scores, Budget(memory_bytes=mib * MIB)) for mib in range(110, 300, 10)]
+    plans = [plan(scores, Budget(memory_bytes=mib * MIB)) for mib in range(130, 320, 10)]
     notes = [note for made in plans for note in made.notes if "--micro-batch 4 would be" in note]
     assert notes and all(int(re.search(r"would be (-?\d+)% faster", note)[1]) > 0 for note in notes)
 
@@ -159,7 +159,7 @@ def test_depth_counts():
     """One component at the front makes the gradient cross everything; under a tight budget the end is better."""
     arch = architecture()
     scores = table(arch, {"blocks.0.fc1": 1.0, "blocks.11.fc1": 0.9})
-    made = plan(scores, Budget(memory_bytes=140 * MIB), micro_batch_size=16)
+    made = plan(scores, Budget(memory_bytes=160 * MIB), micro_batch_size=16)
     assert [block_of(name) for name in made.trainable] == [11, None, None]
 
 

@@ -15,7 +15,7 @@ from edgeplast.plans import Plan
 
 ARCH = architecture(depth=4)
 SCORES = table(ARCH)
-TIGHT = Budget(memory_bytes=115 * MIB)
+TIGHT = Budget(memory_bytes=135 * MIB)
 
 
 def test_what_was_chosen_is_the_plan():
@@ -58,7 +58,7 @@ def test_the_curve_rises_to_everything_that_is_scored():
 
 def test_fifty_megabytes_more():
     why = explain(SCORES, TIGHT)
-    assert why.with_more.score == pytest.approx(explain(SCORES, Budget(memory_bytes=115 * MIB + 50_000_000)).score)
+    assert why.with_more.score == pytest.approx(explain(SCORES, Budget(memory_bytes=135 * MIB + 50_000_000)).score)
     assert explain(SCORES, Budget()).with_more is None
     assert explain(SCORES, Budget()).next_step is None
 
@@ -81,7 +81,7 @@ def scores_file(tmp_path):
 
 def test_command_writes_a_plan_and_shows_why(scores_file, tmp_path, capsys):
     output = tmp_path / "plan.json"
-    arguments = ["plan", str(scores_file), "--memory", "115MiB", "-o", str(output), "--explain"]
+    arguments = ["plan", str(scores_file), "--memory", "135MiB", "-o", str(output), "--explain"]
     assert run(arguments) == 0
     shown = capsys.readouterr().out
     for words in ("what trains", "predicted peak", "what just missed", "50 MB more would buy", "← budget", "█"):
@@ -95,7 +95,7 @@ def test_command_writes_a_plan_and_shows_why(scores_file, tmp_path, capsys):
 def test_command_prints_json(scores_file, capsys):
     assert run(["plan", str(scores_file), "--train", "attn,norm,head", "--json"]) == 0
     assert Plan.from_json(capsys.readouterr().out.encode(), where="output").strategy == "names"
-    assert run(["plan", str(scores_file), "--memory", "115MiB", "--disk", "20MiB", "--explain", "--json"]) == 0
+    assert run(["plan", str(scores_file), "--memory", "135MiB", "--disk", "20MiB", "--explain", "--json"]) == 0
     assert {"plan", "estimate", "missed", "curve"} <= json.loads(capsys.readouterr().out).keys()
 
 

@@ -8,7 +8,7 @@ from planning_models import MIB, architecture, small, table
 from edgeplast.budget import Budget
 from edgeplast.components import all_components, block_components, select
 from edgeplast.errors import BudgetError, UsageError
-from edgeplast.planning import RUNTIME_BASE_BYTES, STRATEGIES, plan
+from edgeplast.planning import STRATEGIES, base_bytes, plan
 from edgeplast.scores import ComponentScore, ScoreTable
 from edgeplast.units import format_bytes
 
@@ -130,7 +130,7 @@ TINY = architecture(depth=6)
 def test_below_the_runtime_the_base_is_named_and_the_smallest_budget_works():
     message = refusal(TINY, Budget(memory_bytes=50 * MIB))
     assert "Nothing of vit_for_tests can be trained within 50 MiB of memory" in message
-    assert f"The runtime alone takes about {format_bytes(RUNTIME_BASE_BYTES)}" in message
+    assert f"The runtime alone takes about {format_bytes(base_bytes(6))}" in message
     mib = int(re.search(r"The head alone needs .* give --memory (\d+)MiB or more", message).group(1))
     assert plan(table(TINY), Budget(memory_bytes=mib * MIB)).trainable[-1] == "head"
     assert "runtime" not in refusal(TINY, Budget(memory_bytes=(mib - 1) * MIB))

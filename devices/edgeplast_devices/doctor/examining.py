@@ -15,6 +15,7 @@ import msgspec
 from edgeplast.bundle import Bundle
 from edgeplast.errors import EdgeplastError
 from edgeplast.units import format_bytes
+from edgeplast_devices.control_groups import group_limit
 from edgeplast_devices.detection import Recognised, recognise, this_machine
 from edgeplast_devices.doctor import machine as checks
 from edgeplast_devices.doctor.findings import (
@@ -27,7 +28,7 @@ from edgeplast_devices.doctor.findings import (
 )
 from edgeplast_devices.doctor.runtime import attempt, check_bundle_steps, check_runtime
 from edgeplast_devices.doctor.trial import ADAPTING, Request
-from edgeplast_devices.memory import available_bytes, data_limit, group_limit, swap_bytes
+from edgeplast_devices.memory import available_bytes, data_limit, swap_bytes
 from edgeplast_devices.providers import CPU
 from edgeplast_devices.thermals import read_thermals
 

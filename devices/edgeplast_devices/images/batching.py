@@ -153,5 +153,6 @@ def _read(
             values[len(kept)] = preprocess(picture, how)
         else:
             values[len(kept)] = augmentation.augment(picture, how, picture_generator(*chance, index))
+        del picture  # or it would be held while the next one is decoded
         kept.append(index)
     return Batch(values[: len(kept)], images.labels[kept], np.asarray(kept, dtype=np.int64))

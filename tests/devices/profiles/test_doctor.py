@@ -16,12 +16,12 @@ from make_practice_graph import practice_graph
 
 from edgeplast.bundle import TRAINABLE, Bundle
 from edgeplast.cli.app import run
+from edgeplast_devices.control_groups import group_limit
 from edgeplast_devices.detection import recognise, this_machine
 from edgeplast_devices.doctor import machine
 from edgeplast_devices.doctor.findings import Finding, failed, passed, split_advice, worst_exit_code
 from edgeplast_devices.doctor.runtime import attempt, check_bundle_steps, check_runtime
 from edgeplast_devices.doctor.trial import PRACTICE_GRAPH, Outcome, Request
-from edgeplast_devices.memory import group_limit
 from edgeplast_devices.thermals import read_thermals
 
 GiB = 1 << 30
