@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeplast.adaptation import BeforeAfter
+from edgeplast.arguments import BUNDLE, LABELLED, PLAN, SCORES, path_of
 from edgeplast.bundle import Bundle
 from edgeplast.deployment import Deployment
 from edgeplast.errors import InputError, UsageError
@@ -76,15 +77,15 @@ def prune(
     from edgeplast.models import preprocessing_of, with_head
     from edgeplast.scoring import score as score_model
     from edgeplast.unwrapping import unwrapped
-    from edgeplast_devices.images import open_images
+    from edgeplast_devices.images import ImageSet, open_images
     from edgeplast_exporters.latency import inference_seconds
 
     target = Target(keep=keep, macs=macs, size_bytes=size_bytes, latency_seconds=latency_seconds)
+    model = unwrapped(model)
     if into is not None:
         claim(Path(into), force=force, folder=True)
-    if isinstance(images, str | Path):
-        images = open_images(Path(images), progress=progress)
-    model = unwrapped(model)
+    if not isinstance(images, ImageSet):
+        images = open_images(path_of(images, "images", LABELLED), progress=progress)
     pictures = PreparedImages(images, preprocessing or preprocessing_of(model))
     model = with_head(model, len(pictures.classes))
     if scores is None:
@@ -99,7 +100,7 @@ def prune(
             progress=progress,
         )
     else:
-        table = scores if isinstance(scores, ScoreTable) else ScoreTable.read(Path(scores))
+        table = scores if isinstance(scores, ScoreTable) else ScoreTable.read(path_of(scores, "scores", SCORES))
     pruned = prune_model(
         model,
         pictures,
@@ -172,17 +173,19 @@ def choose_bits(
     from edgeplast.models import preprocessing_of, with_classes
     from edgeplast.scoring.examples import draw_pictures
     from edgeplast.unwrapping import unwrapped
-    from edgeplast_devices.images import open_images
+    from edgeplast_devices.images import ImageSet, open_images
     from edgeplast_exporters.automatic_bits import choose_bits as choose
 
     model = unwrapped(model)
-    planned = plan if isinstance(plan, Plan) else Plan.read(Path(plan))
+    planned = plan if isinstance(plan, Plan) else Plan.read(path_of(plan, "plan", PLAN))
     names = tuple(classes or planned.classes)
     if len(names) < 2:
         raise InputError("A bundle needs the names of at least two classes. Give --classes, or score labelled images.")
     if max_accuracy_drop is not None and not 0 <= max_accuracy_drop < 100:
         raise UsageError(f"--max-accuracy-drop {max_accuracy_drop:g} must be points of accuracy: 0 or more, below 100.")
-    opened = open_images(Path(images), progress=progress) if isinstance(images, str | Path) else images
+    opened = images
+    if not isinstance(opened, ImageSet):
+        opened = open_images(path_of(opened, "images", LABELLED), progress=progress)
     prepared = PreparedImages(opened, preprocessing or preprocessing_of(model))
     held_out = 0 if max_accuracy_drop is None else _HELD_OUT_IMAGES
     order = draw_pictures(prepared, calibration_images + held_out, seed)
@@ -283,14 +286,14 @@ def deploy_quantized(
     from edgeplast.quantizing import check_installed, quantize
     from edgeplast_devices.deploying import deploy as deploy_bundle
     from edgeplast_devices.evaluating import evaluate_deployed
-    from edgeplast_devices.images import open_splits
+    from edgeplast_devices.images import Splits, open_splits
 
     claim(Path(into), force=force)
     check_installed()
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(Path(bundle))
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(path_of(bundle, "bundle", BUNDLE))
     manifest = opened.manifest
-    if isinstance(images, str | Path):
-        images = open_splits(Path(images), seed=seed, progress=progress)
+    if not isinstance(images, Splits):
+        images = open_splits(path_of(images, "images", LABELLED), seed=seed, progress=progress)
     measured_on, measured = next((n, s) for n in ("test", "val", "train") if (s := getattr(images, n)) is not None)
     with tempfile.TemporaryDirectory() as folder:
         plain, integer = Path(folder) / "float.onnx", Path(folder) / "integer.onnx"

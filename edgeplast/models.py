@@ -20,6 +20,7 @@ from edgeplast.preprocessing import Preprocessing
 from edgeplast.pretrained.configuration import check_activation, read_configuration
 from edgeplast.pretrained.files import read_state_dict
 from edgeplast.pretrained.fitting import fill
+from edgeplast.pretrained.names import LOCAL, brings_weights, unknown_model
 from edgeplast.pruned import is_pruned
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def load_model(
     if checkpoint is not None and pretrained:
         raise UsageError("--checkpoint and --pretrained both name the weights. Give one of them.")
     if not brings_weights(name) and not timm.is_model(name):
-        raise _unknown_model(name)
+        raise unknown_model(name, timm)
     if name.lower().startswith(LOCAL) and checkpoint is None:  # filled here, so that its faults have names
         checkpoint = Path(name[len(LOCAL) :])
     state = read_state_dict(checkpoint) if checkpoint is not None else None
@@ -168,15 +169,6 @@ def load_model(
     used = f"{used}; pictures: {preprocessing_of(model)} ({decided_by or 'from timm'})"
     remember(model, _timm_name(model) if brings_weights(name) else name, arguments, used=used)
     return model.eval()
-
-
-LOCAL, HUBS = "local-dir:", ("local-dir:", "hf-hub:", "hf_hub:")
-"""How names begin that timm looks up with their weights: in a folder, or at a model hub."""
-
-
-def brings_weights(name: str) -> bool:
-    """Whether a model's name also says where its weights are."""
-    return name.lower().startswith(HUBS) or is_pruned(name)
 
 
 def create(name: str, options: Mapping[str, Any], *, pretrained: bool = False) -> torch.nn.Module:
@@ -304,8 +296,13 @@ def pooled_tokens(model: torch.nn.Module) -> int | None:
 
 
 def preprocessing_of(model: torch.nn.Module) -> Preprocessing:
-    """Return the evaluation preprocessing that timm's data configuration gives for a model."""
+    """Return the evaluation preprocessing that timm's data configuration gives for a model.
+
+    Raises:
+        InputError: the model is outside the family, or its configuration out of range.
+    """
     import_timm()
+    check_family(model)
     from timm.data.config import resolve_model_data_config
 
     config = resolve_model_data_config(model)
@@ -364,20 +361,6 @@ def with_head(model: torch.nn.Module, classes: int) -> torch.nn.Module:
 def _timm_name(model: torch.nn.Module) -> str:
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     return str(config.get("architecture") or type(model).__name__)
-
-
-def _unknown_model(name: str) -> UsageError:
-    from difflib import get_close_matches
-
-    timm = import_timm()
-    family = timm.list_models(module="vision_transformer") + timm.list_models(module="deit")
-    near = get_close_matches(name, family, n=3, cutoff=0.5)
-    hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    return UsageError(
-        f"timm has no model {name!r}.{hint} Known are {len(family)} vision transformers such as "
-        "vit_tiny_patch16_224, vit_small_patch16_224, vit_base_patch16_224 and deit_tiny_distilled_patch16_224; "
-        """list them with: python -c "import timm; print(timm.list_models('*vit*'))"."""
-    )
 
 
 def check_finite(model: torch.nn.Module) -> None:

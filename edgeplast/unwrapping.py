@@ -19,8 +19,9 @@ def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     import torch
 
     inner: Any = model
-    while isinstance(inner, torch.nn.Module) and not hasattr(inner, "patch_embed"):
-        wrapped = getattr(inner, "_orig_mod", None) or getattr(inner, "module", None)
+    while isinstance(inner, torch.nn.Module):
+        parts = inner._modules  # a compiled module answers for the attributes of the one inside
+        wrapped = parts.get("_orig_mod") or (None if "patch_embed" in parts else parts.get("module"))
         if wrapped is None:
             break
         inner = wrapped

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeplast.adaptation import Adaptation, EpochReport
+from edgeplast.arguments import BUDGET, BUNDLE, LABELLED, PLAN, SCORES, UNLABELLED, check_kind, path_of, wrong_kind
 from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
-from edgeplast.errors import InputError
+from edgeplast.errors import InputError, UsageError
 from edgeplast.evaluation import Evaluation
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
@@ -25,6 +26,7 @@ from edgeplast.stamps import kind_at
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
     from edgeplast_devices.images import ImageSet, Splits, Unreadable
     from edgeplast_devices.options import TrainingOptions
@@ -74,7 +76,8 @@ def plan(scores: ScoreTable | str | Path, budget: Budget | None = None, **how: A
     """
     from edgeplast.planning import plan as plan_model
 
-    table = scores if isinstance(scores, ScoreTable) else ScoreTable.read(Path(scores))
+    table = scores if isinstance(scores, ScoreTable) else ScoreTable.read(path_of(scores, "scores", SCORES))
+    check_kind(budget, Budget, "budget", BUDGET)
     return plan_model(table, budget or Budget(), **how)
 
 
@@ -119,7 +122,7 @@ def export(
             "The model has no head to keep: its weights are those of a backbone alone. Leave out --keep-head "
             "(keep_head), and it starts with a fresh head for the classes of the bundle."
         )
-    chosen = plan if isinstance(plan, Plan) else Plan.read(Path(plan))
+    chosen = plan if isinstance(plan, Plan) else Plan.read(path_of(plan, "plan", PLAN))
     names = tuple(classes or chosen.classes)
     if len(names) < 2:
         raise InputError("A bundle needs the names of at least two classes. Give --classes, or score labelled images.")
@@ -140,7 +143,7 @@ def export(
 
 def adapt(
     bundle: Bundle | str | Path,
-    images: str | Path | Splits,
+    images: str | Path | Splits | ImageSet,
     *,
     into: str | Path,
     budget: Budget | None = None,
@@ -155,8 +158,8 @@ def adapt(
 
     Args:
         bundle: a bundle or its folder.
-        images: a folder, archive or npz of labelled images, or opened splits. Without a validation split one is
-            made from the training images.
+        images: a folder, archive or npz of labelled images, an opened set, or opened splits. Without a validation
+            split one is made from the training images.
         into: folder for the adapted bundle.
         budget: of this process; by default what the bundle was exported for, and ``Budget()`` for no limit.
         options: of the training; with ``resume`` by default those of the run that was interrupted.
@@ -165,20 +168,27 @@ def adapt(
         progress: told of each step.
         epoch_done: told of each epoch.
         notice: told what a user should know of a resumption, and of a budget that nobody gave.
+
+    Raises:
+        UsageError: an argument is of another kind, such as a data set of torch's; for other errors see there.
     """
     from edgeplast_devices.adapting import adapt as adapt_bundle
     from edgeplast_devices.adapting import interrupted_options, refuse_taken
     from edgeplast_devices.guard import guard_for
-    from edgeplast_devices.images import open_splits
+    from edgeplast_devices.images import ImageSet, Splits, open_splits
     from edgeplast_devices.options import TrainingOptions
 
+    check_kind(budget, Budget, "budget", BUDGET)
+    check_kind(options, TrainingOptions, "options", "edgeplast.TrainingOptions")
     refuse_taken(Path(into), resume=resume, force=force)  # before the bundle is hashed and an archive unpacked
     options = options or (interrupted_options(Path(into)) if resume else None) or TrainingOptions()
     opened = _bundle(bundle)
     guard = guard_for(opened, budget, notice)
     with guard.standing():  # before the images are opened: a list of files can be the peak
-        if isinstance(images, str | Path):
-            images = open_splits(Path(images), seed=options.seed, progress=progress)
+        if isinstance(images, ImageSet):
+            images = Splits(images, None, None)
+        elif not isinstance(images, Splits):
+            images = open_splits(path_of(images, "images", LABELLED), seed=options.seed, progress=progress)
         return adapt_bundle(
             opened,
             images,
@@ -214,12 +224,13 @@ def evaluate(
     """
     from edgeplast_devices.evaluating import evaluate as evaluate_bundle
     from edgeplast_devices.evaluating import evaluate_deployed
-    from edgeplast_devices.images import open_images
+    from edgeplast_devices.images import ImageSet, open_images
 
-    deployed = not isinstance(bundle, Bundle) and kind_at(Path(bundle)) == "file"
+    place = None if isinstance(bundle, Bundle) else path_of(bundle, "bundle", f"{BUNDLE}, or an ONNX file")
+    deployed = place is not None and kind_at(place) == "file"
     opened = None if deployed else _bundle(bundle)
-    if isinstance(images, str | Path):
-        images = open_images(Path(images), split, prefer=("test", "val"), progress=progress)
+    if not isinstance(images, ImageSet):
+        images = open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
     if opened is None:
         assert not isinstance(bundle, Bundle)
         return evaluate_deployed(Path(bundle), images, progress=progress, **how)
@@ -235,7 +246,7 @@ def deploy(bundle: Bundle | str | Path, into: str | Path, *, force: bool = False
 
 def predict(
     model: str | Path,
-    images: str | Path | ImageSet | Sequence[str | Path],
+    images: str | Path | ImageSet | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray],
     *,
     threads: int | None = None,
     runtime: str = "auto",
@@ -247,7 +258,8 @@ def predict(
 
     Args:
         model: the ONNX file from ``deploy``.
-        images: a picture, a folder or tar of pictures, several of these, or an opened set.
+        images: a picture, a folder or tar of pictures, several of these, or an opened set. A picture is a file, a PIL
+            image, or an array of uint8 (H, W, 3), RGB, or (H, W), grey; several may be one array (N, H, W, 3).
         threads: of the runtime; by default all usable cores.
         runtime: the build of onnxruntime: ``ort-training``, ``stock``, or ``auto`` for the one that is installed.
         provider: the execution provider: ``cpu``, ``cuda``, …; the CPU takes over, with a warning, where it fails.
@@ -256,14 +268,15 @@ def predict(
 
     Raises:
         InputError: the model or a path cannot be used, or not one picture can be read.
+        UsageError: there are no pictures, or an argument is of another kind.
     """
-    from edgeplast_devices.images import ImageSet, open_unlabelled
+    from edgeplast_devices.images import ImageSet
     from edgeplast_devices.predicting import Classifier
 
+    model = path_of(model, "model", "the path of an ONNX file from edgeplast deploy")
     if not isinstance(images, ImageSet):
-        paths = [images] if isinstance(images, str | Path) else images
-        images = open_unlabelled([Path(path) for path in paths], progress=progress)
-    classifier = Classifier(Path(model), threads=threads, runtime=runtime, provider=provider)
+        images = _unlabelled(images, progress)
+    classifier = Classifier(model, threads=threads, runtime=runtime, provider=provider)
     return list(classifier.predict(images, unreadable=unreadable, progress=progress))
 
 
@@ -307,10 +320,29 @@ def _calibration(
 
 
 def _bundle(given: Bundle | str | Path) -> Bundle:
-    return given if isinstance(given, Bundle) else Bundle.open(Path(given))
+    return given if isinstance(given, Bundle) else Bundle.open(path_of(given, "bundle", BUNDLE))
 
 
 def _image_set(given: str | Path | ImageSet, progress: Progress) -> ImageSet:
-    from edgeplast_devices.images import open_images
+    from edgeplast_devices.images import ImageSet, open_images
 
-    return open_images(Path(given), progress=progress) if isinstance(given, str | Path) else given
+    return given if isinstance(given, ImageSet) else open_images(path_of(given, "images", LABELLED), progress=progress)
+
+
+def _unlabelled(given: Any, progress: Progress) -> ImageSet:
+    """Open one or several paths, or take one or several pictures as they are."""
+    from edgeplast_devices.images import open_unlabelled
+    from edgeplast_devices.images.in_memory import from_memory, is_picture
+
+    one = isinstance(given, str | Path) or is_picture(given)
+    if not one and not isinstance(given, list | tuple | np.ndarray):
+        raise wrong_kind(given, "images", UNLABELLED)
+    several = [given] if one else list(given)
+    if not several:
+        raise UsageError(f"images is empty: there is nothing to predict. Allowed: {UNLABELLED}.")
+    if all(isinstance(each, str | Path) for each in several):
+        return open_unlabelled([Path(each) for each in several], progress=progress)
+    for i, each in enumerate(several):
+        if not is_picture(each):
+            raise wrong_kind(each, f"images[{i}]", UNLABELLED)
+    return from_memory(several)

@@ -151,7 +151,7 @@ def check_weights_named(checkpoint: Path | None, pretrained: bool, model: str = 
     Raises:
         UsageError: neither ``--checkpoint`` nor ``--pretrained`` is given.
     """
-    from edgeplast.models import brings_weights
+    from edgeplast.pretrained.names import brings_weights
 
     if checkpoint is None and not pretrained and not brings_weights(model):
         raise UsageError("Where are the weights? Give --checkpoint FILE, or --pretrained to ask timm's hub.")
