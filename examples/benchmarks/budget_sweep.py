@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from failures import Failures
 from PIL import Image
 
 import edgeplast
@@ -216,6 +217,7 @@ def main() -> None:
     options = parser.parse_args()
     parts = options.parts.split(",")
     results: dict[str, Any] = {}
+    failures = Failures()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         bundle = make_bundle(options.model, options.train, root / "bundle", options.checkpoint)
@@ -223,15 +225,19 @@ def main() -> None:
         if "sweep" in parts:
             results["sweep"] = sweep(options.python, bundle, data, options.seeds)
         if "smallest" in parts:
-            results["smallest"] = smallest(options.python, root, data)
+            with failures.noted("smallest"):
+                results["smallest"] = smallest(options.python, root, data)
         if "losses" in parts:
-            results["losses"] = losses(options.python, bundle, make_pictures(root / "few", 16, 2))
+            with failures.noted("losses"):
+                results["losses"] = losses(options.python, bundle, make_pictures(root / "few", 16, 2))
         if "overhead" in parts:
             rows = [row for row in results.get("sweep", []) if "step_seconds" in row]
             step = float(np.median([row["step_seconds"] for row in rows])) if rows else 1.0
-            results["overhead"] = overhead(step)
+            with failures.noted("overhead"):
+                results["overhead"] = overhead(step)
     if options.json:
         options.json.write_text(json.dumps({"model": options.model, "train": options.train, **results}, indent=1))
+    failures.leave()
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from failures import Failures
 from score_study import DATA, MODEL, PHOTOS, WEIGHTS, Photos
 
 from edgeplast import compressing, verbs
@@ -56,18 +57,20 @@ TENTH = "blocks.9.attn,blocks.10.attn,blocks.11.attn,blocks.11.fc2,head"
 
 
 def run(journal: Path, work: Path, minutes: float) -> None:
-    """Do what the journal does not hold yet; begin no piece after so many minutes."""
-    began = time.perf_counter()
+    """Do what the journal does not hold yet; begin no piece after so many minutes, and go on where one fails."""
+    began, failures = time.perf_counter(), Failures()
     for piece, key in pieces(journal):
         if any(all(line.get(k) == v for k, v in key.items()) for line in read(journal)):
             continue
         start = time.perf_counter()
         if start - began > 60 * minutes:
-            return
-        record = {**key, **piece(work, **key), "seconds": round(time.perf_counter() - start, 1)}
-        with journal.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        print(json.dumps(record), flush=True)
+            break
+        with failures.noted(", ".join(str(value) for value in key.values())):
+            record = {**key, **piece(work, **key), "seconds": round(time.perf_counter() - start, 1)}
+            with journal.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            print(json.dumps(record), flush=True)
+    failures.leave()
 
 
 def pieces(journal: Path) -> list[tuple[Any, dict[str, Any]]]:

@@ -19,6 +19,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from failures import Failures
+
 from edgeplast.recomputation import IN_WORDS
 
 HERE = Path(__file__).resolve()
@@ -43,28 +45,42 @@ def main() -> None:
         print(json.dumps(_measure(json.loads(arguments.worker))))
         return
     rows: list[dict[str, Any]] = []
+    failures = Failures()
     with tempfile.TemporaryDirectory() as folder:
         _write_pictures(Path(folder) / "pictures")
         for model in arguments.models:
-            bundle = _export(model, arguments, Path(folder) / model)
+            with failures.noted(model):
+                bundle = _export(model, arguments, Path(folder) / model)
+            if model in failures.names:
+                continue
             for tier in bundle.manifest.tiers:
                 if arguments.tiers and tier.name not in arguments.tiers:
                     continue
                 for graph in tier.graphs:
-                    rows += [_row(arguments, bundle.path, model, tier.name, graph, n) for n in arguments.micro_batches]
-                    if not arguments.json:
-                        _show(rows[-len(arguments.micro_batches) :])
+                    found = []
+                    for n in arguments.micro_batches:
+                        with failures.noted(f"{model}, {graph.file} at micro-batch {n}"):
+                            found.append(_row(arguments, bundle.path, model, tier.name, graph, n))
+                    rows += found
+                    if found and not arguments.json:
+                        _show(found)
     errors = [row["predicted_bytes"] / row["measured_bytes"] - 1 for row in rows]
     if arguments.json:
-        print(json.dumps({"rows": rows, "worst_over": max(errors), "worst_under": min(errors)}, indent=2))
-    else:
+        print(
+            json.dumps(
+                {"rows": rows, "worst_over": max(errors, default=None), "worst_under": min(errors, default=None)},
+                indent=2,
+            )
+        )
+    elif rows:
         print(f"predicted over measured: {min(errors):+.1%} to {max(errors):+.1%}, {len(rows)} processes")
+    failures.leave()
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
     cells = [
         f"{row['predicted_bytes'] / 1e6:.0f} → {row['measured_bytes'] / 1e6:.0f}"
-        f" ({row['predicted_bytes'] / row['measured_bytes'] - 1:+.1%})"
+        f" ({row['predicted_bytes'] / row['measured_bytes'] - 1:+.1%}, micro-batch {row['micro_batch']})"
         for row in rows
     ]
     print(f"| {rows[0]['model']} {rows[0]['graph']} | {' | '.join(cells)} |", flush=True)
@@ -79,7 +95,7 @@ def _row(
     command = [arguments.runtime, str(HERE), "--worker", json.dumps(work)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
-        sys.exit(f"{graph.file} at micro-batch {micro_batch} failed:\n{done.stderr[-2000:]}")
+        raise RuntimeError(done.stderr)
     name = f"{tier}, {IN_WORDS[graph.recompute]}"
     return {"model": model, "graph": name, "micro_batch": micro_batch, **json.loads(done.stdout.splitlines()[-1])}
 

@@ -20,6 +20,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from failures import Failures
+
 ROOT = Path(__file__).resolve().parents[2]
 CHOICES = {
     "fp32": ("--weight-bits", "32"),
@@ -44,16 +46,18 @@ def main() -> None:
     parser.add_argument("--choices", nargs="+", choices=tuple(CHOICES), default=tuple(CHOICES))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    results = {}
+    results, failures = {}, Failures()
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.choices:
             bundle = Path(folder) / "".join(c if c.isalnum() else "-" for c in name)
-            results[name] = _measure(arguments, _sized(arguments, CHOICES[name], bundle), bundle)
-            if not arguments.json:
-                print(_row(name, results[name]), flush=True)
+            with failures.noted(name):
+                results[name] = _measure(arguments, _sized(arguments, CHOICES[name], bundle), bundle)
+                if not arguments.json:
+                    print(_row(name, results[name]), flush=True)
     if arguments.json:
         settings = {"model": arguments.model, "train": arguments.train, "epochs": arguments.epochs}
         print(json.dumps({"workload": settings | {"seeds": arguments.seeds}, "choices": results}, indent=2))
+    failures.leave()
 
 
 def _sized(arguments: argparse.Namespace, choice: tuple[str, ...], bundle: Path) -> tuple[str, ...]:
@@ -140,7 +144,7 @@ def _edgeplast(*words: str) -> Any:
     command = [sys.executable, "-m", "edgeplast", *words, "--json"]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
-        sys.exit(f"edgeplast {' '.join(words)} failed:\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"edgeplast {' '.join(words)}: {done.stderr}")
     return json.loads(done.stdout)
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from failures import Failures
 from PIL import Image
 
 from edgeplast.components import COMPONENT_TYPES, component_of, type_of
@@ -150,17 +151,19 @@ def test(model: torch.nn.Module, photos: Photos, indices: np.ndarray) -> tuple[f
 
 
 def train(journal: Path) -> None:
-    """Do every run that the journal does not hold yet."""
+    """Do every run that the journal does not hold yet; a type that fails leaves the others theirs."""
+    failures = Failures()
     photos, tests = Photos(DATA / PHOTOS, "train"), Photos(DATA / PHOTOS, "test")
     fitting, held = split_off(photos.labels, VALIDATION_PER_CLASS, seed=0)
+    everything, indices = np.arange(len(photos)), np.arange(len(tests))
     for kind in RATES:
-        for rate in RATES[kind]:
-            run_once(journal, photos, fitting, photos, held, kind=kind, rate=rate, seed=0, on="validation")
-        chosen = picked(read(journal), kind)
-        everything = np.arange(len(photos))
-        for seed in SEEDS:
-            indices = np.arange(len(tests))
-            run_once(journal, photos, everything, tests, indices, kind=kind, rate=chosen, seed=seed, on="test")
+        with failures.noted(kind):
+            for rate in RATES[kind]:
+                run_once(journal, photos, fitting, photos, held, kind=kind, rate=rate, seed=0, on="validation")
+            chosen = picked(read(journal), kind)
+            for seed in SEEDS:
+                run_once(journal, photos, everything, tests, indices, kind=kind, rate=chosen, seed=seed, on="test")
+    failures.leave()
 
 
 def run_once(journal: Path, photos: Photos, fit: np.ndarray, judge: Photos, indices: np.ndarray, **key: Any) -> None:

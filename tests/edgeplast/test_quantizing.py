@@ -57,6 +57,8 @@ def test_the_quantized_model_is_close_and_a_third_of_the_size(plain: Path, tmp_p
     before, after = logits(plain), logits(tmp_path / "integer.onnx")
     assert 0 < np.abs(after - before).max() < 0.1 * np.abs(before).max()
     assert (tmp_path / "integer.onnx").stat().st_size < 0.4 * plain.stat().st_size
+    loaded = pytest.importorskip("onnx").load(tmp_path / "integer.onnx")
+    assert loaded.ir_version <= 10 and all(o.version <= 21 for o in loaded.opset_import)  # as old as any runtime reads
     opened = Classifier(tmp_path / "integer.onnx")
     assert opened.classes == CLASSES and opened.preprocessing == Classifier(plain).preprocessing
 
