@@ -39,7 +39,7 @@ class Architecture(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     kept_fraction: dict[str, float] = {}
 
     def __post_init__(self) -> None:
-        if min(self.tokens, self.width, self.depth, self.classes, *self.image_size) < 1:
+        if min(self.tokens, self.width, self.depth, self.classes, *self.image_size, *self.heads, *self.mlp_width) < 1:
             raise InputError(f"The architecture of {self.model!r} has a size below 1: {self}.")
         if not len(self.heads) == len(self.mlp_width) == self.depth:
             raise InputError(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeplast.errors import UsageError
+from edgeplast.files import possible
 
 LABELLED = (
     "the path of a folder CLASS/name.jpg, of a tar archive of one, or of an .npz in the MedMNIST layout; or what "
@@ -30,10 +31,10 @@ def path_of(given: Any, name: str, allowed: str) -> Path:
         allowed: what it may be, for the message.
 
     Raises:
-        UsageError: it is no path.
+        UsageError: it is no path, or no file can have that name.
     """
     if isinstance(given, str | Path):
-        return Path(given)
+        return possible(given)
     raise wrong_kind(given, name, allowed)
 
 

@@ -40,6 +40,7 @@ MOST_GRAPH_BYTES = 64 << 20
 """Graphs have no weights in them and are some hundred kilobytes; one is read whole."""
 
 _SHOWN_FAULTS = 20
+_LONGEST_CLASS = 1000
 _GRAPH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.onnx")
 
 
@@ -140,14 +141,26 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     adapted_from: str | None = None
 
     def __post_init__(self) -> None:
-        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
-            raise InputError(f"A bundle needs two or more different class names; it has {list(self.classes)}.")
+        check_classes(self.classes)
         if not self.tiers or not all(tier.graphs for tier in self.tiers):
             raise InputError("A bundle needs at least one tier, and each tier a training graph; here one is empty.")
         trained = {stored.component for stored in self.parameters.values() if stored.trainable}
         for tier in self.tiers:
             if not trained.intersection(tier.components) or not set(self.plan.trainable).issuperset(tier.components):
                 raise InputError(f"Tier {tier.name!r} trains what the plan does not, or nothing: {tier.components}.")
+
+
+def check_classes(classes: tuple[str, ...]) -> None:
+    """Raise unless these can be the names of a model's outputs.
+
+    Raises:
+        InputError: fewer than two, two of the same name, or one that is no name but a text.
+    """
+    if len(set(classes)) != len(classes) or len(classes) < 2:
+        shown = ", ".join(map(repr, classes[:10])) + (", …" if len(classes) > 10 else "")
+        raise InputError(f"A model needs two or more different class names; it has {len(classes)}: {shown[:400]}.")
+    if (longest := max(map(len, classes))) > _LONGEST_CLASS:
+        raise InputError(f"A class name has {longest:,} characters; {_LONGEST_CLASS} are the most.")
 
 
 class Bundle(msgspec.Struct, frozen=True):

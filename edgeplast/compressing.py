@@ -14,7 +14,7 @@ from edgeplast.arguments import BUNDLE, LABELLED, PLAN, SCORES, path_of
 from edgeplast.bundle import Bundle
 from edgeplast.deployment import Deployment
 from edgeplast.errors import InputError, UsageError
-from edgeplast.files import write_bytes
+from edgeplast.files import possible, write_bytes
 from edgeplast.outputs import claim
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
@@ -83,7 +83,7 @@ def prune(
     target = Target(keep=keep, macs=macs, size_bytes=size_bytes, latency_seconds=latency_seconds)
     model = unwrapped(model)
     if into is not None:
-        claim(Path(into), force=force, folder=True)
+        claim(possible(into), force=force, folder=True)
     if not isinstance(images, ImageSet):
         images = open_images(path_of(images, "images", LABELLED), progress=progress)
     pictures = PreparedImages(images, preprocessing or preprocessing_of(model))
@@ -288,7 +288,7 @@ def deploy_quantized(
     from edgeplast_devices.evaluating import evaluate_deployed
     from edgeplast_devices.images import Splits, open_splits
 
-    claim(Path(into), force=force)
+    claim(possible(into), force=force)
     check_installed()
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(path_of(bundle, "bundle", BUNDLE))
     manifest = opened.manifest

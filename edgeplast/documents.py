@@ -10,6 +10,7 @@ import msgspec
 
 from edgeplast.errors import EdgeplastError, InputError
 from edgeplast.files import write_bytes
+from edgeplast.stamps import shortened
 from edgeplast.units import format_bytes
 
 D = TypeVar("D", bound="Document")
@@ -69,7 +70,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 data = file.read(cls.MOST_BYTES + 1) if size <= cls.MOST_BYTES else b""
         except (OSError, ValueError) as error:  # the latter for a zero byte in the name
             reason = getattr(error, "strerror", None) or error
-            raise InputError(f"Cannot read the {cls.KIND} {path}: {reason}.") from error
+            raise InputError(f"Cannot read the {cls.KIND} {shortened(path)}: {reason}.") from error
         cls._check_size(max(size, len(data)), str(path))
         return data
 

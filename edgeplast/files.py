@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from edgeplast.errors import DiskFullError, InputError, UsageError
+from edgeplast.stamps import shortened
 
 _NAMES = (
     "EACCES EROFS EPERM ENOENT ENOTDIR EEXIST ELOOP ENAMETOOLONG EBUSY EXDEV EIO ENODEV ENXIO ESTALE ENOTCONN "
@@ -53,6 +54,23 @@ def writing(path: Path, rename: Callable[[Path], Path] | None = None) -> Iterato
             Path(name).unlink(missing_ok=True)
             raise
         sync_folder(path.parent)
+
+
+def possible(given: str | Path) -> Path:
+    """Return what a caller gave as a path, if a file can have that name at all.
+
+    Raises:
+        UsageError: it is longer than file systems allow, or has a zero byte in it.
+    """
+    path = Path(given)
+    try:
+        path.lstat()
+    except ValueError as error:
+        raise UsageError(f"{shortened(path)!r} is no name of a file: there is a zero byte in it.") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UsageError(f"{shortened(path)} is longer than a name of a file may be. Give another.") from error
+    return path
 
 
 def write_bytes(path: Path, data: bytes) -> None:

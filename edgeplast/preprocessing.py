@@ -8,6 +8,9 @@ import msgspec
 
 from edgeplast.errors import InputError
 
+_MOST = 1e6
+"""Of a mean, or of a deviation or its inverse: float32 carries the products."""
+
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -41,6 +44,8 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 f"Preprocessing out of range: image_size {self.image_size}, crop_fraction {self.crop_fraction}, "
                 f"std {self.std}; sizes and std are positive, crop_fraction is in (0, 1]."
             )
+        if max(map(abs, self.mean)) > _MOST or not all(1 / _MOST <= value <= _MOST for value in self.std):
+            raise InputError(f"Preprocessing out of range: mean {self.mean}, std {self.std}.")
         if self.interpolation not in INTERPOLATIONS:
             raise InputError(f"Unknown interpolation {self.interpolation!r}; known: {', '.join(INTERPOLATIONS)}.")
         if self.crop_mode not in ("center", "squash", "border"):

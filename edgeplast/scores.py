@@ -9,6 +9,7 @@ from typing import ClassVar
 import msgspec
 
 from edgeplast.architecture import Architecture
+from edgeplast.components import all_components
 from edgeplast.documents import Count, Document
 from edgeplast.errors import InputError, one_of
 
@@ -56,6 +57,13 @@ class ScoreTable(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        expected = all_components(self.architecture.depth)
+        if missing := [name for name in expected if name not in self.architecture.parameters]:
+            shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+            raise InputError(
+                f"The architecture says nothing of {shown}; it must name how many parameters each component has. "
+                "Score the model again."
+            )
         for method in self.methods:
             for name, entry in self.by(method).items():
                 if not math.isfinite(entry.score):

@@ -18,6 +18,7 @@ from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
 from edgeplast.errors import InputError, UsageError
 from edgeplast.evaluation import Evaluation
+from edgeplast.files import possible
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
@@ -131,7 +132,7 @@ def export(
     return export_model(
         model if keep_head else with_classes(model, len(names)),
         chosen,
-        into=Path(into),
+        into=possible(into),
         classes=names,
         preprocessing=prepared,
         frozen_compute=frozen_compute,
@@ -180,8 +181,8 @@ def adapt(
 
     check_kind(budget, Budget, "budget", BUDGET)
     check_kind(options, TrainingOptions, "options", "edgeplast.TrainingOptions")
-    refuse_taken(Path(into), resume=resume, force=force)  # before the bundle is hashed and an archive unpacked
-    options = options or (interrupted_options(Path(into)) if resume else None) or TrainingOptions()
+    refuse_taken(possible(into), resume=resume, force=force)  # before the bundle is hashed and an archive unpacked
+    options = options or (interrupted_options(possible(into)) if resume else None) or TrainingOptions()
     opened = _bundle(bundle)
     guard = guard_for(opened, budget, notice)
     with guard.standing():  # before the images are opened: a list of files can be the peak
@@ -192,7 +193,7 @@ def adapt(
         return adapt_bundle(
             opened,
             images,
-            into=Path(into),
+            into=possible(into),
             options=options,
             resume=resume,
             force=force,
@@ -241,7 +242,7 @@ def deploy(bundle: Bundle | str | Path, into: str | Path, *, force: bool = False
     """Write the model as one ONNX file in float32; see :func:`edgeplast_devices.deploying.deploy`."""
     from edgeplast_devices.deploying import deploy as deploy_bundle
 
-    return deploy_bundle(_bundle(bundle), Path(into), force=force, progress=progress)
+    return deploy_bundle(_bundle(bundle), possible(into), force=force, progress=progress)
 
 
 def predict(

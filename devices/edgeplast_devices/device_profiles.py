@@ -15,11 +15,14 @@ from typing import Any
 import msgspec
 
 from edgeplast.errors import EdgeplastError, InputError, one_of
-from edgeplast.units import parse_bytes
+from edgeplast.stamps import shortened
+from edgeplast.units import format_bytes, parse_bytes
 from edgeplast_devices.providers import PROVIDERS
 
 THIS_MACHINE = "auto"
 """The name under which ``--device`` asks for the profile of the machine that it runs on."""
+
+MOST_PROFILE_BYTES = 64 << 10
 
 _FOLDER = Path(__file__).parent / "profiles"
 
@@ -132,12 +135,20 @@ def read_profile(path: Path) -> Profile:
         InputError: the file is missing, no TOML, has a key that does not exist or lacks one, or a value is wrong.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with path.open("rb") as file:
+            data = file.read(MOST_PROFILE_BYTES + 1)
+        if len(data) > MOST_PROFILE_BYTES:
+            raise InputError(
+                f"The device profile {path} is larger than {format_bytes(MOST_PROFILE_BYTES)}, which no profile is."
+            )
+        text = data.decode("utf-8")
+    except (OSError, ValueError) as error:  # no such file, no name of a file, no UTF-8
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"Cannot read the device profile {path}: {reason}.") from error
+        raise InputError(f"Cannot read the device profile {shortened(path)}: {reason}.") from error
     try:
         return _profile(path.stem, _toml(text))
+    except RecursionError as error:
+        raise InputError(f"{path} is not a valid device profile: its values are nested too deep.") from error
     except (EdgeplastError, ValueError) as error:  # tomllib's and msgspec's are ValueErrors
         raise InputError(f"{path} is not a valid device profile: {str(error).rstrip('.')}.") from error
 

@@ -14,6 +14,8 @@ from edgeplast_devices.images import Augmentation
 from edgeplast_devices.providers import CPU, PROVIDERS, RUNTIMES
 from edgeplast_devices.schedules import SCHEDULES
 
+_MOST_OFTEN = 1_000_000_000
+
 
 class Interval(msgspec.Struct, frozen=True):
     """How often something is done: every so many optimizer steps, or every so many seconds.
@@ -33,11 +35,14 @@ class Interval(msgspec.Struct, frozen=True):
         Raises:
             UsageError: it is none of these, or zero.
         """
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(steps?|s|min|h|)\s*", text)
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(steps?|s|min|h|)\s*", text)
         amount, unit = (float(match[1]), match[2]) if match else (0.0, "")
-        whole = amount == int(amount)
-        if amount <= 0 or (unit in ("", "step", "steps") and not whole):
-            raise UsageError(f"--checkpoint-every {text!r} is no interval; give for example 20steps, 30s, 5min or 1h.")
+        if not 0 < amount <= _MOST_OFTEN or (unit in ("", "step", "steps") and amount != int(amount)):
+            given = text if len(text) <= 40 else f"{text[:40]}…"
+            raise UsageError(
+                f"--checkpoint-every {given!r} is no interval; give for example 20steps, 30s, 5min or 1h "
+                f"({_MOST_OFTEN:,} of them at most)."
+            )
         if unit in ("", "step", "steps"):
             return cls(steps=int(amount))
         return cls(seconds=amount * {"s": 1, "min": 60, "h": 3600}[unit])

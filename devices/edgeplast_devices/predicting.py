@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edgeplast.bundle import check_classes
 from edgeplast.errors import EdgeplastError, InputError
 from edgeplast.external_data import check_external_files
 from edgeplast.preprocessing import Preprocessing
@@ -68,20 +69,28 @@ class Classifier:
         self.session = EvaluationSession(file, {}, threads or usable_threads(), self.placement, optimized=True)
         if stamp_of(file) != stamp:
             raise InputError(f"{model} changed while it was opened. Wait until it is written, and try again.")
-        metadata = self.session.metadata
         try:
+            metadata = self.session.metadata
             self.classes = msgspec.json.decode(metadata[CLASSES_KEY], type=tuple[str, ...])
             self.preprocessing = msgspec.json.decode(metadata[PREPROCESSING_KEY], type=Preprocessing)
+            check_classes(self.classes)
         except KeyError as error:
             raise InputError(
                 f"{model} has no {error} in its metadata, so nothing says what its outputs mean. "
                 "Predict with a model made by: edgeplast deploy"
             ) from error
-        except (msgspec.MsgspecError, EdgeplastError) as error:
-            raise InputError(f"The metadata of {model} make no sense: {error}. Deploy it again.") from error
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, EdgeplastError) as error:
+            reason = str(error).rstrip(".")
+            raise InputError(f"The metadata of {model} make no sense: {reason}. Deploy it again.") from error
         if len(self.classes) != self.session.classes:
             raise InputError(
                 f"{model} names {len(self.classes)} classes and has {self.session.classes} outputs. Deploy it again."
+            )
+        expected = [3, *self.preprocessing.image_size]
+        if self.session.image_shape[1:] != expected:
+            raise InputError(
+                f"{model} takes pictures of shape {self.session.image_shape[1:]}, and its preprocessing makes them "
+                f"{expected}. Deploy it again."
             )
 
     def predict(
@@ -95,10 +104,12 @@ class Classifier:
             progress: told of each picture.
 
         Raises:
-            InputError: not one of the pictures can be read.
+            InputError: not one of the pictures can be read, or what the model says of one is no finite number.
         """
         for batch in batches(images, self.preprocessing, 1, unreadable=unreadable or Unreadable()):
             logits = self.session.logits(batch.images)[0].astype(np.float64)
+            if not np.isfinite(logits).all():
+                raise InputError("The model's outputs are no finite numbers. Take one from a run that did not diverge.")
             p = np.exp(logits - logits.max())
             p /= p.sum()
             index = int(batch.indices[0])

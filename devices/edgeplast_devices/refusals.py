@@ -35,6 +35,12 @@ def _in_plain_words(said: str) -> str:
     return re.split(r"(?<=[)\]]) (?=[A-Z])", line)[-1] if _SOURCE.search(line) else line
 
 
+def why_stopped(said: str) -> str:
+    """Put what the runtime says of a graph that it cannot run to its end into words."""
+    line = (said.strip().splitlines() or ["no reason given"])[0].rstrip(".")
+    return f"onnxruntime stopped in the middle of a graph: {line}. Make the model again."
+
+
 def is_memory(error: Exception) -> bool:
     """Say whether an error is want of memory, the processor's or (the last one) a CUDA device's."""
     signs = (

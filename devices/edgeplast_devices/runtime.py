@@ -43,7 +43,7 @@ from edgeplast_devices.providers import (
     where_to_get,
     word_for,
 )
-from edgeplast_devices.refusals import is_memory, why_not_loaded
+from edgeplast_devices.refusals import is_memory, why_not_loaded, why_stopped
 
 _TARGETS, _IMAGES, _LOSS, _LOGITS = "targets", "images", "loss", "logits"
 _ALIGNMENT = 256
@@ -336,8 +336,13 @@ class EvaluationSession:
         return int(shape[1])
 
     @property
+    def image_shape(self) -> list[int | str | None]:
+        """Shape of the pictures that it takes, a name or None for a size that is open; empty where it takes none."""
+        return next((list(i.shape) for i in self._session.get_inputs() if i.name == _IMAGES), [])
+
+    @property
     def metadata(self) -> dict[str, str]:
-        """The model's own metadata."""
+        """The model's own metadata; UnicodeDecodeError where they are no text."""
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
@@ -392,4 +397,4 @@ def _run(session: Any, binding: Any, how: Any = None) -> None:
     except Exception as error:
         if is_memory(error):
             raise OutOfMemoryError(str(error)) from error
-        raise
+        raise InputError(why_stopped(str(error))) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from importlib import import_module
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import typer
 
 from edgeplast.cli.console import fail, fallbacks_stated, say
-from edgeplast.errors import EdgeplastError, one_of
+from edgeplast.errors import EdgeplastError, UsageError, one_of
+from edgeplast.files import possible
 from edgeplast.outputs import holding_outputs
 
 _VERBS = {
@@ -98,11 +100,32 @@ def run(arguments: list[str]) -> int:
     except MemoryError as error:
         reason = str(error) or "no more could be had"
         return fail(f"Memory ran out ({reason}). Allow more, or close programs.", 4, as_json)
+    except (OSError, ValueError) as error:
+        if getattr(error, "errno", 0) == errno.ENAMETOOLONG or "null byte" in str(error):
+            try:
+                _check_names(arguments)  # such a name fails wherever it is first looked at
+            except UsageError as usage:
+                return fail(str(usage), usage.exit_code, as_json)
+        return _unexpected(error, as_json)
     except Exception as error:  # the last line of defence: a message that can be reported, never a traceback
-        if os.environ.get("EDGEPLAST_DEBUG"):
-            raise
-        kind = type(error).__name__
-        return fail(f"Unexpected {kind}: {error}. Set EDGEPLAST_DEBUG=1 to see where it came from.", 3, as_json)
+        return _unexpected(error, as_json)
+
+
+def _unexpected(error: Exception, as_json: bool) -> int:
+    if os.environ.get("EDGEPLAST_DEBUG"):
+        raise error
+    kind = type(error).__name__
+    return fail(f"Unexpected {kind}: {error}. Set EDGEPLAST_DEBUG=1 to see where it came from.", 3, as_json)
+
+
+def _check_names(arguments: list[str]) -> None:
+    """Raise if an argument is a name that no file can have.
+
+    Raises:
+        UsageError: one is too long, or has a zero byte in it.
+    """
+    for argument in arguments:
+        possible(argument)
 
 
 def _interrupted(as_json: bool) -> int:

@@ -1,0 +1,190 @@
+"""Values that nobody means, typed or in files: one error that says what is wrong, with its exit code, everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgeplast
+from edgeplast.bundle import MANIFEST, Bundle
+from edgeplast.cli.app import run
+from edgeplast.errors import InputError, UsageError
+from edgeplast.files import possible
+from edgeplast_devices.device_profiles import read_profile
+from edgeplast_devices.options import Interval
+from edgeplast_devices.predicting import Classifier
+
+LONG = "x" * 5000
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str]]:
+    def run_it(*words: object) -> tuple[int, str]:
+        capsys.readouterr()
+        code = run([str(word) for word in words])
+        shown = capsys.readouterr()
+        assert "Unexpected" not in shown.err and "Traceback" not in shown.err
+        return code, shown.err
+
+    return run_it
+
+
+@pytest.mark.parametrize("name", [LONG, f"a/{LONG}", "a\0b"], ids=["long", "long part", "zero byte"])
+def test_a_name_that_no_file_can_have(said: Callable, bundle: Bundle, blobs: Path, tmp_path: Path, name: str) -> None:
+    model, out = edgeplast.deploy(bundle, tmp_path / "m.onnx"), tmp_path / "out"
+    for words in (
+        ("inspect", name),
+        ("evaluate", name, "--data", blobs),
+        ("evaluate", bundle.path, "--data", name),
+        ("deploy", name, "-o", out),
+        ("deploy", bundle.path, "-o", name),
+        ("predict", name, blobs),
+        ("predict", model, name),
+        ("adapt", name, "--data", blobs, "-o", out),
+        ("adapt", bundle.path, "--data", name, "-o", out),
+        ("adapt", bundle.path, "--data", blobs, "-o", name),
+        ("adapt", bundle.path, "--data", blobs, "-o", name, "--resume"),
+        ("adapt", bundle.path, "--data", blobs, "-o", out, "--device", f"{name}.toml"),
+        ("report", name, "-o", out),
+        ("plan", name, "-o", out),
+    ):
+        code, message = said(*words)
+        assert code in (2, 3) and 0 < len(message) < 1500, words[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [(LONG, "is longer than a name of a file may be"), ("a\0b", "there is a zero byte in it")]
+)
+def test_the_same_from_python(bundle: Bundle, blobs: Path, tmp_path: Path, name: str, reason: str) -> None:
+    for verb in (
+        lambda: edgeplast.adapt(bundle, name, into=tmp_path / "out"),
+        lambda: edgeplast.adapt(bundle, blobs, into=name),
+        lambda: edgeplast.adapt(name, blobs, into=tmp_path / "out"),
+        lambda: edgeplast.evaluate(bundle, name),
+        lambda: edgeplast.predict(tmp_path / "m.onnx", name),
+        lambda: edgeplast.deploy(bundle, name),
+        lambda: possible(name),
+    ):
+        with pytest.raises(UsageError, match=reason):
+            verb()
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 400 + "h", "9" * 30, "1e999", "nan", "0", "0" * 400, "1.5", "٣", ""])
+def test_an_interval_that_is_none(said: Callable, bundle: Bundle, blobs: Path, tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError, match=r"is no interval; give for example 20steps, 30s, 5min or 1h") as caught:
+        Interval.parse(text)
+    assert len(str(caught.value)) < 200
+    assert said("adapt", bundle.path, "--data", blobs, "-o", tmp_path / "out", "--checkpoint-every", text)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a = " + "[" * 20_000, "nested too deep"),
+        ("a = " + "{b=" * 10_000, "nested too deep"),
+        ("[" + "a." * 20_000 + "b]", "Unknown key|nested too deep"),
+        ("cores = " + "9" * 5000, "is not a valid device profile"),
+        ("#" * (64 << 10) + "x", "is larger than 64 KiB, which no profile is"),
+        (b"title = '\xff'", "Cannot read the device profile"),
+    ],
+)
+def test_a_device_profile_that_is_none(tmp_path: Path, content: str | bytes, reason: str) -> None:
+    (tmp_path / "my.toml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=reason):
+        read_profile(tmp_path / "my.toml")
+
+
+def _field(number: int, content: bytes) -> bytes:
+    length, size = b"", len(content)
+    while size > 0x7F:
+        length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("classes", b"\xff\xfe", "make no sense: 'utf-8' codec"),
+        ("classes", b'["\xff","b","c"]', "make no sense: 'utf-8' codec"),
+        ("classes", b"[" * 100_000, "make no sense"),
+        ("classes", b'["a","a","b"]', "two or more different class names"),
+        ("classes", b'["' + b"x" * 2000 + b'","b","c"]', "A class name has 2,000 characters; 1000 are the most"),
+        (
+            "preprocessing",
+            b'{"image_size":[64,64],"mean":[0,0,0],"std":[1,1,1]}',
+            r"takes pictures of shape \[3, 32, 32\], and its preprocessing makes them \[3, 64, 64\]",
+        ),
+        ("preprocessing", b'{"image_size":[32,32],"mean":[1e308,0,0],"std":[1,1,1]}', "Preprocessing out of range"),
+        ("preprocessing", b'{"image_size":[32,32],"mean":[0,0,0],"std":[1e-308,1,1]}', "Preprocessing out of range"),
+    ],
+)
+def test_metadata_of_a_model_that_cannot_be(
+    bundle: Bundle, tmp_path: Path, key: str, value: bytes, reason: str
+) -> None:
+    model = edgeplast.deploy(bundle, tmp_path / "m.onnx")
+    entry = _field(14, _field(1, f"edgeplast.{key}".encode()) + _field(2, value))
+    model.write_bytes(model.read_bytes() + entry)
+    with pytest.raises(InputError, match=reason) as caught:
+        Classifier(model)
+    assert len(str(caught.value)) < 800
+
+
+def test_a_score_table_without_a_component(bundle: Bundle, tmp_path: Path, said: Callable) -> None:
+    architecture = json.loads((bundle.path / MANIFEST).read_text())["plan"]["architecture"]
+    missing = architecture["parameters"].pop("blocks.1.attn")
+    score = {"score": 1.0, "parameters": missing}
+    table = {
+        "format_version": 1,
+        "method": "plasticity",
+        "components": {"blocks.0.attn": score},
+        "architecture": architecture,
+    }
+    (tmp_path / "scores.json").write_text(json.dumps(table))
+    code, message = said("plan", tmp_path / "scores.json", "-o", tmp_path / "plan.json")
+    assert code == 3 and "The architecture says nothing of blocks.1.attn" in message
+
+
+SHOWING: list[Callable[[Any], tuple]] = [
+    lambda t: ("inspect", t["bundle"]),
+    lambda t: ("evaluate", t["bundle"], "--data", t["data"]),
+    lambda t: ("evaluate", t["model"], "--data", t["data"]),
+    lambda t: ("predict", t["model"], t["data"] / "test"),
+    lambda t: ("adapt", t["bundle"], "--data", t["data"], "-o", t["out"], "--epochs", "1", "--threads", "1"),
+    lambda t: ("adapt", t["bundle"], "--data", t["elsewhere"], "-o", t["out"]),
+]
+
+
+@pytest.mark.parametrize("words", SHOWING)
+def test_names_in_files_cannot_steer_a_terminal(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture, words: Callable[[Any], tuple]
+) -> None:
+    """Class names, model and folder of a bundle are texts of whoever made it."""
+    import shutil
+
+    from small_models import CLASSES, blob_folder
+
+    evil = {name: f"{name}\x1b[2J\x1b]0;owned\x07\u202e" for name in CLASSES}
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
+    content = json.loads((copy / MANIFEST).read_text())
+    content["classes"], content["model"] = [evil[name] for name in content["classes"]], "vit\x1b[31m"
+    (copy / MANIFEST).write_text(json.dumps(content))
+    data = blob_folder(tmp_path / "data", 4, 3)
+    for split in ("train", "test"):
+        for name in CLASSES:
+            (data / split / name).rename(data / split / evil[name])
+    elsewhere = blob_folder(tmp_path / "elsewhere", 4, 0)
+    (elsewhere / "red").rename(elsewhere / "\x1b[2Jred")
+    there = {"bundle": copy, "data": data, "model": tmp_path / "m.onnx", "elsewhere": elsewhere, "out": tmp_path / "o"}
+    edgeplast.deploy(copy, there["model"])
+    capsys.readouterr()
+    run([str(word) for word in words(there)])
+    shown = capsys.readouterr()
+    for text in (shown.out, shown.err):
+        assert not {"\x1b", "\x07", "\u202e"} & set(text)
+    printed = words(there)[-1] != "1"  # all but the run that ends well name a class
+    assert ("\\x1b[2J" in shown.out + shown.err) is printed
