@@ -342,7 +342,7 @@ def _unlabelled(given: Any, progress: Progress) -> ImageSet:
     if not several:
         raise UsageError(f"images is empty: there is nothing to predict. Allowed: {UNLABELLED}.")
     if all(isinstance(each, str | Path) for each in several):
-        return open_unlabelled([Path(each) for each in several], progress=progress)
+        return open_unlabelled([possible(each) for each in several], progress=progress)
     for i, each in enumerate(several):
         if not is_picture(each):
             raise wrong_kind(each, f"images[{i}]", UNLABELLED)
