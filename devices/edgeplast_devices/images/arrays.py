@@ -7,13 +7,14 @@ compression is read where it lies; a compressed one is unpacked to a nameless te
 
 from __future__ import annotations
 
+import math
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 from PIL import Image
@@ -28,6 +29,12 @@ from edgeplast_devices.images.storage import PIECE_BYTES, SharedFile, spool
 
 MAX_CLASSES = 65536
 """A label at or above this is taken for a mistake."""
+
+MAX_PICTURES = 1 << 22
+"""The most rows that an array of pictures may have: each takes ten bytes here, and next to none in a file of zeros."""
+
+_DIRECTORY_BYTES = 1 << 20
+_HEADER_BYTES = 10_000  # numpy's own limit, which it looks at after it has read the header
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class ArrayImages:
 
     def __init__(self, data: SharedFile, offset: int, shape: tuple[int, ...], key: str, checksum: int) -> None:
         self._data, self._offset, self._shape, self._key, self._checksum = data, offset, shape, key, checksum
-        self._row_bytes = int(np.prod(shape[1:], dtype=np.int64))
+        self._row_bytes = math.prod(shape[1:])
 
     def __len__(self) -> int:
         return self._shape[0]
@@ -115,18 +122,20 @@ class Archive:
         header = self._header(key, data, start)
         shape = header.shape
         rank_fits = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
-        if header.dtype != np.uint8 or not rank_fits or min(shape[1:]) < 1 or header.fortran_order:
+        if header.dtype != np.uint8 or not rank_fits or min(shape[1:]) < 1 or shape[0] < 0 or header.fortran_order:
             order = " in Fortran order" if header.fortran_order else ""
             raise InputError(
                 f"{key} in {self.path} is {header.dtype} of shape {shape}{order}; pictures are uint8 of shape "
                 "(n, height, width) or (n, height, width, 1 or 3), in C order. Convert the array and save it again."
             )
-        if header.data_offset + int(np.prod(shape, dtype=np.int64)) > data.size:
+        if shape[0] > MAX_PICTURES:
+            raise self._too_many(key, shape[0])
+        if header.data_offset + math.prod(shape) > data.size:
             raise self._damaged(key, "it ends too early")
         return ArrayImages(data, header.data_offset, shape, key, self.members[key].CRC)
 
     def labels(self, split: str) -> np.ndarray:
-        """Read the labels of a split, int64 (n,).
+        """Read the labels of a split, int32 (n,), a piece at a time.
 
         Raises:
             InputError: they are missing, damaged, no integers, several for a picture, negative or absurdly large.
@@ -149,17 +158,24 @@ class Archive:
                 f"{key} in {self.path} has shape {header.shape}: {header.shape[1]} labels for each picture. "
                 "edgeplast needs exactly one class for each, shape (n,) or (n, 1)."
             )
-        count = header.shape[0]
-        raw = data.read_at(header.data_offset, count * header.dtype.itemsize)
-        if len(raw) < count * header.dtype.itemsize:
+        count = int(header.shape[0])
+        if count > MAX_PICTURES or count < 0:
+            raise self._too_many(key, count)
+        size = header.dtype.itemsize
+        if header.data_offset + count * size > data.size:
             raise self._damaged(key, "it ends too early")
-        labels = np.frombuffer(raw, dtype=header.dtype).astype(np.int64)
-        wrong = np.flatnonzero((labels < 0) | (labels >= MAX_CLASSES))
-        if len(wrong):
-            raise InputError(
-                f"{key}[{wrong[0]}] in {self.path} is {labels[wrong[0]]}; labels are whole numbers from 0 to "
-                f"{MAX_CLASSES - 1}."
-            )
+        labels = np.empty(count, dtype=np.int32)
+        for start in range(0, count, PIECE_BYTES // 8):
+            stop = min(start + PIECE_BYTES // 8, count)
+            raw = data.read_at(header.data_offset + start * size, (stop - start) * size)
+            piece = np.frombuffer(raw, dtype=header.dtype)
+            wrong = np.flatnonzero((piece < 0) | (piece >= MAX_CLASSES))
+            if len(wrong):
+                raise InputError(
+                    f"{key}[{start + wrong[0]}] in {self.path} is {piece[wrong[0]]}; labels are whole numbers from 0 "
+                    f"to {MAX_CLASSES - 1}."
+                )
+            labels[start:stop] = piece
         return labels
 
     def _open(self, key: str, progress: Progress) -> tuple[SharedFile, int]:
@@ -184,6 +200,9 @@ class Archive:
             version = np.lib.format.read_magic(window)
             if version != (1, 0):  # later ones are for headers above 64 KiB, which arrays of numbers never have
                 raise ValueError(f"format {version[0]}.{version[1]} of .npy is not supported")
+            length = int.from_bytes(data.read_at(start + window.tell(), 2), "little")
+            if length > _HEADER_BYTES:
+                raise ValueError(f"a header of {format_bytes(length)}")
             shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(window)
         except Exception as error:
             # numpy reads the header as Python text; a damaged one raises whatever its tokenizer and parser do.
@@ -194,6 +213,12 @@ class Archive:
                 "code. Save plain arrays of numbers, all pictures of one size."
             )
         return _Header(shape, dtype, fortran_order and len(shape) > 1, start + window.tell())
+
+    def _too_many(self, key: str, count: int) -> InputError:
+        return InputError(
+            f"{key} in {self.path} claims {count} pictures; it can have 0 to {MAX_PICTURES}. Split the array, or "
+            "give a folder of pictures."
+        )
 
     def _damaged(self, key: str, reason: str) -> InputError:
         return InputError(f"{key} in {self.path} is damaged ({reason}). Fetch or save the file again.")
@@ -206,7 +231,7 @@ def open_archive(path: Path) -> Archive:
         InputError: it is damaged, or holds no pictures in the MedMNIST layout.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as file, zipfile.ZipFile(cast(BinaryIO, _Directory(file))) as archive:
             members = {i.filename.removesuffix(".npy"): i for i in archive.infolist() if i.filename.endswith(".npy")}
             others = archive.namelist()
     except (zipfile.BadZipFile, OSError, NotImplementedError, struct.error, UnicodeError) as error:
@@ -220,6 +245,19 @@ def open_archive(path: Path) -> Archive:
             f"for val and test.{advice}"
         )
     return found
+
+
+class _Directory:
+    """What zipfile reads of an archive to list it: the directory at its end, in one piece, as long as it claims."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _DIRECTORY_BYTES:
+            raise zipfile.BadZipFile(f"a directory of {format_bytes(size)}, for a few arrays")
+        return self._file.read(size)
 
 
 def _unpacked(path: Path, info: zipfile.ZipInfo, progress: Progress) -> Iterator[bytes]:

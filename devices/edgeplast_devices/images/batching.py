@@ -155,4 +155,4 @@ def _read(
             values[len(kept)] = augmentation.augment(picture, how, picture_generator(*chance, index))
         del picture  # or it would be held while the next one is decoded
         kept.append(index)
-    return Batch(values[: len(kept)], images.labels[kept], np.asarray(kept, dtype=np.int64))
+    return Batch(values[: len(kept)], images.labels[kept].astype(np.int64), np.asarray(kept, dtype=np.int64))

@@ -2,48 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from edgeplast.errors import InputError
 from edgeplast.units import format_bytes
+from edgeplast_devices.images.costs import (
+    OVERHEAD_BYTES,
+    decode_bytes,
+    fitting_bytes,
+    is_progressive,
+    webp_opening_bytes,
+)
+from edgeplast_devices.images.depth import UnknownRangeError, is_deep, to_eight_bits, value_range
+from edgeplast_devices.images.formats import FORMATS, HEAD_BYTES, foreign_format_of, format_of
+from edgeplast_devices.images.metadata import essentials, orientation_of, tiff_value_bytes, webp_size
 from edgeplast_devices.images.reaching import is_gone
+from edgeplast_devices.images.strips import can_be_read_in_strips, read_reduced, strip_bytes
 
 EXACT_DECODE_BYTES = 16 << 20
 """A JPEG that needs no more than this is decoded in full, so that the tensor equals timm's bit for bit.
 
-Pillow keeps four bytes a pixel of RGB: this is a photo of 4.2 megapixels (12 MiB of RGB values). Larger
+Pillow keeps four bytes a pixel of RGB: this is a photo of 4 megapixels (12 MiB of RGB values). Larger
 JPEGs are decoded at a half, a quarter or an eighth of their size, which the format offers almost for free.
 """
 
 DECODE_LIMIT_BYTES = 64 << 20
-"""What decoding one picture may take unless the image set says otherwise; above it the picture is refused."""
+"""What decoding one picture may take unless the image set says otherwise. Above it the picture is decoded smaller, by
+the format's own means or a strip at a time, and left out where neither can be done."""
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm")
-"""How the names of pictures end, in lower case."""
-
-_FORMATS = "JPEG, PNG, BMP, WebP, TIFF, GIF or PPM"
-_MAGIC = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"BM", "BMP"),
-    (b"GIF8", "GIF"),
-    (b"II*\0", "TIFF"),
-    (b"MM\0*", "TIFF"),
-    (b"P1", "PPM"),
-    (b"P2", "PPM"),
-    (b"P3", "PPM"),
-    (b"P4", "PPM"),
-    (b"P5", "PPM"),
-    (b"P6", "PPM"),
-)
-# Bytes a pixel in Pillow's own storage; every mode that is not here takes four.
-_MODE_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
-# libwebp hands out a whole canvas, which Pillow copies twice before it becomes an image.
-_WEBP_COPIES_BYTES = 12
+_OWN_FAULT_BYTES = 4 << 20
+_FACTORS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImageError(InputError):
@@ -60,34 +65,88 @@ class UnreadableImageError(InputError):
         self.reason = reason
 
 
+class _MemoryRanOutError(Exception):
+    def __init__(self, needed: int, pixels: str) -> None:
+        self.needed, self.pixels = needed, pixels
+
+
 def decode(
     stream: BinaryIO, name: str, *, at_least: tuple[int, int] | None = None, limit_bytes: int = DECODE_LIMIT_BYTES
 ) -> Image.Image:
-    """Decode a picture to RGB as ``Image.open(stream).convert("RGB")`` does, which is what timm does.
+    """Decode a picture to RGB as ``ImageOps.exif_transpose(Image.open(stream)).convert("RGB")`` does.
 
-    The first frame counts, an EXIF rotation is ignored, and 16-bit grey is clipped at 255: timm again.
+    The first frame counts. Two things differ from timm, which ignores EXIF's orientation and cuts 16-bit grey off at
+    255: pictures are turned the way they are meant to be seen, and deep grey is scaled by its range.
 
     Args:
         stream: the encoded picture, seekable.
         name: what messages call it.
-        at_least: height and width in pixels that are needed; a JPEG above :data:`EXACT_DECODE_BYTES` is then
-            decoded at the smallest scale that keeps twice that, or less if the limit demands it.
-        limit_bytes: the most memory that decoding may take.
+        at_least: height and width in pixels that are needed. A JPEG above :data:`EXACT_DECODE_BYTES` is then
+            decoded at the smallest scale that keeps twice that, and any picture above the limit smaller, if it can be.
+        limit_bytes: the most memory that decoding, and with ``at_least`` bringing to that size, may take.
 
     Raises:
-        UnreadableImageError: it is no picture, is damaged, or needs more memory than allowed.
         OSError: the place where it lies is gone; see :func:`~.reaching.is_gone`.
+        UnreadableImageError: it is no picture, is damaged, or needs more memory than allowed or than there is.
+        MemoryError: there is none even for a small picture, which is no fault of its own.
     """
+    ran_out: _MemoryRanOutError | None = None
+    while True:
+        try:
+            return _decode(stream, name, at_least, limit_bytes)
+        except _MemoryRanOutError as error:
+            if error.needed < _OWN_FAULT_BYTES:
+                raise MemoryError(f"while {name} was decoded") from error
+            ran_out, limit_bytes = error, error.needed - 1  # smaller, if it can be
+        except UnreadableImageError as error:
+            if ran_out is None:
+                raise
+            reason = f"memory ran out; decoding {ran_out.pixels} takes up to {format_bytes(ran_out.needed)}"
+            raise UnreadableImageError(name, reason) from error
+        stream.seek(0)
+
+
+def needed_bytes(stream: BinaryIO, name: str, *, at_least: tuple[int, int] | None = None) -> int:
+    """Return the bytes that :func:`decode` takes at most for a picture where nothing limits it, by its header alone.
+
+    Raises:
+        UnreadableImageError: the header is none of a picture.
+    """
+    with _opened(stream, name, 1 << 62) as (picture, _, orientation):
+        return _choose(picture, name, at_least, 1 << 62, turned=orientation > 1).needed
+
+
+def preload(kinds: Iterable[str]) -> None:
+    """Load what decoders need, once, before a limit on memory stands.
+
+    Behind a limit a library that is loaded late, or the data of a thread that a library asks for at its first call,
+    may find no memory, and the C library then ends the process. So decoders are loaded, and run on a picture of a
+    few pixels, in the thread that will decode.
+
+    Args:
+        kinds: formats, as :func:`~.formats.format_of` names them.
+    """
+    for kind in sorted(set(kinds) | {"JPEG", "PNG"}):
+        file = io.BytesIO()
+        with contextlib.suppress(KeyError, OSError, UnreadableImageError):  # a Pillow that was built without it
+            _import_plugin(kind)
+            if kind != "AVIF":  # whose encoder takes more than it is worth
+                Image.new("RGB", (8, 8)).save(file, kind, **({"compression": "tiff_lzw"} if kind == "TIFF" else {}))
+                decode(io.BytesIO(file.getvalue()), kind)
+
+
+def _decode(stream: BinaryIO, name: str, at_least: tuple[int, int] | None, limit_bytes: int) -> Image.Image:
+    needed, pixels = 0, "it"
     try:
-        with warnings.catch_warnings():
-            # Pillow warns about large pictures, palettes and odd metadata; what matters is checked below.
-            warnings.simplefilter("ignore")
-            kind = _kind(stream, name)
-            with Image.open(stream, formats=(kind,)) as picture:
-                _fit_in(picture, name, at_least, limit_bytes)
-                picture.load()
-                return picture if picture.mode == "RGB" else picture.convert("RGB")
-    except (UnreadableImageError, MemoryError):
+        with _opened(stream, name, limit_bytes) as (picture, shown, orientation):
+            if orientation > 4 and at_least is not None:
+                at_least = at_least[::-1]
+            way = _choose(picture, name, at_least, limit_bytes, turned=orientation > 1)
+            needed, pixels = way.decoding, _size(picture)
+            return _turned(_by(way, picture, shown), orientation)
+    except MemoryError as error:
+        raise _MemoryRanOutError(needed, pixels) from error
+    except (UnreadableImageError, _MemoryRanOutError):
         raise
     except Exception as error:
         if is_gone(error):
@@ -96,94 +155,206 @@ def decode(
         raise UnreadableImageError(name, _reason(error)) from error
 
 
+@contextlib.contextmanager
+def _opened(stream: BinaryIO, name: str, limit_bytes: int) -> Iterator[tuple[ImageFile.ImageFile, BinaryIO, int]]:
+    """Read a picture's header: yield it, the stream of what matters of it, and its orientation.
+
+    Raises:
+        UnreadableImageError: it is no picture, or its header alone needs more memory than allowed.
+    """
+    kind = _kind(stream, name)
+    before, what = _opening_bytes(stream, kind)
+    if before > limit_bytes:
+        raise UnreadableImageError(
+            name, f"{what} takes {format_bytes(before)} and {format_bytes(limit_bytes)} are allowed; save it as a JPEG"
+        )
+    shown, orientation = essentials(stream, kind)
+    with warnings.catch_warnings(), _one_thread(kind):
+        # Pillow warns about large pictures, palettes and odd metadata; what matters is checked here.
+        warnings.simplefilter("ignore")
+        with Image.open(shown, formats=(kind,)) as picture:
+            if kind == "AVIF":
+                orientation = orientation_of(picture.info.get("exif", b""))
+            yield picture, shown, orientation
+
+
+def _opening_bytes(stream: BinaryIO, kind: str) -> tuple[int, str]:
+    """Return what Pillow takes, and for what, before it has said how large a picture is."""
+    if kind == "WEBP":
+        width, height = webp_size(stream)
+        return webp_opening_bytes((width, height), _length(stream)), f"opening {width} x {height} pixels"
+    if kind == "AVIF":
+        return 2 * _length(stream), "reading the file"
+    if kind == "TIFF":
+        return tiff_value_bytes(stream), "reading its tags"
+    return 0, ""
+
+
 def _kind(stream: BinaryIO, name: str) -> str:
     """Tell the format by the first bytes: Pillow's own guess would import all of its 50 plugins (5 MB)."""
-    head = stream.read(12)
+    head = stream.read(HEAD_BYTES)
     stream.seek(0)
     if not head:
         raise UnreadableImageError(name, "the file is empty")
-    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+    kind = format_of(head)
+    if kind is None:
+        foreign = foreign_format_of(head)
+        what = f"it is a {foreign} picture; convert it to JPEG" if foreign else f"it is not a {FORMATS} file"
+        raise UnreadableImageError(name, what + ("" if foreign else ", whatever its name says"))
+    _import_plugin(kind)
+    return kind
+
+
+def _import_plugin(kind: str) -> None:
+    if kind == "WEBP":
         import PIL.WebPImagePlugin
+    elif kind == "TIFF":
+        import PIL.TiffImagePlugin
+    elif kind == "JPEG2000":
+        import PIL.Jpeg2KImagePlugin
+    elif kind == "AVIF":
+        with contextlib.suppress(ImportError):  # Pillow before 11.3 has none, and says so when it is to open one
+            import PIL.AvifImagePlugin  # noqa: F401
+    else:
+        Image.preinit()
 
-        return "WEBP"
-    for magic, kind in _MAGIC:
-        if head.startswith(magic):
-            if kind == "TIFF":
-                import PIL.TiffImagePlugin  # noqa: F401
-            return kind
-    raise UnreadableImageError(name, f"it is not a {_FORMATS} file, whatever its name says")
+
+@contextlib.contextmanager
+def _one_thread(kind: str) -> Iterator[None]:
+    """Keep libavif from starting a thread for each core, whose stacks nobody has counted."""
+    if kind != "AVIF":
+        yield
+        return
+    try:
+        from PIL import AvifImagePlugin
+    except ImportError:
+        yield
+        return
+    before, AvifImagePlugin.DEFAULT_MAX_THREADS = AvifImagePlugin.DEFAULT_MAX_THREADS, 1
+    try:
+        yield
+    finally:
+        AvifImagePlugin.DEFAULT_MAX_THREADS = before
 
 
-def _fit_in(picture: ImageFile.ImageFile, name: str, at_least: tuple[int, int] | None, limit_bytes: int) -> None:
-    """Choose the scale of a large JPEG, and refuse what cannot be decoded within the limit."""
+@dataclass(frozen=True)
+class _Way:
+    """How a picture is decoded: at ``1/scale`` by its format, or in strips that are averaged by ``factor``.
+
+    Attributes:
+        needed: bytes, at most, until it has the size that the model asks for.
+        decoding: bytes until it is RGB.
+    """
+
+    needed: int
+    decoding: int
+    scale: int = 1
+    factor: int = 1
+
+
+def _choose(
+    picture: ImageFile.ImageFile, name: str, at_least: tuple[int, int] | None, limit_bytes: int, *, turned: bool
+) -> _Way:
+    """Choose a way that fits the limit.
+
+    Raises:
+        UnreadableImageError: there is none.
+    """
     width, height = picture.size
-    is_jpeg = picture.format in ("JPEG", "MPO")
-    target, scale = min(limit_bytes, EXACT_DECODE_BYTES), 1
-    if is_jpeg and at_least is not None and _cost(picture, 1) > target:
-        scale = 8
-        while scale > 1 and (height // scale < 2 * at_least[0] or width // scale < 2 * at_least[1]):
-            scale //= 2
-        while scale < 8 and _cost(picture, scale) > target:
-            scale *= 2
-    needed = _cost(picture, scale)
-    if needed > limit_bytes:
-        if not is_jpeg:
-            hint = " or save it as a JPEG"
+
+    def way(scale: int = 1, factor: int = 1) -> _Way:
+        small = -(-width // (scale * factor)), -(-height // (scale * factor))
+        if factor > 1:
+            decoding = 4 * small[0] * small[1] * (1 + turned) + strip_bytes(picture, factor) + OVERHEAD_BYTES
         else:
-            hint = " or save it as a baseline JPEG, not a progressive one" if _is_progressive(picture) else ""
-        raise UnreadableImageError(
-            name,
-            f"decoding {width} x {height} pixels takes {format_bytes(needed)} and {format_bytes(limit_bytes)} "
-            f"are allowed; shrink the picture{hint}",
-        )
-    if scale > 1:
-        # draft() takes the size that is wanted and finds the scale by whole division.
-        picture.draft("RGB", (max(1, width // scale), max(1, height // scale)))
+            decoding = decode_bytes(picture, scale, turned=turned)
+        fitting = 4 * small[0] * small[1] + fitting_bytes(small, at_least) if at_least is not None else 0
+        return _Way(max(decoding, fitting), decoding, scale, factor)
+
+    def keeps_twice(by: int) -> bool:
+        assert at_least is not None
+        return height // by >= 2 * at_least[0] and width // by >= 2 * at_least[1]
+
+    best = way()
+    is_jpeg, ways = picture.format in ("JPEG", "MPO"), []
+    if at_least is not None:
+        if is_jpeg:
+            ways = [way(scale) for scale in (2, 4, 8)]
+            if best.needed > limit_bytes or best.decoding > EXACT_DECODE_BYTES:
+                best = max((w for w in ways if keeps_twice(w.scale)), key=lambda w: w.scale, default=best)
+            fit = [w for w in (best, *ways) if w.scale >= best.scale and w.needed <= limit_bytes]
+            best = next((w for w in fit if w.decoding <= EXACT_DECODE_BYTES), fit[-1] if fit else best)
+        elif best.needed > limit_bytes:
+            if picture.format == "JPEG2000":
+                ways = [way(scale) for scale in (2, 4, 8, 16)]
+            elif can_be_read_in_strips(picture):
+                ways = [way(factor=factor) for factor in _FACTORS if factor <= min(width, height)]
+                ways = [w for w in ways if keeps_twice(w.factor)][-1:] + ways
+            best = next((w for w in ways if w.needed <= limit_bytes), best)
+    if best.needed <= limit_bytes:
+        return best
+    least = min([best, *ways], key=lambda w: w.needed)
+    if least.decoding <= limit_bytes:  # what the model's size asks for is no fault of the picture
+        return least
+    hint = " or save it as a JPEG"
+    if is_jpeg:
+        hint = " or save it as a baseline JPEG, not a progressive one" if is_progressive(picture) else ""
+    raise UnreadableImageError(
+        name,
+        f"decoding {_size(picture)} takes {format_bytes(least.decoding)} and {format_bytes(limit_bytes)} "
+        f"are allowed; shrink the picture{hint}",
+    )
 
 
-def _cost(picture: ImageFile.ImageFile, scale: int) -> int:
-    """Return the bytes that decoding at ``1/scale`` and converting to RGB takes, as far as the header tells."""
-    per_pixel = _MODE_BYTES.get(picture.mode, 4) + (0 if picture.mode == "RGB" else 4)
-    if picture.format == "WEBP":
-        per_pixel += _WEBP_COPIES_BYTES
-    file_bytes = 0
-    if picture.format == "TIFF" and picture.info.get("compression", "raw") != "raw":
-        # libtiff maps the whole file, and unpacks a strip, which may be the whole picture, to a buffer.
-        per_pixel += 4
-        file_bytes = _length(picture)
-    pixels = -(-picture.width // scale) * -(-picture.height // scale)
-    return pixels * per_pixel + file_bytes + _coefficient_bytes(picture)
+def _by(way: _Way, picture: ImageFile.ImageFile, stream: BinaryIO) -> Image.Image:
+    """Decode a picture in one of the ways that it has."""
+    to_rgb = _RGB(picture)
+    if way.factor > 1:
+        return read_reduced(picture, stream, way.factor, to_rgb)
+    if way.scale > 1:
+        if picture.format == "JPEG2000":
+            picture.reduce = way.scale.bit_length() - 1  # type: ignore[method-assign, assignment]
+        else:
+            # draft() takes the size that is wanted and finds the scale by whole division.
+            picture.draft("RGB", (max(1, picture.width // way.scale), max(1, picture.height // way.scale)))
+    picture.load()
+    return to_rgb(picture)
 
 
-def _length(picture: ImageFile.ImageFile) -> int:
-    stream = picture.fp
-    if stream is None:
-        return 0
-    position = stream.tell()
+class _RGB:
+    """Makes RGB of a picture or of strips of it; deep grey by the range that the header states."""
+
+    def __init__(self, picture: ImageFile.ImageFile) -> None:
+        self._range = value_range(picture) if is_deep(picture) else (0.0, 1.0)
+
+    def __call__(self, picture: Image.Image) -> Image.Image:
+        if is_deep(picture):
+            picture = to_eight_bits(picture, *self._range)
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
+
+
+def _turned(picture: Image.Image, orientation: int) -> Image.Image:
+    return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
+
+
+def _size(picture: Image.Image) -> str:
+    return f"{picture.width} x {picture.height} pixels"
+
+
+def _length(stream: BinaryIO) -> int:
     length = stream.seek(0, os.SEEK_END)
-    stream.seek(position)
+    stream.seek(0)
     return length
-
-
-def _coefficient_bytes(picture: Image.Image) -> int:
-    """Return what libjpeg holds of a progressive JPEG: all coefficients, two bytes each, at any scale."""
-    if not _is_progressive(picture):
-        return 0
-    layers = getattr(picture, "layer", None) or [(0, 1, 1, 0)] * 3
-    areas = [across * down for _, across, down, *_ in layers]
-    return 2 * picture.width * picture.height * sum(areas) // max(areas)
-
-
-def _is_progressive(picture: Image.Image) -> bool:
-    return bool(picture.info.get("progressive"))
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"it has more pixels than Pillow accepts ({2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} megapixels)"
+    if isinstance(error, UnknownRangeError):
+        return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[0].lower() + error.strerror[1:]
     if isinstance(error, UnidentifiedImageError):
         return "it is damaged (its header makes no sense)"
-    text = (str(error) or type(error).__name__).rstrip(".")
-    return f"it is damaged ({text})"
+    text = " ".join((str(error) or type(error).__name__).split()).rstrip(".")
+    return f"it is damaged ({text[:200]})"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from array import array
-from collections.abc import Callable
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -14,7 +13,8 @@ import numpy as np
 
 from edgeplast.errors import InputError
 from edgeplast_devices.images.decoding import UnreadableImageError, decode
-from edgeplast_devices.images.listing import Listing, is_hidden, is_picture_name
+from edgeplast_devices.images.formats import FORMAT_NAMES, HEAD_BYTES, foreign_format_of, format_of, promised_format
+from edgeplast_devices.images.listing import LeftOut, Listing, is_junk_file, is_junk_folder
 from edgeplast_devices.images.reaching import UnreachableImagesError, any_there, is_gone, reason_of
 
 if TYPE_CHECKING:
@@ -30,10 +30,20 @@ class Files:
 
     Attributes:
         listing: their names.
+        left_out: what lies beside them and is no picture.
+        formats: those that they have, as far as names and first bytes tell.
     """
 
-    def __init__(self, listing: Listing, opener: Callable[[int], BinaryIO], sizes: array[int] | None = None) -> None:
-        self.listing = listing
+    def __init__(
+        self,
+        listing: Listing,
+        opener: Callable[[int], BinaryIO],
+        sizes: array[int] | None = None,
+        left_out: LeftOut | None = None,
+        formats: Iterable[str] = (),
+    ) -> None:
+        self.listing, self.left_out = listing, left_out or LeftOut()
+        self.formats = frozenset(formats)
         self._open = opener
         self._sizes = sizes
 
@@ -95,44 +105,97 @@ class Files:
         return [other for other in np.linspace(0, len(self) - 1, _NEIGHBOURS).astype(int).tolist() if other != index]
 
     def ordered(self, members: np.ndarray) -> np.ndarray:
-        """Return these pictures by path; of two with one path (a tar that was appended to) the later one."""
-        by_path = sorted(members.tolist(), key=self.listing.path)
-        kept = [a for a, b in pairwise(by_path) if self.listing.path(a) != self.listing.path(b)]
-        return np.asarray([*kept, *by_path[-1:]], dtype=np.int64)
+        """Return these pictures by path, int32; of two with one path the later one."""
+        return self.listing.ordered(members)
 
 
 def from_folder(root: Path) -> Files:
-    """List the pictures of a folder and the folders in it.
+    """List the pictures of a folder and the folders in it, and count what else lies there.
+
+    Links are followed as long as they stay within the folder; the folder itself may be one. So a data set that
+    someone hands over cannot show the device's other files.
 
     Raises:
         InputError: a folder cannot be read.
     """
-    listing = Listing()
-    _scan(root, (), listing, frozenset())
-    return Files(listing, lambda index: root.joinpath(*listing.parts(index)).open("rb"))
+    listing, left_out = Listing(), LeftOut()
+    inside, formats = _Inside(root), set()
+    for parts, entry in _entries(root, inside, left_out):
+        try:
+            kind = promised_format(entry.name) or format_or_reason(read_head(Path(entry.path)))
+        except OSError as error:
+            kind = (error.strerror or str(error)).lower()
+        if kind in FORMAT_NAMES:
+            listing.add(parts, entry.name)
+            formats.add(kind)
+        else:
+            left_out.add(parts, entry.name, kind)
+
+    def opened(index: int) -> BinaryIO:
+        path = root.joinpath(*listing.parts(index))
+        if not inside.holds(path) and path.exists():  # it was no link, or another one, when the folder was listed
+            raise OSError(errno.ELOOP, "a link that leads out of the data set")
+        return path.open("rb")
+
+    return Files(listing, opened, left_out=left_out, formats=formats)
 
 
 def from_file(path: Path) -> Files:
     """List one picture."""
     listing = Listing()
     listing.add((), path.name)
-    return Files(listing, lambda _: path.open("rb"))
+    return Files(listing, lambda _: path.open("rb"), formats=filter(None, [format_of(read_head(path))]))
 
 
-def _scan(folder: Path, parts: tuple[str, ...], listing: Listing, above: frozenset[str]) -> None:
-    real = os.path.realpath(folder)
-    if real in above:  # a link to a folder around it: following it would never end
-        return
-    try:
-        with os.scandir(folder) as entries:
-            inner = []
-            for entry in entries:
-                if entry.is_dir():
-                    if not is_hidden(entry.name):
+def read_head(path: Path) -> bytes:
+    """Return the first bytes of a file, enough to tell what it is.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:
+        return file.read(HEAD_BYTES) or b""
+
+
+def format_or_reason(head: bytes) -> str:
+    """Return the format that these first bytes are the start of, else a reason for :class:`LeftOut`."""
+    return format_of(head) or foreign_format_of(head) or LeftOut.NO_PICTURE
+
+
+class _Inside:
+    """Tells whether paths, with all links followed, stay within a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.path.realpath(root)
+        self._lead = self._root.rstrip(os.sep) + os.sep
+
+    def holds(self, path: Path | str) -> bool:
+        real = os.path.realpath(path)
+        return real == self._root or real.startswith(self._lead)
+
+
+def _entries(root: Path, inside: _Inside, left_out: LeftOut) -> Iterator[tuple[tuple[str, ...], os.DirEntry[str]]]:
+    """Yield each file that a person may have put there, with its folder's parts; folders in order of their names."""
+    waiting: list[tuple[tuple[str, ...], frozenset[str]]] = [((), frozenset())]
+    while waiting:
+        parts, above = waiting.pop()
+        folder = root.joinpath(*parts)
+        real = os.path.realpath(folder)
+        if real in above:  # a link to a folder around it: following it would never end
+            continue
+        inner = []
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if is_junk_folder(entry.name) or is_junk_file(entry.name):
+                        continue
+                    if entry.is_symlink() and not inside.holds(entry.path):
+                        meant = entry.is_dir() or promised_format(entry.name)
+                        left_out.add(parts, entry.name, LeftOut.LINK if meant else LeftOut.NO_PICTURE)
+                    elif entry.is_dir():
                         inner.append(entry.name)
-                elif is_picture_name(entry.name) and entry.is_file():
-                    listing.add(parts, entry.name)
-    except OSError as error:
-        raise InputError(f"Cannot read the folder {folder}: {error.strerror}. Check its permissions.") from error
-    for name in sorted(inner):
-        _scan(folder / name, (*parts, name), listing, above | {real})
+                    elif entry.is_file():
+                        yield parts, entry
+        except OSError as error:
+            raise InputError(f"Cannot read the folder {folder}: {error.strerror}. Check its permissions.") from error
+        waiting += [((*parts, name), above | {real}) for name in sorted(inner, reverse=True)]

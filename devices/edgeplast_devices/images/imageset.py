@@ -16,6 +16,8 @@ from edgeplast_devices.images.reaching import UnreachableImagesError
 NO_LABEL = -1
 """The label of a picture of which nobody said what it shows."""
 
+_AT_ONCE = 4096
+
 
 WhenUnreachable = Callable[[UnreachableImagesError], None]
 """Asked where a picture's place is gone: returns when it is worth another try, or raises."""
@@ -47,7 +49,8 @@ class ImageSet:
     Attributes:
         classes: class names, sorted as text (those of an ``.npz`` as numbers); all those of the data set, also
             the ones that this part of it has no picture of.
-        labels: int64 (n,), index into ``classes``; -1 where there is none.
+        labels: int32 (n,), index into ``classes``; -1 where there is none.
+        notes: what was left out when the data set was opened, a line each.
         decode_limit_bytes: the most memory that decoding one picture may take; settable.
         unreachable: called where a picture's place is gone; returns when it may be there again, or raises.
     """
@@ -61,21 +64,24 @@ class ImageSet:
         *,
         decode_limit_bytes: int = DECODE_LIMIT_BYTES,
         unreachable: WhenUnreachable = _at_once,
+        notes: Sequence[str] = (),
     ) -> None:
         """Show some pictures of a source, in a given order.
 
         Args:
             source: where they lie.
-            positions: int64 (n,), index into the source.
-            labels: int64 (n,), index into ``classes`` or -1.
+            positions: integers (n,), index into the source.
+            labels: integers (n,), index into ``classes`` or -1.
             classes: class names.
             decode_limit_bytes: the most memory that decoding one picture may take.
             unreachable: called where a picture's place is gone; returns when it may be there again, or raises.
+            notes: what was left out, a line each.
         """
         self._source = source
-        self._positions = np.asarray(positions, dtype=np.int64)
-        self.labels = np.asarray(labels, dtype=np.int64)
+        self._positions = np.asarray(positions, dtype=np.int32)
+        self.labels = np.asarray(labels, dtype=np.int32)
         self.classes = tuple(classes)
+        self.notes = tuple(notes)
         self.decode_limit_bytes = decode_limit_bytes
         self.unreachable = unreachable
 
@@ -131,7 +137,7 @@ class ImageSet:
                 f"There are pictures of {_some(unknown)}, and the known classes are {_some(classes)}. "
                 "Rename or remove those folders, or use data with the same classes."
             )
-        table = np.asarray([*(number.get(name, NO_LABEL) for name in self.classes), NO_LABEL], dtype=np.int64)
+        table = np.asarray([*(number.get(name, NO_LABEL) for name in self.classes), NO_LABEL], dtype=np.int32)
         return self._like(self._positions, table[self.labels], classes)
 
     def present_classes(self) -> list[str]:
@@ -145,8 +151,10 @@ class ImageSet:
         of a folder that was replaced under the same name is not noticed.
         """
         digest = hashlib.blake2b(repr((len(self), self.classes)).encode("utf-8", "replace"), digest_size=16)
-        for position, label in zip(self._positions.tolist(), self.labels.tolist(), strict=True):
-            digest.update(b"%d\0%s\0" % (label, self._source.stamp(position)))
+        for start in range(0, len(self), _AT_ONCE):  # as Python's numbers all of them would take 70 bytes each
+            part = slice(start, start + _AT_ONCE)
+            for position, label in zip(self._positions[part].tolist(), self.labels[part].tolist(), strict=True):
+                digest.update(b"%d\0%s\0" % (label, self._source.stamp(position)))
         return digest.hexdigest()
 
     def _like(self, positions: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> ImageSet:
@@ -157,6 +165,7 @@ class ImageSet:
             classes,
             decode_limit_bytes=self.decode_limit_bytes,
             unreachable=self.unreachable,
+            notes=self.notes,
         )
 
 

@@ -1,10 +1,24 @@
-"""The names of many pictures in little memory: 13 bytes and the file's own name for each."""
+"""The names of many pictures in little memory: eight bytes and the file's own name for each."""
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
+from heapq import merge
 
-from edgeplast_devices.images.decoding import EXTENSIONS
+import numpy as np
+
+_RUN = 4096
+_JUNK_FOLDERS = (
+    "__macosx",
+    "@eadir",
+    "#recycle",
+    "@recycle",
+    "$recycle.bin",
+    "lost+found",
+    "system volume information",
+)
+_JUNK_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r")
 
 
 class Listing:
@@ -20,7 +34,7 @@ class Listing:
         self.folders: list[tuple[str, ...]] = []
         self._folder_numbers: dict[tuple[str, ...], int] = {}
         self._folder_of = array("i")
-        self._ends = array("q", [0])
+        self._ends = array("I", [0])
         self._text = bytearray()
 
     def add(self, folder: tuple[str, ...], file_name: str) -> None:
@@ -50,12 +64,66 @@ class Listing:
         """Return a picture's path below the root, with slashes."""
         return "/".join(self.parts(index))
 
+    def ordered(self, members: np.ndarray) -> np.ndarray:
+        """Return these pictures by path; of two with one path (a tar that was appended to) the later one.
 
-def is_picture_name(name: str) -> bool:
-    """Tell whether a file name is that of a picture and not hidden."""
-    return not name.startswith(".") and name.lower().endswith(EXTENSIONS)
+        A few thousand names at a time are held as text: they are sorted in runs, and the runs merged one name at a
+        time.
+
+        Args:
+            members: integers (n,), positions in this listing.
+
+        Returns:
+            int32 (n or fewer,).
+        """
+        runs = [
+            array("i", sorted(members[start : start + _RUN].tolist(), key=self.path))
+            for start in range(0, len(members), _RUN)
+        ]
+        kept, last = array("i"), None
+        for path, index in merge(*(self._with_paths(run) for run in runs), key=lambda entry: entry[0]):
+            if path == last:
+                kept[-1] = index
+            else:
+                kept.append(index)
+            last = path
+        return np.frombuffer(kept, dtype=np.int32) if len(kept) else np.empty(0, dtype=np.int32)
+
+    def _with_paths(self, run: array[int]) -> Iterator[tuple[str, int]]:
+        for index in run:
+            yield self.path(index), index
 
 
-def is_hidden(folder_name: str) -> bool:
-    """Tell whether a folder is one that no person made: ``.git``, ``.ipynb_checkpoints``, ``__MACOSX``."""
-    return folder_name.startswith(".") or folder_name == "__MACOSX"
+class LeftOut:
+    """Files that are no pictures, or none that can be read here: how many in each folder, why, and one by name.
+
+    Attributes:
+        found: by folder (its parts below the root) and reason: how many, and the first one's name.
+    """
+
+    NO_PICTURE = "no picture"
+    LINK = "a link out of the folder"
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[tuple[str, ...], str], tuple[int, str]] = {}
+
+    def add(self, folder: tuple[str, ...], file_name: str, reason: str) -> None:
+        """Count one file.
+
+        Args:
+            folder: where it lies, as parts below the root.
+            file_name: its name.
+            reason: one of the constants above, or the format that cannot be read.
+        """
+        count, first = self.found.get((folder, reason), (0, file_name))
+        self.found[folder, reason] = (count + 1, first)
+
+
+def is_junk_file(name: str) -> bool:
+    """Tell whether a file is one that no person made: hidden, ``Thumbs.db``, ``desktop.ini``."""
+    return name.startswith(".") or name.lower() in _JUNK_FILES
+
+
+def is_junk_folder(name: str) -> bool:
+    """Tell whether a folder is one that no person made: ``.git``, ``.thumbnails``, ``__MACOSX``, ``@eaDir``."""
+    return name.startswith(".") or name.lower() in _JUNK_FOLDERS

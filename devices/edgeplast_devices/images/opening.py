@@ -11,12 +11,13 @@ import numpy as np
 
 from edgeplast.errors import InputError, one_of
 from edgeplast.progress import Progress, silent
-from edgeplast_devices.images.decoding import DECODE_LIMIT_BYTES
-from edgeplast_devices.images.files import Files, from_file, from_folder
+from edgeplast_devices.images.decoding import DECODE_LIMIT_BYTES, preload
+from edgeplast_devices.images.files import Files, from_file, from_folder, read_head
+from edgeplast_devices.images.formats import FORMATS, foreign_format_of, format_of, promised_format
 from edgeplast_devices.images.imageset import NO_LABEL, ImageSet, Source
-from edgeplast_devices.images.layout import SPLITS, read_layout
-from edgeplast_devices.images.listing import is_picture_name
+from edgeplast_devices.images.layout import SPLITS, Place, read_layout, split_called
 from edgeplast_devices.images.splitting import stratified_split
+from edgeplast_devices.images.storage import SharedFile
 
 KINDS = "a folder, a .tar (also .tar.gz, .tar.xz, .tar.bz2) or an .npz in the MedMNIST layout"
 """What a data set can be, for messages."""
@@ -35,6 +36,11 @@ class Splits:
     train: ImageSet
     val: ImageSet | None
     test: ImageSet | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was left out when the data set was opened, a line each."""
+        return self.train.notes
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,8 @@ def open_images(
 
     Args:
         path: a folder or an archive of ``CLASS/name.jpg`` or ``train/CLASS/name.jpg``, or an ``.npz``.
-        split: ``train``, ``val`` or ``test``; None is train if there are splits, else everything.
+        split: ``train``, ``val`` or ``test``, or another common name of one; None is train if there are splits,
+            else everything.
         prefer: without ``split``, the first of these that there is, before train.
         decode_limit_bytes: the most memory that decoding one picture may take.
         progress: called while an archive is unpacked.
@@ -80,8 +87,10 @@ def open_images(
         UsageError: ``split`` is no split.
         InputError: the path or the split is missing, or what is there cannot be read as a data set.
     """
-    if split is not None and split not in SPLITS:
-        raise one_of("split", split, SPLITS)
+    if split is not None:
+        if (meant := split_called(split)) is None:
+            raise one_of("split", split, SPLITS)
+        split = meant
     data = _look_at(Path(path), progress)
     if split is None:
         split = next((name for name in prefer if name in data.splits), None)
@@ -143,9 +152,11 @@ def open_unlabelled(
         the pictures in the order of the paths, within one by name; all labels -1, no classes.
 
     Raises:
-        InputError: a path is missing or holds no picture.
+        InputError: no path is given, or one is missing or holds no picture.
     """
     several = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    if not several:
+        raise InputError("No pictures were given. Give a picture, or a folder or tar archive with some.")
     opened = [(path, *_unlabelled(path, progress)) for path in several]
     if len(opened) == 1:
         _, source, order = opened[0]
@@ -160,24 +171,46 @@ def open_unlabelled(
 
 def _unlabelled(path: Path, progress: Progress) -> tuple[Files, np.ndarray]:
     _existing(path)
-    if path.is_file() and is_picture_name(path.name):
+    if path.is_file() and _is_picture(path):
         files = from_file(path)
+        preload(files.formats)
     elif path.is_file() and _is_zip(path):
         raise InputError(f"{path} is an .npz or zip; to predict, give a picture, a folder or a tar archive.")
     else:
         files = _files(path, progress)
     if not len(files):
         raise InputError(f"{path} holds no pictures. Give a picture, or a folder or tar archive with some.")
-    return files, files.ordered(np.arange(len(files)))
+    return files, files.ordered(np.arange(len(files), dtype=np.int32))
 
 
 def _place(path: Path) -> str:
-    place = path.parent if path.is_file() and is_picture_name(path.name) else path
+    place = path.parent if path.is_file() and _is_picture(path) else path
     return "" if place == Path() else str(place)
 
 
+def _is_picture(path: Path) -> bool:
+    """Tell whether a file is one picture, by its contents, or by its name where the contents say nothing.
+
+    Raises:
+        InputError: it is a picture of a format that cannot be read, or it cannot be opened.
+    """
+    head = _head(path)
+    if SharedFile.at(path).read_at(257, 5) == b"ustar":  # a tar begins with a name, which may look like anything
+        return False
+    if (foreign := foreign_format_of(head)) is not None:
+        raise InputError(f"{path} is a {foreign} picture; readable are {FORMATS}. Convert it.")
+    return (format_of(head) or promised_format(path.name)) is not None
+
+
+def _head(path: Path) -> bytes:
+    try:
+        return read_head(path)
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
+
+
 def _without_labels(source: Source, order: np.ndarray, decode_limit_bytes: int) -> ImageSet:
-    return ImageSet(source, order, np.full(len(order), NO_LABEL), (), decode_limit_bytes=decode_limit_bytes)
+    return ImageSet(source, order, np.full(len(order), NO_LABEL, np.int32), (), decode_limit_bytes=decode_limit_bytes)
 
 
 def _require_learned(train: ImageSet, images: ImageSet, split: str, path: Path) -> None:
@@ -198,42 +231,51 @@ def _existing(path: Path) -> Path:
 
 
 def _is_zip(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(4) in (b"PK\3\4", b"PK\5\6")
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
+    return _head(path)[:4] in (b"PK\3\4", b"PK\5\6")
 
 
 def _files(path: Path, progress: Progress) -> Files:
     if path.is_dir():
-        return from_folder(path)
-    from edgeplast_devices.images.tars import from_tar  # a start on a folder need not load tarfile
+        files = from_folder(path)
+    else:
+        from edgeplast_devices.images.tars import from_tar  # a start on a folder need not load tarfile
 
-    return from_tar(path, progress)
+        files = from_tar(path, progress)
+    preload(files.formats)
+    return files
 
 
 def _look_at(path: Path, progress: Progress) -> _DataSet:
     _existing(path)
     if path.is_file() and _is_zip(path):
         return _arrays(path, progress)
-    if path.is_file() and is_picture_name(path.name):
+    if path.is_file() and _is_picture(path):
         raise InputError(f"{path} is one picture; a data set is {KINDS}.")
     files = _files(path, progress)
-    layout = read_layout(files.listing.folders, path)
+    layout = read_layout(files.listing.folders, path, files.left_out)
     folder_of = np.frombuffer(files.listing.folder_numbers, dtype=np.int32)
+    notes = _loose(files, layout.places) + layout.notes
 
     def take(split: str | None) -> ImageSet:
         of_folder = [place[1] if place and place[0] == split else NO_LABEL for place in layout.places]
         labels = np.asarray(of_folder, dtype=np.int32)[folder_of]
-        by_label = np.argsort(labels, kind="stable")
+        by_label = np.argsort(labels, kind="stable").astype(np.int32)
         bounds = np.searchsorted(labels[by_label], np.arange(len(layout.classes) + 1))
-        # One class at a time, so that only its names are held as text while they are sorted.
         members = [files.ordered(by_label[start:end]) for start, end in pairwise(bounds)]
-        counts = [len(part) for part in members]
-        return ImageSet(files, np.concatenate(members), np.repeat(np.arange(len(counts)), counts), layout.classes)
+        numbers = np.repeat(np.arange(len(members), dtype=np.int32), [len(part) for part in members])
+        return ImageSet(files, np.concatenate(members), numbers, layout.classes, notes=notes)
 
     return _DataSet(path, layout.splits, take)
+
+
+def _loose(files: Files, places: Sequence[Place | None]) -> tuple[str, ...]:
+    """Say how many pictures lie in no class folder."""
+    loose = np.asarray([place is None for place in places])[np.frombuffer(files.listing.folder_numbers, np.int32)]
+    count = int(loose.sum())
+    if not count:
+        return ()
+    what = f"{count} picture{'s' if count > 1 else ''} in no class folder"
+    return (f"left out: {what} ({'such as ' if count > 1 else ''}{files.name(int(loose.argmax()))})",)
 
 
 def _arrays(path: Path, progress: Progress) -> _DataSet:
@@ -252,6 +294,6 @@ def _arrays(path: Path, progress: Progress) -> _DataSet:
                 "label for each picture."
             )
         names = [str(label) for label in range(highest + 1)]
-        return ImageSet(images, np.arange(len(images)), labels[split], names)
+        return ImageSet(images, np.arange(len(images), dtype=np.int32), labels[split], names)
 
     return _DataSet(path, archive.splits, take)

@@ -5,19 +5,23 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from edgeplast.errors import InputError
 from edgeplast.progress import Progress
 from edgeplast.units import format_bytes
-from edgeplast_devices.images.files import Files
-from edgeplast_devices.images.listing import Listing, is_hidden, is_picture_name
+from edgeplast_devices.images.files import Files, format_or_reason
+from edgeplast_devices.images.formats import FORMAT_NAMES, HEAD_BYTES, promised_format
+from edgeplast_devices.images.listing import LeftOut, Listing, is_junk_file, is_junk_folder
 from edgeplast_devices.images.storage import PIECE_BYTES, SharedFile, spool
 
 if TYPE_CHECKING:
     import tarfile
 
 _MAGIC = {b"\x1f\x8b": "gzip", b"\xfd7zXZ\0": "xz", b"BZh": "bzip2"}
+
+HEADER_BYTES = 1 << 20
+"""The most that names and other records of one member may take: tarfile holds them in memory, whatever they claim."""
 
 XZ_MEMORY_BYTES = 20 << 20
 """The most that unpacking a ``.tar.xz`` may take: ``xz -6``, the default, needs 9 MiB, ``xz -9`` 65 MiB."""
@@ -37,29 +41,40 @@ def from_tar(path: Path, progress: Progress) -> Files:
         data = spool(_unpacked(path, kind, progress), str(path)) if kind else SharedFile.at(path)
     except (OSError, EOFError) as error:
         raise InputError(f"{path} is damaged or cut short ({error}). Fetch or pack it again.") from error
-    listing, offsets, sizes = Listing(), array("q"), array("q")
+    listing, left_out, offsets, sizes = Listing(), LeftOut(), array("q"), array("q")
+    formats: set[str] = set()
     for member in _members(path, data):
         folders = [part for part in member.name.split("/") if part not in ("", ".")]
         if not folders or not member.isreg() or member.issparse() or ".." in folders:
             continue
         name = folders.pop()
-        if is_picture_name(name) and not any(map(is_hidden, folders)):
+        if is_junk_file(name) or any(map(is_junk_folder, folders)):
+            continue
+        kind = promised_format(name) or format_or_reason(data.read_at(member.offset_data, min(HEAD_BYTES, member.size)))
+        if kind in FORMAT_NAMES:
             listing.add(tuple(folders), name)
             offsets.append(member.offset_data)
             sizes.append(member.size)
-    return Files(listing, lambda index: data.window(offsets[index], sizes[index]), sizes)
+            formats.add(kind)
+        else:
+            left_out.add(tuple(folders), name, kind)
+    return Files(listing, lambda index: data.window(offsets[index], sizes[index]), sizes, left_out, formats)
 
 
 def _members(path: Path, data: SharedFile) -> Iterator[tarfile.TarInfo]:
     import tarfile
 
     try:
-        with tarfile.open(fileobj=data.window(0, data.size), mode="r:") as archive:
+        with tarfile.open(fileobj=cast(BinaryIO, _Headers(data, path)), mode="r:") as archive:
             while (member := archive.next()) is not None:
                 # tarfile remembers every member, a kilobyte each; its reader does not need them.
                 archive.members.clear()  # type: ignore[attr-defined]
+                if sum(map(len, archive.pax_headers.values())) > HEADER_BYTES:
+                    raise _too_long(path)
                 yield member
             end = archive.offset
+    except RecursionError as error:  # one record that announces another one, hundreds of times
+        raise _too_long(path) from error
     except (tarfile.TarError, EOFError, UnicodeError, ValueError) as error:
         raise InputError(
             f"{path} is no archive that can be read, or is cut short ({error}). "
@@ -68,6 +83,29 @@ def _members(path: Path, data: SharedFile) -> Iterator[tarfile.TarInfo]:
     # tarfile takes a header that makes no sense for the end of the archive.
     if data.read_at(end, 512).strip(b"\0"):
         raise InputError(f"{path} is damaged or cut short at byte {end}. Fetch or pack it again.")
+
+
+class _Headers:
+    """What tarfile reads of an archive when nothing is extracted: headers, and the records that belong to them.
+
+    A record says itself how long it is, and is read in one piece: a name of a gigabyte packs into a megabyte.
+    """
+
+    def __init__(self, data: SharedFile, path: Path) -> None:
+        self._window, self._path = data.window(0, data.size), path
+        self.seek, self.tell, self.close = self._window.seek, self._window.tell, self._window.close
+
+    def read(self, size: int) -> bytes:
+        if size > HEADER_BYTES:
+            raise _too_long(self._path)
+        return self._window.read(size)
+
+
+def _too_long(path: Path) -> InputError:
+    return InputError(
+        f"{path} has a member whose name or other records take more than {format_bytes(HEADER_BYTES)}. No picture "
+        "has such a name: the archive is damaged or was made to harm. Pack the pictures again."
+    )
 
 
 def _unpacked(path: Path, kind: str, progress: Progress) -> Iterator[bytes]:

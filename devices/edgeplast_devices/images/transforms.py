@@ -14,13 +14,7 @@ from PIL import Image
 
 from edgeplast.errors import UsageError, one_of
 from edgeplast.preprocessing import Preprocessing
-
-RESIZE_LIMIT_BYTES = 16 << 20
-"""A resized picture above this is never made; only the part that the crop keeps is.
-
-A strip of 4000 x 1 pixels with its short side at 256 would take a gigabyte. Results then differ from timm's by
-the rounding of Pillow's 32-bit box.
-"""
+from edgeplast_devices.images.costs import RESIZE_LIMIT_BYTES
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,

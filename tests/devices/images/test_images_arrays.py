@@ -34,7 +34,7 @@ def test_rows_come_back_as_rgb(save, compressed, channels):
     rows = RNG.integers(0, 256, (6, 5, 4, *channels), dtype=np.uint8)
     images = open_images(save(compressed, train_images=rows, train_labels=LABELS[:, None]))
     assert images.classes == tuple(str(i) for i in range(11))
-    assert images.labels.tolist() == LABELS.tolist() and images.labels.dtype == np.int64
+    assert images.labels.tolist() == LABELS.tolist() and images.labels.dtype == np.int32
     assert images.name(3) == "train_images[3]"
     for i in range(6):
         expected = rows[i] if channels == (3,) else np.repeat(rows[i].reshape(5, 4, 1), 3, axis=2)
@@ -137,11 +137,56 @@ def test_rows_that_vanish_and_rows_that_are_too_large(save):
     images.decode_limit_bytes = 50
     with pytest.raises(UnreadableImageError, match=r"train_images\[0\] cannot be used: 4 x 5 pixels take 100 B, 50 B"):
         images.open(0)
-    images.decode_limit_bytes = 1000
+    large = open_images(save(train_images=RNG.integers(0, 256, (6, 99, 99), dtype=np.uint8), train_labels=LABELS))
     with path.open("r+b") as file:
         file.truncate(200)
     with pytest.raises(UnreadableImageError, match=r"the file ends before this row"):
-        images.open(5)
+        large.open(5)
+
+
+def bomb(path: Path, **arrays: tuple[str, int]) -> Path:
+    """An .npz whose arrays claim a shape and hold so many zeros, in next to no bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, (header, zeros) in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                text = header.ljust(117) + "\n"
+                file.write(b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode())
+                for start in range(0, zeros, 1 << 20):
+                    file.write(bytes(min(1 << 20, zeros - start)))
+    return path
+
+
+IMAGES = "{'descr': '|u1', 'fortran_order': False, 'shape': (%s), }"
+LABELS_OF = "{'descr': '<i8', 'fortran_order': False, 'shape': (%s,), }"
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        ("5000000, 1, 1", "5000000", r"train_labels in .* claims 5000000 pictures; it can have 0 to 4194304"),
+        ("5000000, 1, 1", "6", r"train_images in .* claims 5000000 pictures"),
+        ("-6, 5, 4", "6", r"train_images in .* is uint8 of shape \(-6, 5, 4\)"),
+        ("6, -5, -4", "6", r"shape \(6, -5, -4\)"),
+        ("6, 5, 4", "-6", r"train_labels in .* claims -6 pictures"),
+        ("6, 4294967296, 4294967296", "6", r"train_images in .* is damaged \(it ends too early\)"),
+        ("6, 5, 4", "3000000", r"train_labels in .* is damaged \(it ends too early\)"),
+    ],
+)
+def test_shapes_that_cannot_be_meant_are_refused_before_memory_is_asked_for(tmp_path, images, labels, message):
+    path = bomb(tmp_path / "x.npz", train_images=(IMAGES % images, 120), train_labels=(LABELS_OF % labels, 48))
+    with pytest.raises(InputError, match=message):
+        open_images(path)
+
+
+def test_a_long_header_and_a_long_directory_are_refused(tmp_path):
+    path = bomb(tmp_path / "x.npz", train_images=(IMAGES % "6, 5, 4" + " " * 20000, 120), train_labels=("", 0))
+    with pytest.raises(InputError, match=r"is damaged"):
+        open_images(path)
+    with zipfile.ZipFile(tmp_path / "many.npz", "w") as archive:
+        for number in range(12000):
+            archive.writestr(f"{number:050d}.npy", b"")
+    with pytest.raises(InputError, match=r"a directory of 1\.\d+ MiB, for a few arrays"):
+        open_images(tmp_path / "many.npz")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
