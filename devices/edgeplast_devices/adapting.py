@@ -148,8 +148,12 @@ def refuse_taken(into: Path, *, resume: bool, force: bool) -> None:
         UsageError: something is there.
         DamagedError: there is something to resume and none of it is whole.
     """
-    if not (resume and _is_untidy(into)):
-        _refuse_taken(into, resume=resume, force=force)
+    if not resume:
+        refuse_existing(into, force=force)
+    else:
+        with only_writer(into):  # else another run might remove what is read here
+            if not _is_untidy(into):
+                _refuse_taken(into, resume=resume, force=force)
 
 
 def _refuse_taken(into: Path, *, resume: bool, force: bool) -> None:
@@ -165,10 +169,8 @@ def interrupted_options(into: Path) -> TrainingOptions | None:
     Raises:
         DamagedError: none of its checkpoints is whole.
     """
-    if not unfinished(into).is_dir():
-        return None
     with only_writer(into):  # else another run might remove what is read here
-        found = last_checkpoint(unfinished(into))
+        found = last_checkpoint(unfinished(into)) if unfinished(into).is_dir() else None
     return found.state.options if found else None
 
 

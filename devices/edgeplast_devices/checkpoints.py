@@ -181,7 +181,14 @@ def is_checkpoint(name: str) -> bool:
 def checkpoint_files(folder: Path) -> list[Path]:
     """Return the checkpoints in a folder, whole or not, the newest first."""
     files = [file for file in folder.glob("checkpoint-*.safetensors") if _NAME.fullmatch(file.name)]
-    return sorted(files, key=lambda file: (_number(file), file.stat().st_mtime_ns), reverse=True)
+    return sorted(files, key=lambda file: (_number(file), _written_at(file)), reverse=True)
+
+
+def _written_at(file: Path) -> int:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:  # gone, or its drive is
+        return 0
 
 
 def last_checkpoint(folder: Path) -> Checkpoint | None:
