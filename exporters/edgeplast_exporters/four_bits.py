@@ -1,6 +1,6 @@
 """Frozen matrices in 4 bits: blocks of 32 along the input, a scale each, two elements a byte.
 
-Arithmetic of storage only; the graph pass that reads it is ``quantization.py``. Values lie in −7..7, so that 0 is 0
+Arithmetic of storage only; the graph pass that reads it is ``dequantize.py``. Values lie in −7..7, so that 0 is 0
 and both signs reach equally far. ONNX keeps the elements of a matrix one after another, row by row, the first of each
 two in the lower half of the byte (``INT4``), and ``DequantizeLinear`` knows scales by block since opset 21.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgeplast.bundle import BLOCK_OF_4_BITS
+from edgeplast.graphs.passes.dequantize import packed_name as packed_name
 
 BLOCK = BLOCK_OF_4_BITS
 """Neighbouring inputs of one output that share a scale."""
@@ -17,11 +18,6 @@ BLOCK = BLOCK_OF_4_BITS
 _LARGEST = 7
 _SHRUNK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """Scales that are tried, relative to the one that reaches the largest element, where there are calibration images."""
-
-
-def packed_name(weight: str) -> str:
-    """Return the name under which the packed 4-bit matrix of a weight is stored."""
-    return f"{weight}.int4"
 
 
 def quantize_blocks(weight: np.ndarray, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -1,36 +1,13 @@
-"""Graph pass: store frozen matrices in 8 or 4 bits and turn them into float32 where they are read, just in time.
-
-Does not change its input. 8 bits have a scale a row, 4 bits one for 32 inputs of a row (``four_bits.py``). Each reader
-gets a DequantizeLinear of its own, placed right before it, so that the float32 copy of one layer lives only while that
-layer computes, in the forward pass, in the second forward pass of recomputation and in the backward pass. In the two
-latter, the int8 weight (of 4 bits, whose type few operators know, the scales) passes through a reshape whose shape is
-read off the incoming gradient, so no runtime can share the float32 copy of the forward pass (which would have to be
-kept) or compute it early.
-
-What would break it: a runtime that folds DequantizeLinear of a constant into a float32 constant. onnxruntime
-does not, and the device runs these graphs with graph optimization off. 4 bits need opset 21 (onnxruntime ≥ 1.18).
-"""
+"""Frozen matrices in 8 bits, a scale a row: arithmetic of storage; the graph pass that reads it is in ``graphs``."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 
-from edgeplast.graphs.graph import Graph, Node, Value
-from edgeplast_exporters.four_bits import BLOCK, packed_name
-
-
-def quantized_name(weight: str) -> str:
-    """Return the name under which the int8 matrix of a weight is stored."""
-    return f"{weight}.int8"
-
-
-def scale_name(weight: str) -> str:
-    """Return the name under which the scales of a weight, one per output row, are stored."""
-    return f"{weight}.scale"
+from edgeplast.graphs.passes.dequantize import quantizable as quantizable
+from edgeplast.graphs.passes.dequantize import quantize_frozen as quantize_frozen
+from edgeplast.graphs.passes.dequantize import quantized_name as quantized_name
+from edgeplast.graphs.passes.dequantize import scale_name as scale_name
 
 
 def quantize_rows(weight: np.ndarray, most: int = 127) -> tuple[np.ndarray, np.ndarray]:
@@ -48,73 +25,3 @@ def quantize_rows(weight: np.ndarray, most: int = 127) -> tuple[np.ndarray, np.n
     smallest = np.finfo(np.float32).tiny
     scale = np.where(largest > 0, np.maximum(largest / np.float32(most), smallest), 1).astype(np.float32)
     return np.clip(np.rint(weight / scale[:, None]), -most, most).astype(np.int8), scale
-
-
-def quantizable(graph: Graph) -> list[str]:
-    """Return the frozen weights that are read as matrices by Gemm and nothing else."""
-    by_gemm = {n.inputs[1] for n in graph.nodes if n.op == "Gemm"}
-    otherwise = {name for n in graph.nodes for i, name in enumerate(n.inputs) if n.op != "Gemm" or i != 1}
-    return [name for name in graph.weights if name in by_gemm and name not in otherwise]
-
-
-def quantize_frozen(graph: Graph, weights: Collection[str], *, four_bits: Collection[str] = ()) -> Graph:
-    """Return the graph reading the given frozen matrices as int8, or in 4 bits.
-
-    Args:
-        graph: forward or training graph, recomputation already done.
-        weights: names among ``quantizable(graph)``; those the graph does not read are ignored.
-        four_bits: likewise, of those in 4 bits.
-    """
-    small = set(four_bits)
-    wanted = set(weights) | small
-    chosen = [name for name in quantizable(graph) if name in wanted]  # in the graph's order: same plan, same bytes
-    result = graph.copy()
-    result.weights = [name for name in graph.weights if name not in chosen]
-    for name in chosen:
-        shape = graph.values[name].shape
-        if name in small:
-            result.weight(packed_name(name), shape, "int4")
-            result.weight(scale_name(name), (shape[0], -(-shape[1] // BLOCK)))
-        else:
-            result.weight(quantized_name(name), shape, "int8")
-            result.weight(scale_name(name), shape[:1])
-    result.nodes = []
-    for node in graph.nodes:
-        name = node.inputs[1] if node.op == "Gemm" else ""
-        if name in chosen:
-            node = _with_dequantized(result, node, name, name in small)
-        result.nodes.append(node)
-    return result
-
-
-def _with_dequantized(graph: Graph, node: Node, weight: str, four_bits: bool) -> Node:
-    source, scale = packed_name(weight) if four_bits else quantized_name(weight), scale_name(weight)
-    tags: dict[str, Any] = {"component": node.component, "block": node.block, "phase": node.phase}
-    if node.phase != "forward" and four_bits:
-        scale = _anchored(graph, scale, node, tags)
-    elif node.phase != "forward":
-        source = _anchored(graph, source, node, tags)
-    attributes = {"axis": 1, "block_size": BLOCK} if four_bits else {"axis": 0}
-    name = f"{weight}/float/{node.outputs[0]}"
-    graph.values[name] = replace(graph.values[weight], name=name)
-    graph.nodes.append(Node("DequantizeLinear", (source, scale), (name,), attributes, **tags))
-    return replace(node, inputs=(node.inputs[0], name, *node.inputs[2:]))
-
-
-def _anchored(graph: Graph, source: str, node: Node, tags: dict[str, Any]) -> str:
-    """Reshape to the shape it has, by way of the activation that ``node`` reads: [0·batch, columns], 0 = as is."""
-    quantized, activation = graph.values[source], node.inputs[0]
-    stem = f"{source}/anchor/{node.outputs[0]}"
-    zero, columns = graph.constant([0]), graph.constant([quantized.shape[1]])
-    steps: list[tuple[str, tuple[str, ...], str, dict[str, int]]] = [
-        ("Shape", (activation,), "size", {"start": 0, "end": 1}),
-        ("Mul", (f"{stem}/size", zero.name), "zero", {}),
-        ("Concat", (f"{stem}/zero", columns.name), "shape", {"axis": 0}),
-    ]
-    for op, inputs, tail, attributes in steps:
-        name = f"{stem}/{tail}"
-        graph.values[name] = Value(name, (2 if op == "Concat" else 1,), dtype="int64")
-        graph.nodes.append(Node(op, inputs, (name,), dict(attributes), **tags))
-    graph.values[stem] = replace(quantized, name=stem)
-    graph.nodes.append(Node("Reshape", (source, f"{stem}/shape"), (stem,), {}, **tags))
-    return stem
