@@ -36,6 +36,7 @@ _IN_THE_MODEL_ALONE = (
     ("attn_pool.", "The model pools by attention, and the file's does not: take its variant with _gap_ in the name."),
     ("fc_norm.", """The file has its norm before pooling: add --model-kwargs '{"fc_norm": false}'."""),
     ("reg_token", "The model has registers, and the file has none."),
+    ("dist_token", "The model is a distilled DeiT, and the file is none."),
     ("ls1.gamma", "The model has layer scale, and the file has none."),
 )
 """Part of a name to what it tells."""
@@ -146,10 +147,12 @@ def _through_timm(
             warnings.simplefilter("ignore")
             found = dict(read(given, model, **options))
     except (RuntimeError, AssertionError, ValueError, KeyError, AttributeError, TypeError) as error:
-        strange = [key for key in given if key not in model.state_dict() and not _NO_PART_OF_A_BODY.match(key)]
+        expected = model.state_dict().keys()
+        strange = [key for key in given if key not in expected and not _NO_PART_OF_A_BODY.match(key)]
+        why = _why(strange, [key for key in expected if key not in given])
         raise InputError(
             f"The checkpoint {state.path} ({translated.layout}) does not fit {name}: timm's reader of this kind of "
-            f"model fails ({type(error).__name__}: {error}). {_why(strange, ())}{_sizes_differ(given, model, name)}"
+            f"model fails ({type(error).__name__}: {error}). {why}{_sizes_differ(given, model, name)}"
         ) from error
     if translated.layout == CLIP:  # timm makes a head of the projection beside the text
         found = {key: tensor for key, tensor in found.items() if not _of_head(key, _head_names(model))}

@@ -64,6 +64,22 @@ def test_weights_of_another_kind_of_model_are_never_used_in_part(
         load_model(NAME, checkpoint=path, options=SMALL)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "meaning"),
+    [
+        ("deit_tiny_distilled_patch16_224", {}, "The model is a distilled DeiT, and the file is none"),
+        ("vit_base_patch32_clip_224", {"patch_size": 16}, "The model is a CLIP tower, and the file is none"),
+        (NAME, {"init_values": 1e-5}, "The model has layer scale, and the file has none"),
+    ],
+)
+def test_a_model_of_another_kind_than_the_weights_is_never_filled_in_part(
+    tmp_path: Path, name: str, options: dict, meaning: str
+):
+    path = saved(tmp_path)
+    with pytest.raises(InputError, match=meaning):
+        load_model(name, checkpoint=path, options={**SMALL, **options})
+
+
 def test_a_norm_before_pooling_can_be_had(tmp_path: Path):
     path, pooled = saved(tmp_path), {**SMALL, "global_pool": "avg"}
     with pytest.raises(InputError, match=r"""add --model-kwargs '\{"fc_norm": false\}'"""):
