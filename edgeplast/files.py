@@ -130,5 +130,7 @@ def disk_errors(path: Path) -> Iterator[None]:
                 "and nothing was left behind. Choose another place, or raise the limit."
             ) from error
         if error.errno in _CANNOT_BE_WRITTEN:
-            raise InputError(f"{path} cannot be written ({error.strerror}). Choose another place.") from error
+            raise InputError(
+                f"{shortened(path)} cannot be written ({error.strerror}). Choose another place."
+            ) from error
         raise

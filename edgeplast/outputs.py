@@ -172,7 +172,7 @@ def finish_folder(temporary: Path, path: Path, *, force: bool = False) -> None:
         with contextlib.suppress(OSError):  # FAT and some shares have no permissions
             temporary.chmod(0o755)
         for file in temporary.rglob("*"):
-            if file.is_file():
+            if file.is_file() and not file.is_symlink():
                 with contextlib.suppress(OSError):
                     file.chmod(0o644)  # some libraries write for their owner alone; a service may read a bundle
                 with file.open("rb+") as handle:

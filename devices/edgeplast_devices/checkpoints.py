@@ -12,7 +12,7 @@ epoch and the picture (``images/splitting.py``).
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -32,6 +32,8 @@ from edgeplast_devices.tensors import read_arrays, read_metadata, write_arrays
 _NAME = re.compile(r"(checkpoint|best)-(\d{8,})-([0-9a-f]{16})\.safetensors")
 _KEPT = 2
 _STATE = "run"
+MOST_STATE_BYTES = 64 << 20
+"""Of what a run writes of itself; most of it would be the names of pictures that could not be read."""
 
 
 class RunState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +77,7 @@ class RunState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     KIND: ClassVar[str] = "checkpoint"
+    MOST_BYTES: ClassVar[int] = MOST_STATE_BYTES
 
     bundle: str
     images: dict[str, str]
@@ -128,7 +131,7 @@ class Checkpoint:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return parameters under their own names, optimizer state under ``<slot>/<parameter>``; float32."""
-        return read_arrays(self.path)
+        return read_arrays(self.path, most_header_bytes=MOST_STATE_BYTES, checksum=_checksum(self.path))
 
 
 def write_checkpoint(
@@ -205,10 +208,11 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     damaged: list[str] = []
     without_best: Checkpoint | None = None
     for file in files:
-        fault = _fault(file)
-        if fault is None:
-            state = RunState.from_json(read_metadata(file).get(_STATE, "").encode(), where=str(file))
-            lost = _fault(folder / state.best_file) if state.best_file else None
+        state = _state(file)
+        if isinstance(state, str):
+            fault = state
+        else:
+            lost = _fault(folder / Path(state.best_file).name) if state.best_file else None
             if lost is None:
                 return Checkpoint(file, state, tuple(damaged))
             fault = f"the weights of its best epoch, {state.best_epoch}, are lost: {lost}"
@@ -224,6 +228,16 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
         f"No checkpoint in {folder} is whole ({'; '.join(damaged)}). "
         "Start the run again with --force instead of --resume."
     )
+
+
+def read_best(folder: Path, name: str, parameters: Iterable[str]) -> dict[str, np.ndarray]:
+    """Return the weights of the best epoch, float32, from the file whose checksum was verified.
+
+    Raises:
+        DamagedError: they are not whole.
+    """
+    file = folder / Path(name).name
+    return read_arrays(file, parameters, checksum=_checksum(file))
 
 
 def check_same_run(state: RunState, bundle: str, images: Mapping[str, str], options: TrainingOptions) -> None:
@@ -251,11 +265,36 @@ def check_same_run(state: RunState, bundle: str, images: Mapping[str, str], opti
         )
 
 
+def _state(file: Path) -> RunState | str:
+    """Read the state in a checkpoint from the file whose checksum was verified; what is wrong with it where it is not.
+
+    Raises:
+        InputError: it was written by a newer edgeplast, or is no state.
+    """
+    if (fault := _missing(file)) is not None:
+        return fault
+    try:
+        text = read_metadata(file, most_header_bytes=MOST_STATE_BYTES, checksum=_checksum(file)).get(_STATE, "")
+    except DamagedError as error:
+        return str(error).rstrip(".")
+    return RunState.from_json(text.encode(), where=str(file))
+
+
 def _fault(file: Path) -> str | None:
+    if (fault := _missing(file)) is not None:
+        return fault
+    return None if sha256(file)[:16] == _checksum(file) else f"the content of {file.name} does not match its checksum"
+
+
+def _missing(file: Path) -> str | None:
+    there = _NAME.fullmatch(file.name) is not None and file.is_file() and not file.is_symlink()
+    return None if there else f"{file.name} is missing"
+
+
+def _checksum(file: Path) -> str:
+    """Return the first digits of the SHA-256 that a file was given as a part of its name."""
     match = _NAME.fullmatch(file.name)
-    if match is None or not file.is_file():
-        return f"{file.name} is missing"
-    return None if sha256(file)[:16] == match[3] else f"the content of {file.name} does not match its checksum"
+    return match[3] if match else ""
 
 
 def _number(file: Path) -> int:

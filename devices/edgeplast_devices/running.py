@@ -19,7 +19,7 @@ from edgeplast.errors import DivergedError, InputError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.footprint import PICTURE_BYTES
 from edgeplast.progress import Progress
-from edgeplast_devices.checkpoints import Checkpoint, check_same_run, write_checkpoint, write_hashed
+from edgeplast_devices.checkpoints import Checkpoint, check_same_run, read_best, write_checkpoint, write_hashed
 from edgeplast_devices.curves import Curve, thin
 from edgeplast_devices.device_memory import DeviceMemory
 from edgeplast_devices.evaluating import measure
@@ -35,7 +35,6 @@ from edgeplast_devices.runtime import EvaluationSession, read_in, reserve_arena,
 from edgeplast_devices.schedules import learning_rate
 from edgeplast_devices.standing import Best, Saved, Timing, restore, state_of
 from edgeplast_devices.telemetry import TelemetryWriter
-from edgeplast_devices.tensors import read_arrays
 from edgeplast_devices.training import Trainer, batch_order
 from edgeplast_devices.weights import read_trainable
 
@@ -300,7 +299,7 @@ class Run:
         if self.best.file is None:
             return
         if self.best.epoch < self.history[-1].epoch or self.stopped_because == "diverged":
-            for name, array in read_arrays(folder / self.best.file, self.parameters).items():
+            for name, array in read_best(folder, self.best.file, self.parameters).items():
                 self.parameters[name][...] = array
 
     def _measure(self, split: str, activity: str, *, within: bool = False) -> Evaluation:

@@ -371,7 +371,7 @@ def _open(graph: Path, threads: int, placement: Placement, *, in_arena: bool = T
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     levels = ort.GraphOptimizationLevel
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors are raised, too; printed, names in a graph would reach the terminal
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.load_model_format", "ONNX")  # what was looked through, whatever its name
     if in_arena:

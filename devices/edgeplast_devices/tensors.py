@@ -21,7 +21,7 @@ import numpy as np
 from edgeplast.documents import Count
 from edgeplast.errors import DamagedError
 from edgeplast.files import writing
-from edgeplast.stamps import opened
+from edgeplast.stamps import hashed, opened
 from edgeplast.units import format_bytes
 
 MOST_HEADER_BYTES = 4 << 20
@@ -61,18 +61,22 @@ def write_arrays(
 
 
 @contextlib.contextmanager
-def open_arrays(path: Path, *, most_header_bytes: int = MOST_HEADER_BYTES) -> Iterator[TensorFile]:
+def open_arrays(path: Path, *, most_header_bytes: int = MOST_HEADER_BYTES, checksum: str = "") -> Iterator[TensorFile]:
     """Open a safetensors file once, for its header and for as many of its arrays as are wanted.
 
     Args:
         path: the file, which is neither a link nor a pipe.
         most_header_bytes: a longer header is refused before it is read.
+        checksum: first hexadecimal digits of the SHA-256 that this very file must have; none: it is not looked at.
 
     Raises:
         DamagedError: the file is no safetensors file; also of whatever is read from it while it is open.
     """
     try:
         with opened(path) as file:
+            if checksum and not hashed(file).startswith(checksum):
+                raise ValueError("its content does not match its checksum")
+            file.seek(0)
             yield TensorFile(file, most_header_bytes)
     except (KeyError, TypeError, ValueError, OSError, RecursionError) as error:  # msgspec's are ValueErrors
         reason = (
@@ -82,26 +86,31 @@ def open_arrays(path: Path, *, most_header_bytes: int = MOST_HEADER_BYTES) -> It
 
 
 def read_arrays(
-    path: Path, names: Iterable[str] | None = None, *, most_header_bytes: int = MOST_HEADER_BYTES
+    path: Path,
+    names: Iterable[str] | None = None,
+    *,
+    most_header_bytes: int = MOST_HEADER_BYTES,
+    checksum: str = "",
 ) -> dict[str, np.ndarray]:
     """Read float32 arrays one by one into memory of their own.
 
-    Read and not mapped: mapped pages would count as resident beside the copies until the file is closed.
+    Read and not mapped: mapped pages would count as resident beside the copies until the file is closed. Arguments as
+    in :func:`open_arrays`.
 
     Raises:
         DamagedError: the file is no safetensors file, lacks a name, or holds it as something else than float32.
     """
-    with open_arrays(path, most_header_bytes=most_header_bytes) as file:
+    with open_arrays(path, most_header_bytes=most_header_bytes, checksum=checksum) as file:
         return {name: file.read(name) for name in (file.names if names is None else names)}
 
 
-def read_metadata(path: Path, *, most_header_bytes: int = MOST_HEADER_BYTES) -> dict[str, str]:
+def read_metadata(path: Path, *, most_header_bytes: int = MOST_HEADER_BYTES, checksum: str = "") -> dict[str, str]:
     """Return the metadata that ``write_arrays`` stored.
 
     Raises:
         DamagedError: the file is no safetensors file.
     """
-    with open_arrays(path, most_header_bytes=most_header_bytes) as file:
+    with open_arrays(path, most_header_bytes=most_header_bytes, checksum=checksum) as file:
         return file.metadata()
 
 

@@ -188,3 +188,22 @@ def test_names_in_files_cannot_steer_a_terminal(
         assert not {"\x1b", "\x07", "\u202e"} & set(text)
     printed = words(there)[-1] != "1"  # all but the run that ends well name a class
     assert ("\\x1b[2J" in shown.out + shown.err) is printed
+
+
+@pytest.mark.parametrize("operator", [b"No\x1b[31mSuch", b"Gather", b"Add"])
+def test_nor_can_names_in_a_graph_by_way_of_the_runtime(
+    tmp_path: Path, blobs: Path, capfd: pytest.CaptureFixture, operator: bytes
+) -> None:
+    """Its own log writes to the terminal from native code, past everything that makes names printable."""
+
+    def tensor(number: int, name: bytes, *sizes: int) -> bytes:
+        shape = b"".join(_field(1, bytes([8, size])) for size in sizes)
+        return _field(number, _field(1, name) + _field(2, _field(1, b"\x08\x01" + _field(2, shape))))
+
+    inputs = _field(1, b"images") + _field(1, b"evil\x1b[2J")
+    node = _field(1, inputs + _field(2, b"logits") + _field(3, b"\x1b]0;owned\x07") + _field(4, operator))
+    graph = node + _field(2, b"g\x1b[2J") + tensor(11, b"images", 1, 3, 32, 32) + tensor(12, b"logits", 1, 3)
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x08" + _field(7, graph) + _field(8, b"\x10\x11"))
+    assert run(["predict", str(tmp_path / "m.onnx"), str(blobs)]) == 3
+    shown = capfd.readouterr()
+    assert "\x1b" not in shown.out + shown.err and "\\x1b[" in shown.err

@@ -10,13 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 import edgeplast
 from edgeplast.bundle import DEPLOYMENT_GRAPH, EVALUATION_GRAPH, FROZEN, MANIFEST, TRAINABLE, Bundle, describe_file
-from edgeplast.errors import DamagedError, InputError, UsageError
+from edgeplast.errors import DamagedError, InputError, InterruptedRunError, UsageError
 from edgeplast_devices import running
+from edgeplast_devices.checkpoints import read_best, write_hashed
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.predicting import Classifier
 from edgeplast_devices.runtime import EvaluationSession, TrainingSession
@@ -132,6 +134,40 @@ class TestExchangedFiles:
         with pytest.raises(DamagedError, match=rf"{name}.* (was changed|cannot be read)"):
             edgeplast.deploy(mixed, tmp_path / "m.onnx")
         assert not (tmp_path / "m.onnx").exists()
+
+    def test_are_not_resumed_from(
+        self, mixed: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A checkpoint that was whole when it was looked for and is another now."""
+        options = msgspec.structs.replace(QUICK, checkpoint_every="1steps")
+
+        def interrupt(run: Any, *_: Any) -> None:
+            if run.trainer.steps >= 3:
+                raise InterruptedRunError("Stopped.")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(running.Run, "_between", interrupt)
+            with pytest.raises(InterruptedRunError):
+                edgeplast.adapt(mixed, blobs, into=tmp_path / "out", options=options)
+        real = running.Run.open
+
+        def open_late(run: Any) -> None:
+            for file in (tmp_path / "out.partial").glob("checkpoint-*"):
+                exchange(file)
+            real(run)
+
+        monkeypatch.setattr(running.Run, "open", open_late)
+        with pytest.raises(DamagedError, match="its content does not match its checksum"):
+            edgeplast.adapt(mixed, blobs, into=tmp_path / "out", options=options, resume=True)
+        assert not (tmp_path / "out").exists() and (tmp_path / "out.partial").exists()
+
+    def test_nor_are_the_weights_of_the_best_epoch_taken(self, tmp_path: Path) -> None:
+        best = write_hashed(tmp_path, "best", 7, {"a": np.ones(8, np.float32)})
+        np.testing.assert_array_equal(read_best(tmp_path, best.name, ["a"])["a"], np.ones(8))
+        np.testing.assert_array_equal(read_best(tmp_path, f"../{tmp_path.name}/{best.name}", ["a"])["a"], np.ones(8))
+        exchange(best)
+        with pytest.raises(DamagedError, match="its content does not match its checksum"):
+            read_best(tmp_path, best.name, ["a"])
 
     def test_nor_is_a_model_predicted_with(
         self, mixed: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
