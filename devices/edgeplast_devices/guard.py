@@ -31,11 +31,14 @@ from edgeplast_devices.wall import Wall
 
 _INTERVAL_SECONDS = 0.05
 
-_LISTING_BYTES = 16 << 20
+_LISTING_BYTES = 40 << 20
 """What may be spent before the ladder has said whether the budget is enough at all."""
 
 _LIBRARIES_BYTES = 26 << 20
 """Pages of code that are read in before the first session opens, mostly the runtime (stock 1.32: 22 MB)."""
+
+_READ_IN_BYTES = 14 << 20
+"""Pages of code that a first training graph reads in (stock 1.32: 10 MB)."""
 
 _SESSION_SLACK_BYTES = 12 << 20
 """Mapped for writing while a session opens and not touched then, beside its threads' stacks: 6 to 10 MiB measured."""
@@ -135,15 +138,23 @@ class Guard:
                 and for writing: they count as such, and are pages of files all the same.
             threads: of the session; their stacks are mapped and stay nearly untouched.
         """
-        stacks = (threads - 1) * stack_bytes()
         self._wall.expect(
             files_bytes=mapped_bytes + CODE_BYTES,
-            untouched_bytes=mapped_bytes + stacks + _SESSION_SLACK_BYTES,
+            untouched_bytes=mapped_bytes + _unused_bytes(threads),
         )
         try:
             yield
         finally:
             self.settle()
+
+    @contextlib.contextmanager
+    def reading_in(self, threads: int) -> Iterator[None]:
+        """Leave room for what a session that is thrown away maps and never touches, before there is an arena."""
+        self._wall.expect(files_bytes=_READ_IN_BYTES, untouched_bytes=_unused_bytes(threads))
+        try:
+            yield
+        finally:
+            self._wall.settle()
 
     def settle(self) -> None:
         """Measure what is mapped and never touched, while the arena holds no large region."""
@@ -155,6 +166,11 @@ class Guard:
             self._highest = max(self._highest, resident)
             if stop is not None and self.allowed_bytes is not None and resident > self.allowed_bytes:
                 stop(_over(resident, self.allowed_bytes))
+
+
+def _unused_bytes(threads: int) -> int:
+    """Return what a session maps for writing and does not touch."""
+    return (threads - 1) * stack_bytes() + _SESSION_SLACK_BYTES
 
 
 def guard_for(bundle: Bundle, budget: Budget | None, notice: Callable[[str], None]) -> Guard:

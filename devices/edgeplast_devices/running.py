@@ -142,7 +142,7 @@ class Run:
             next(batches(split, self.bundle.manifest.preprocessing, 1, unreadable=self.unreadable[name]))
             split.decode_limit_bytes = limit
         np.random.default_rng()
-        with self.guard.opening(0, threads):
+        with self.guard.reading_in(threads):
             read_in(threads)
         return resident_bytes()
 

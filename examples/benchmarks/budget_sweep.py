@@ -6,6 +6,7 @@ command ``edgeplast adapt`` as users type it, over pictures of noise that the sc
 * ``sweep``: budgets × seeds: peak (``VmHWM``) against budget and prediction, the rung that was chosen;
 * ``smallest``: the smallest budget at which anything trains, for ViT-Tiny, -Small and -Base, tried out;
 * ``losses``: the losses of 20 steps at batch 16 in micro-batches of 16, 4 and 1;
+* ``life``: 200 runs drawn at random, see ``budget_life.py``;
 * ``overhead``: what guard, watcher, moving the wall and telemetry take of a step.
 
 ``python examples/benchmarks/budget_sweep.py [--parts sweep,overhead] [--json results.json]``; weights are random unless
@@ -25,6 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import budget_life
 import numpy as np
 from failures import Failures
 from PIL import Image
@@ -212,6 +214,8 @@ def main() -> None:
     parser.add_argument("--train", default="all", help="what the plan trains, by name")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--python", default=sys.executable, help="of the device environment")
+    parser.add_argument("--pythons", nargs="+", help="of several device environments, for the part life")
+    parser.add_argument("--runs", type=int, default=200, help="of the part life")
     parser.add_argument("--parts", default="sweep,smallest,losses,overhead")
     parser.add_argument("--json", type=Path, help="where the results are written as JSON")
     options = parser.parse_args()
@@ -230,6 +234,15 @@ def main() -> None:
         if "losses" in parts:
             with failures.noted("losses"):
                 results["losses"] = losses(options.python, bundle, make_pictures(root / "few", 16, 2))
+        if "life" in parts:
+            bundles = {
+                train: make_bundle(options.model, train, root / f"life-{i}", options.checkpoint).path
+                for i, train in enumerate(budget_life.TRAINED)
+            }
+            folders = budget_life.make_folders(root / "life")
+            with failures.noted("life"):
+                results["life"] = budget_life.live(options.pythons or [options.python], bundles, folders, options.runs)
+                print(budget_life.summary(results["life"]))
         if "overhead" in parts:
             rows = [row for row in results.get("sweep", []) if "step_seconds" in row]
             step = float(np.median([row["step_seconds"] for row in rows])) if rows else 1.0

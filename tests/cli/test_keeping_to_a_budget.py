@@ -11,11 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from PIL import Image
 from small_models import blob_folder, small_bundle
 
-from edgeplast.bundle import Bundle
+from edgeplast.budget import Budget
+from edgeplast.bundle import MANIFEST, Bundle
+from edgeplast_devices.memory import machine_bytes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="peaks and signals as Linux has them")
 
@@ -74,6 +77,70 @@ class TestPeaks:
         [[name, reason]] = report["unreadable_examples"]
         assert name.endswith("red/scans.jpg") and "decoding 8660 x 5774 pixels takes" in reason
         assert "save it as a baseline JPEG, not a progressive one" in reason
+
+
+_IN_A_TERMINAL = """
+import pty, os, sys
+sys.exit(os.waitstatus_to_exitcode(pty.spawn([sys.executable, "-c", sys.argv[1], *sys.argv[2:]])))
+"""
+_BARS_AT_ONCE = """
+import threading
+import edgeplast.cli.console as console
+console._PATIENCE_SECONDS = 0.0
+started = []
+start = threading.Thread.start
+threading.Thread.start = lambda thread: (started.append(thread.name), start(thread))[1]
+from edgeplast.cli import main
+try:
+    main()
+finally:
+    print("threads", started)
+"""
+
+
+class TestTerminals:
+    @pytest.mark.parametrize("columns", [80, 120])
+    def test_the_smallest_budget_is_enough_in_a_terminal(
+        self, wide: Bundle, blobs: Path, tmp_path: Path, columns: int
+    ) -> None:
+        """A bar that draws itself in a thread of its own needs a stack that no budget has counted."""
+        said = _run("adapt", wide.path, "--data", blobs, "-o", tmp_path / "none", "--memory", "1MiB")
+        least = int(re.search(r"--memory (\d+)MiB", said.stderr)[1])  # type: ignore[index]
+        done = subprocess.run(
+            [sys.executable, "-c", _IN_A_TERMINAL, _BARS_AT_ONCE, "adapt", wide.path, "--data", blobs,
+             "-o", tmp_path / "a", "--memory", f"{least}MiB", "--epochs", "2"],
+            capture_output=True, text=True, stdin=subprocess.DEVNULL,
+            env={**ENVIRONMENT, "COLUMNS": str(columns), "TERM": "xterm"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout
+        report = json.loads((tmp_path / "a" / "report.json").read_text())
+        assert report["memory"]["measured_peak_bytes"] <= least * MiB and report["rung_changes"] == []
+        assert "epoch 2 of 2" in done.stdout and "━" in done.stdout
+        # Both start before the runtime is read in, after which what is mapped and not touched is measured.
+        assert "threads ['edgeplast-memory', 'edgeplast-signals']" in done.stdout
+
+
+class TestTheBundlesOwnBudget:
+    def test_it_is_the_default_and_none_lifts_it(self, tmp_path: Path, blobs: Path) -> None:
+        made = small_bundle(tmp_path / "bundle")
+        manifest = msgspec.structs.replace(
+            made.manifest, plan=msgspec.structs.replace(made.manifest.plan, budget=Budget(memory_bytes=150 * MiB))
+        )
+        manifest.write(made.path / MANIFEST)
+        given = ("adapt", made.path, "--data", blobs, "--epochs", 1, "--json")
+        by_default = _run(*given, "-o", tmp_path / "a")
+        assert "Memory: 150 MiB of memory, for which the bundle was exported" in by_default.stderr
+        assert "--memory none" in by_default.stderr
+        assert json.loads(by_default.stdout)["memory"]["budget_bytes"] == 150 * MiB
+        lifted = _run(*given, "-o", tmp_path / "b", "--memory", "none")
+        assert json.loads(lifted.stdout)["memory"]["budget_bytes"] is None, lifted.stderr
+
+
+@pytest.mark.skipif(machine_bytes() < 6 << 30, reason="this machine has less memory than the budget")
+def test_a_budget_of_more_than_two_gibibytes_is_a_budget(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
+    """The runtime counts a region in 32 bits."""
+    done = _run("adapt", bundle.path, "--data", blobs, "-o", tmp_path / "a", "--memory", "4800MiB", "--epochs", 1)
+    assert done.returncode == 0, done.stderr
 
 
 class TestSignals:
