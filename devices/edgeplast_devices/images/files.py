@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-_NEIGHBOURS = 4
+_NEIGHBOURS = 12
 """Pictures to look at before a place counts as gone."""
 
 
@@ -96,13 +96,13 @@ class Files:
             stream.read(1)
 
     def _neighbours(self, index: int) -> list[int]:
-        """Return some other pictures: of the same folder where it has any (they were listed together), else of all."""
-        near = [index + step for away in range(1, 1 + _NEIGHBOURS) for step in (away, -away)]
-        of = self.listing.folder_numbers
-        beside = [other for other in near if 0 <= other < len(self) and of[other] == of[index]]
-        if beside:
-            return beside[:_NEIGHBOURS]
-        return [other for other in np.linspace(0, len(self) - 1, _NEIGHBOURS).astype(int).tolist() if other != index]
+        """Return some other pictures, of the same folder where it has any, else of all."""
+        of = np.frombuffer(self.listing.folder_numbers, dtype=np.int32)
+        beside = np.flatnonzero(of == of[index])
+        among = beside if len(beside) > 1 else np.arange(len(self))
+        # Spread over all of them: whoever deletes some often deletes those that lie together.
+        some = among[np.unique(np.linspace(0, len(among) - 1, _NEIGHBOURS).astype(int))]
+        return [other for other in some.tolist() if other != index]
 
     def ordered(self, members: np.ndarray) -> np.ndarray:
         """Return these pictures by path, int32; of two with one path the later one."""

@@ -86,6 +86,14 @@ def test_one_that_was_deleted_is_left_out_by_name(make_folder, how, beside: int)
     assert unreadable.examples == [("a/000.png", "no such file or directory")]
 
 
+def test_many_that_were_deleted_together(make_folder, how) -> None:
+    root = make_folder({"a": 30, "b": 1})
+    images, unreadable = open_images(root), Unreadable()
+    for number in range(20):
+        (root / f"a/{number:03d}.png").unlink()
+    assert sum(map(len, batches(images, how, 4, unreadable=unreadable))) == 11 and unreadable.count == 20
+
+
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENOTCONN, errno.ETIMEDOUT])
 def test_reads_that_fail_as_a_pulled_drive_does(make_folder, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     images = open_images(make_folder({"a": 2, "b": 1}))
