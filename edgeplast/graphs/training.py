@@ -12,6 +12,7 @@ from collections.abc import Collection
 from edgeplast.errors import InputError
 from edgeplast.graphs.differentiate import differentiate, gradient_input
 from edgeplast.graphs.graph import Graph
+from edgeplast.graphs.passes.expand_activations import expand_activations
 from edgeplast.graphs.passes.fold_scales import fold_scales
 
 LOGITS, TARGETS, LOSS = "logits", "targets", "loss"
@@ -60,4 +61,4 @@ def training_graph(forward: Graph, trainable: Collection[str]) -> Graph:
         seed = g.sub(g.mul(g.unary("Exp", log_probabilities), mass), targets)
     for value in differentiate(g, {LOGITS: seed}, trainable).values():
         g.output(value)
-    return fold_scales(g)
+    return expand_activations(fold_scales(g))

@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeplast.graphs.graph import Graph, Node, Value
+from edgeplast.graphs.passes.expand_activations import expand_activations
 
 OPSET, IR_VERSION = 17, 8
 """Read by onnxruntime ≥ 1.14 and TensorRT ≥ 8.6; nothing newer is needed by a vision transformer."""
@@ -25,7 +26,8 @@ OPSET_OF_4_BITS, IR_VERSION_OF_4_BITS = 21, 10
 """The first with 4-bit integers and scales by block; onnxruntime ≥ 1.18. Only graphs that read 4-bit weights use it."""
 
 _TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64, "int8": TensorProto.INT8,
-          "uint8": TensorProto.UINT8, "int32": TensorProto.INT32, "int4": TensorProto.INT4}  # fmt: skip
+          "uint8": TensorProto.UINT8, "int32": TensorProto.INT32, "bool": TensorProto.BOOL,
+          "int4": TensorProto.INT4}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ def to_onnx(graph: Graph, name: str, weights: Mapping[str, StoredTensor | None],
             lies between inputs and outputs is numbered, and nodes say which component they serve: a
             training graph has a thousand values, and their names were two thirds of its bytes.
     """
+    graph = expand_activations(graph)
     nodes: list[onnx.NodeProto] = []
     constants = dict(graph.constants)
     four_bits = any(graph.values[key].dtype == "int4" for key in graph.weights)
@@ -118,7 +121,7 @@ class _Lowering:
     Attributes:
         plain: only operators of the ONNX standard.
         exact: plain operators round as the fused ones do, also where other readers would fuse another form of them.
-        axes_as_input: ReduceMean takes its axes as an input (opset 18 and later).
+        axes_as_input: ReduceMean and its kin take their axes as an input (opset 18 and later).
         constants: of the graph; added to.
         values: of the graph.
         left_out: optional outputs that nobody reads.
@@ -144,10 +147,12 @@ class _Lowering:
             outputs = ["" if name in self.left_out else name for name in outputs]
             while not outputs[-1]:
                 outputs.pop()
-        if node.op == "ReduceMean" and self.axes_as_input:
+        if node.op in ("ReduceMean", "ReduceMax", "ReduceMin") and self.axes_as_input:
             axes = attributes.pop("axes")
             inputs.append(f"axes.{'.'.join(map(str, axes))}")
             self.constants[inputs[-1]] = np.array(axes, np.int64)
+        if node.op == "Cast":
+            attributes["to"] = _TYPES[attributes["to"]]
         return [(node.op, "", inputs, outputs, attributes)]
 
     def _matmul(self, node: Node) -> list[_Lowered]:

@@ -12,6 +12,7 @@ from edgeplast.bundle import StoredParameter
 from edgeplast.components import component_of
 from edgeplast.errors import UsageError
 from edgeplast.graphs.graph import Graph
+from edgeplast.graphs.passes.expand_activations import expand_activations
 from edgeplast.plans import Plan
 from edgeplast.progress import Progress, silent
 from edgeplast_exporters.calibration import LEAST_IMAGES, sample_inputs
@@ -65,7 +66,8 @@ class FrozenStorage:
         )
 
     def reading(self, graph: Graph) -> Graph:
-        """Return a forward or training graph that reads frozen matrices as they are stored."""
+        """Return a forward or training graph as it will run, reading frozen matrices as they are stored."""
+        graph = expand_activations(graph)
         if self.integers is not None:
             graph = compute_in_integers(graph, self.integers.products)
         eight, four = ([n for n, bits in self.bits.items() if bits == wanted] for wanted in (8, 4))

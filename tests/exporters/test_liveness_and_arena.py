@@ -176,7 +176,7 @@ def test_predicted_regions_hold_the_graph_and_little_else(pattern: str, again: b
 def test_operations_are_counted_over_matrix_products() -> None:
     g = Graph()
     x = g.input("x", (4, 5), batched=True)
-    w, v = g.weight("w", (3, 5)), g.weight("v", (4, 3))
+    w, v = g.weight("w", (3, 5)), g.input("v", (4, 3), batched=True)
     y = g.gemm(x, w, trans_b=True)  # 4·3 outputs of 5 products
     g.gemm(y, v, trans_a=True)  # 3·3 of 4
     a = g.reshape(x, (1, 4, 5))

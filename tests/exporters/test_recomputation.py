@@ -155,7 +155,7 @@ def test_the_cut_costs_no_more_than_any_other_choice(data: st.DataObject) -> Non
         a, b = (values[data.draw(st.integers(0, len(values) - 1))] for _ in range(2))
         width = data.draw(st.sampled_from([1, 2, 64]))
         joined = g.add(g.slice(a, 1, 0, 1), g.slice(b, 1, 0, 1)) if i % 2 else g.slice(a, 1, 0, 1)
-        values.append(g.node("Expand", [joined], [(1, width)])[0])
+        values.append(g.node("Tile", [joined, g.constant([1, width])])[0])
     nodes = g.nodes[1:]
     read = {v.name for v in values[1:] if data.draw(st.booleans())} or {values[-1].name}
     again = _computed_again(g, nodes, read, "selective")

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from edgeplast.footprint import MemoryLine, envelope
 from edgeplast.graphs.graph import Graph, Value
-
-_VIEWS = {"Reshape"}
+from edgeplast.graphs.operators import operator
 
 Step = tuple[list[Value], list[Value]]
 
@@ -24,7 +23,7 @@ def steps(graph: Graph) -> list[Step]:
     for node in graph.nodes:
         for name in filter(None, node.outputs):
             source = node.inputs[0]
-            owner[name] = owner.get(source, source) if node.op in _VIEWS else name
+            owner[name] = owner.get(source, source) if operator(node.op).kind == "view" else name
     last: dict[str, int] = {}
     for i, node in enumerate(graph.nodes):
         for name in (*node.inputs, *node.outputs):

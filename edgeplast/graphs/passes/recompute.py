@@ -28,19 +28,8 @@ from dataclasses import replace
 import networkx
 
 from edgeplast.graphs.graph import Graph, Node, Value
-from edgeplast.graphs.measures.flops import node_flops
-from edgeplast.recomputation import ELEMENT_FLOPS, FLOPS_PER_BYTE, SOFTMAX_FLOPS, Recompute
-
-FLOPS_PER_ELEMENT = {
-    "LayerNormalization": 100,
-    "Softmax": SOFTMAX_FLOPS,
-    "Erf": 100,
-    "Exp": 30,
-    "Div": 30,
-    "Reshape": 0,
-}
-"""What operators other than products cost for each element they return, in operations that a matrix product does in
-that time (rounded; onnxruntime 1.19 and 1.32, AVX-512); ``ELEMENT_FLOPS`` where nothing is said."""
+from edgeplast.graphs.measures.flops import node_effort
+from edgeplast.recomputation import FLOPS_PER_BYTE, Recompute
 
 _ANY_PRICE = 1 << 20
 """A rate at which bytes are all that counts."""
@@ -100,9 +89,7 @@ def _computed_again(graph: Graph, nodes: list[Node], read: Iterable[str], how: R
         if how == "selective" and node.op == "Gemm":
             network.add_edge(source, ("node", i))  # no capacity: unlimited
         else:
-            elements = graph.values[node.outputs[0]].elements
-            effort = node_flops(graph, node) or elements * FLOPS_PER_ELEMENT.get(node.op, ELEMENT_FLOPS)
-            network.add_edge(source, ("node", i), capacity=effort)
+            network.add_edge(source, ("node", i), capacity=node_effort(graph, node))
         for name in node.inputs:
             if name and name not in standing:
                 network.add_edge(keep(name), ("node", i))

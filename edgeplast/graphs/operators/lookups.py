@@ -1,0 +1,51 @@
+"""Lookups: elements that an index names, and what is put back to where an index says."""
+
+from __future__ import annotations
+
+from edgeplast.graphs.nodes import Value
+from edgeplast.graphs.operators.record import Backward, Call, Form, Onto, Operator, ShapeError, Write, same
+
+Writes = dict[int, "Write | Onto"]
+
+
+def _gather_forms(call: Call) -> list[Form]:
+    x, places = call.value(0), call.value(1)
+    axis = call.along(int(call.attributes.get("axis", 0)))
+    if places.batched or places.dtype != "int64":
+        raise ShapeError(f"{places} names no places")
+    return [Form((*x.shape[:axis], *places.shape, *x.shape[axis + 1 :]), x.batched, x.dtype)]
+
+
+def _gather(s: Backward) -> Writes:
+    """d, added up in the places that it was taken from.
+
+    By ``ScatterElements``, which goes through them one after another: ``ScatterND`` adds in several threads at once.
+    """
+    g, x, places = s.graph, s.x(0), s.x(1)
+    axis = s.call.along(int(s.call.attributes.get("axis", 0)))
+
+    def dx() -> Value:
+        if x.batched:
+            raise ShapeError("only of parameters there is a gradient")
+        count = places.elements
+        spread = (*x.shape[:axis], count, *x.shape[axis + 1 :])
+        column = g.reshape(places, [count if i == axis else 1 for i in range(len(x.shape))])
+        everywhere = g.node("Expand", [column, g.constant(list(spread))])[0]
+        zeros = g.node("Expand", [g.constant(0.0), g.constant(list(x.shape))])[0]
+        updates = g.reshape(s.d, spread)
+        return g.node("ScatterElements", [zeros, everywhere, updates], axis=axis, reduction="add")[0]
+
+    return {0: dx}
+
+
+def _scatter_forms(call: Call) -> list[Form]:
+    places, updates = call.value(1), call.value(2)
+    if places.shape != updates.shape or places.dtype != "int64" or places.batched != updates.batched:
+        raise ShapeError(f"{updates} do not go to {places}")
+    return same(call)
+
+
+OPERATORS = (
+    Operator("Gather", "lookup", _gather_forms, _gather),
+    Operator("ScatterElements", "lookup", _scatter_forms),
+)
