@@ -11,7 +11,6 @@ import numpy as np
 
 from edgeplast.adaptation import RungChange
 from edgeplast.bundle import FROZEN, Bundle
-from edgeplast.components import component_of
 from edgeplast.errors import BudgetError
 from edgeplast.placement import ON_CPU, Placement
 from edgeplast_devices.guard import Guard
@@ -257,7 +256,8 @@ class Trainer:
         )
 
     def _trained(self, rung: Rung) -> list[str]:
-        return [name for name in self.parameters if component_of(name) in rung.tier.components]
+        owner = self.bundle.manifest.parameters
+        return [name for name in self.parameters if owner[name].component in rung.tier.components]
 
 
 def batch_order(order: np.ndarray, batch: int) -> list[np.ndarray]:

@@ -86,9 +86,9 @@ def live(
             least[python, trained] = int(found[1]) << 20
         smallest = least[python, trained] / MB
         budget = chance.choice((smallest, chance.uniform(smallest, 260), chance.uniform(smallest, MOST_MB)))
-        row: dict[str, Any] = {"number": number, "python": python, "trained": trained, "pictures": kind, "columns": columns,
-               "budget_bytes": round(budget * MB)}  # fmt: skip
-        row |= _adapt(python, bundles[trained], folders[kind], int(row["budget_bytes"]), columns, number)
+        row: dict[str, Any] = {"number": number, "python": python, "trained": trained, "pictures": kind}
+        row |= {"columns": columns, "budget_bytes": round(budget * MB)}
+        row |= _adapt(python, bundles[trained], folders[kind], row["budget_bytes"], columns, number)
         rows.append(row)
         print(shown(row), flush=True)
     return rows

@@ -19,7 +19,6 @@ import msgspec
 import numpy as np
 
 from edgeplast.bundle import EVALUATION_GRAPH, MANIFEST, Bundle, Manifest
-from edgeplast.components import component_of
 from edgeplast.errors import BudgetError, EdgeplastError, FallbackWarning, InputError
 from edgeplast.placement import ON_CPU, Placement
 from edgeplast_devices.memory import peak_bytes, resident_bytes
@@ -203,7 +202,8 @@ def _time_rung(
     times: int,
 ) -> tuple[float, float, float]:
     """Train on noise; return seconds per micro-batch, seconds per update, and the loss. Parameters change."""
-    names = [name for name in parameters if component_of(name) in rung.tier.components]
+    owner = bundle.manifest.parameters
+    names = [name for name in parameters if owner[name].component in rung.tier.components]
     gradients = {name: np.zeros_like(parameters[name]) for name in names}
     optimizer = make_optimizer(bundle.manifest.plan.optimizer, {name: parameters[name] for name in names})
     session = TrainingSession(bundle.path / rung.graph.file, parameters, gradients, threads, placement)
