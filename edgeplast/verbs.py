@@ -6,7 +6,8 @@ device verbs never load torch and the offline verbs never load the device's runt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from edgeplast.adaptation import Adaptation, EpochReport
 from edgeplast.arguments import BUDGET, BUNDLE, LABELLED, PLAN, SCORES, UNLABELLED, check_kind, path_of, wrong_kind
 from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
-from edgeplast.errors import InputError, UsageError
+from edgeplast.errors import FallbackWarning, InputError, UsageError
 from edgeplast.evaluation import Evaluation
 from edgeplast.files import possible
 from edgeplast.plans import Plan
@@ -29,10 +30,16 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from edgeplast_devices.images import ImageSet, Splits, Unreadable
+    from edgeplast_devices.images import ImageSet, Splits, Unreadable, UnreadableImageError
     from edgeplast_devices.options import TrainingOptions
     from edgeplast_devices.predicting import Prediction
     from edgeplast_exporters.storing import FrozenCompute
+
+
+_WORKSTATION_DECODE_BYTES = 1 << 30
+"""What decoding one picture may take where there is no budget to keep to."""
+
+_NAMED_UNREADABLE = 10
 
 
 def score(
@@ -168,7 +175,8 @@ def adapt(
         force: replace what is there, an unfinished run included unless it is resumed.
         progress: told of each step.
         epoch_done: told of each epoch.
-        notice: told what a user should know of a resumption, and of a budget that nobody gave.
+        notice: told what the images were taken for, and what a user should know of a resumption or of a budget that
+            nobody gave.
 
     Raises:
         UsageError: an argument is of another kind, such as a data set of torch's; for other errors see there.
@@ -176,7 +184,7 @@ def adapt(
     from edgeplast_devices.adapting import adapt as adapt_bundle
     from edgeplast_devices.adapting import interrupted_options, refuse_taken
     from edgeplast_devices.guard import guard_for
-    from edgeplast_devices.images import ImageSet, Splits, open_splits
+    from edgeplast_devices.images import ImageSet, Splits, open_splits, understood
     from edgeplast_devices.options import TrainingOptions
 
     check_kind(budget, Budget, "budget", BUDGET)
@@ -190,6 +198,8 @@ def adapt(
             images = Splits(images, None, None)
         elif not isinstance(images, Splits):
             images = open_splits(path_of(images, "images", LABELLED), seed=options.seed, progress=progress)
+        for line in understood(images):
+            notice(line)
         return adapt_bundle(
             opened,
             images,
@@ -271,6 +281,33 @@ def predict(
         InputError: the model or a path cannot be used, or not one picture can be read.
         UsageError: there are no pictures, or an argument is of another kind.
     """
+    return list(
+        predictions(
+            model,
+            images,
+            threads=threads,
+            runtime=runtime,
+            provider=provider,
+            unreadable=unreadable,
+            progress=progress,
+        )
+    )
+
+
+def predictions(
+    model: str | Path,
+    images: str | Path | ImageSet | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray],
+    *,
+    threads: int | None = None,
+    runtime: str = "auto",
+    provider: str = "cpu",
+    unreadable: Unreadable | None = None,
+    progress: Progress = silent,
+) -> Iterator[Prediction]:
+    """Classify pictures one after the other and keep no result: for more pictures than a list should hold.
+
+    Arguments and errors as in :func:`predict`; what can be told before the first picture is told at once.
+    """
     from edgeplast_devices.images import ImageSet
     from edgeplast_devices.predicting import Classifier
 
@@ -278,34 +315,61 @@ def predict(
     if not isinstance(images, ImageSet):
         images = _unlabelled(images, progress)
     classifier = Classifier(model, threads=threads, runtime=runtime, provider=provider)
-    return list(classifier.predict(images, unreadable=unreadable, progress=progress))
+    return classifier.predict(images, unreadable=unreadable, progress=progress)
 
 
 class PreparedImages:
-    """An image set as tensors: what scoring asks for.
+    """An image set as tensors: what scoring, calibration and pruning ask for; made as a device makes them.
 
-    A picture that cannot be read is replaced by the next one that can.
+    A picture that cannot be read is replaced by the next one of its class that can, and named in a FallbackWarning.
     """
 
     def __init__(self, images: ImageSet, preprocessing: Preprocessing) -> None:
-        self._images, self.preprocessing = images, preprocessing
+        self._images = images.allowing(max(images.decode_limit_bytes, _WORKSTATION_DECODE_BYTES))
+        self.preprocessing = preprocessing
         self.classes, self.labels = images.classes, images.labels
+        self._unreadable: set[int] = set()
 
     def __len__(self) -> int:
         return len(self._images)
 
     def tensor(self, index: int) -> np.ndarray:
-        """Return float32 (3, H, W)."""
-        from edgeplast_devices.images import UnreadableImageError, preprocess
+        """Return float32 (3, H, W).
 
-        for offset in range(len(self)):
+        Raises:
+            InputError: neither it nor another picture of its class can be read.
+        """
+        from edgeplast_devices.images import UnreadableImageError, preprocess, resized_size
+
+        reason = None
+        for other in np.roll(np.arange(len(self)), -index).tolist():
+            if self.labels[other] != self.labels[index]:
+                continue
             try:
-                picture = self._images.open((index + offset) % len(self))
+                picture = self._images.open(other, at_least=resized_size(self.preprocessing))
             except UnreadableImageError as error:
-                reason = error
+                reason = reason or error
+                self._say(error, other)
             else:
                 return preprocess(picture, self.preprocessing)
-        raise reason
+        assert reason is not None
+        label = int(self.labels[index])
+        what = f"class {self.classes[label]!r}" if label >= 0 else "these pictures"
+        raise InputError(f"Of {what} not one can be read; the first: {reason}") from reason
+
+    def _say(self, error: UnreadableImageError, index: int) -> None:
+        """Warn of a picture that cannot be read, once; of many by their number."""
+        if index in self._unreadable:
+            return
+        self._unreadable.add(index)
+        count = len(self._unreadable)
+        if count <= _NAMED_UNREADABLE:
+            text = f"left out: {error.name}: {error.reason}; another picture of its class stands in for it"
+        elif count % (10 * _NAMED_UNREADABLE) == 0:
+            text = f"left out: {count} pictures by now that cannot be read"
+        else:
+            return
+        warnings.warn(text, FallbackWarning, stacklevel=3)
 
 
 def _calibration(

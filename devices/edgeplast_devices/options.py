@@ -75,6 +75,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         checkpoint_every: how often the state is saved: ``20steps``, ``5min``, ``30s``; see :class:`Interval`.
         runtime: the build of onnxruntime: ``ort-training``, ``stock``, or ``auto`` for the one that is installed.
         provider: the execution provider; see ``placing``.
+        private: names of pictures that cannot be read stay out of report, checkpoints and telemetry.
     """
 
     epochs: int = 4
@@ -96,6 +97,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     checkpoint_every: str = "5min"
     runtime: str = "auto"
     provider: str = CPU
+    private: bool = False
 
     WITHOUT_EFFECT_ON_THE_RESULT: ClassVar[tuple[str, ...]] = (
         "micro_batch",
@@ -103,6 +105,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         "checkpoint_every",
         "runtime",
         "provider",
+        "private",
     )
 
     def __post_init__(self) -> None:

@@ -24,7 +24,15 @@ from edgeplast_devices.curves import Curve, thin
 from edgeplast_devices.device_memory import DeviceMemory
 from edgeplast_devices.evaluating import measure
 from edgeplast_devices.guard import Guard
-from edgeplast_devices.images import ImageSet, Splits, Unreadable, batches, epoch_order, require_classes
+from edgeplast_devices.images import (
+    ImageSet,
+    Splits,
+    Unreadable,
+    batches,
+    epoch_order,
+    require_classes,
+    require_readable,
+)
 from edgeplast_devices.interrupts import Interrupts
 from edgeplast_devices.memory import peak_bytes, resident_bytes, usable_threads
 from edgeplast_devices.metrics import MOST
@@ -84,7 +92,7 @@ class Run:
         self.placement = place(options.runtime, options.provider, self.allowed_bytes)
         self.device_memory = DeviceMemory(self.placement)
         threads = options.threads or usable_threads()
-        self.unreadable = {name: Unreadable() for name in self.splits}
+        self.unreadable = {name: Unreadable(private=options.private) for name in self.splits}
         self.resident_bytes = self._resident_bytes(threads)
         self.rungs = self._rungs_from_here(options)
         first = self.rungs[0]
@@ -140,6 +148,8 @@ class Run:
                 split.decode_limit_bytes = min(limit, PICTURE_BYTES)
             # Reads in the decoder and the random generators, and says early if there is nothing to read.
             next(batches(split, self.bundle.manifest.preprocessing, 1, unreadable=self.unreadable[name]))
+            if name == "train":
+                require_readable(split, self.bundle.manifest.preprocessing, self.unreadable[name])
             split.decode_limit_bytes = limit
         np.random.default_rng()
         with self.guard.reading_in(threads):

@@ -66,6 +66,13 @@ def adapt(
     checkpoint_every: Annotated[
         str, typer.Option(help="How often the state is saved: 20steps, 30s, 5min, 1h.")
     ] = "5min",
+    private: Annotated[
+        bool,
+        typer.Option(
+            "--private",
+            help="Keep names of pictures that cannot be read out of report, checkpoints and telemetry; counts stay.",
+        ),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run of this output, if there is one.")
     ] = False,

@@ -42,17 +42,20 @@ def fail(message: str, exit_code: int, as_json: bool) -> int:
 
 def print_json(data: bytes) -> None:
     """Print JSON for a machine, and for a terminal in which someone looks at it; in ASCII where that is not UTF-8."""
-    text = json_text(data)
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    if not encoding.lower().startswith("utf"):
-        text = "".join(c if c.isascii() else _json_escape(c) for c in text)
-    typer.echo(text)
+    typer.echo(json_text(data))
 
 
 def json_text(data: bytes) -> str:
-    r"""Return JSON as text of the same meaning, with ``\u009b`` for what does not print (JSON escapes only C0)."""
+    r"""Return JSON as text of the same meaning, with ``\u009b`` for what does not print (JSON escapes only C0).
+
+    Where standard output is not in UTF-8, all that is not ASCII is escaped.
+    """
     text = data.decode().rstrip("\n")
-    return "".join(c if c.isprintable() or c == "\n" else _json_escape(c) for c in text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    narrow = not encoding.lower().startswith("utf")
+    return "".join(
+        c if c == "\n" or (c.isprintable() and (c.isascii() or not narrow)) else _json_escape(c) for c in text
+    )
 
 
 def _json_escape(character: str) -> str:
@@ -94,8 +97,9 @@ def name_unreadable(count: int, examples: Sequence[tuple[str, str]]) -> None:
     """Say on standard error which pictures were left out, and why."""
     for name, reason in examples:
         say(f"left out: {name}: {reason}", err=True)
-    if count > len(examples):
-        say(f"left out: {count - len(examples)} more pictures", err=True)
+    rest = count - len(examples)
+    if rest > 0:
+        say(f"left out: {rest} {'more ' if examples else ''}picture{'' if rest == 1 else 's'}", err=True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar
-from edgeplast.cli.options import ProviderOption, RuntimeOption, provider_of, runtime_text
+from edgeplast.cli.options import ProviderOption, RuntimeOption, labelled_images, provider_of, runtime_text
 
 
 def evaluate(
@@ -29,8 +29,7 @@ def evaluate(
     with progress_bar(as_json) as progress:
         result = run(
             bundle,
-            data,
-            split=split,
+            labelled_images(data, split=split, prefer=("test", "val"), progress=progress),
             micro_batch=micro_batch,
             threads=threads,
             runtime=runtime,

@@ -23,6 +23,7 @@ from edgeplast.cli.options import (
     StdOption,
     budget_of,
     check_weights_named,
+    labelled_images,
     network_of,
     pictures_of,
     profile_of,
@@ -119,6 +120,7 @@ def export(
     names = tuple(name.strip() for name in classes.split(",") if name.strip()) if classes else None
     budget = budget_of(memory, profile_of(device), disk=disk, step_seconds=time_per_step)
     with progress_bar(as_json) as progress:
+        images = None if data is None else labelled_images(data, progress=progress)
         network = network_of(
             model,
             checkpoint=checkpoint,
@@ -128,15 +130,15 @@ def export(
             pictures=pictures,
         )
         if prune is not None:
-            assert data is not None
+            assert images is not None
             network = compressing.prune(
-                network, data, keep=prune, distill_steps=distill_steps, pairs=pairs, seed=seed, progress=progress
+                network, images, keep=prune, distill_steps=distill_steps, pairs=pairs, seed=seed, progress=progress
             ).model
         if plan is not None:
             chosen = Plan.read(plan)
         else:
-            assert data is not None
-            scores = verbs.score(network, data, method=method, pairs=pairs, seed=seed, progress=progress)
+            assert images is not None
+            scores = verbs.score(network, images, method=method, pairs=pairs, seed=seed, progress=progress)
             overall, named = bits.weight_bits_of("8" if automatic else weight_bits, scores.architecture.depth)
             how: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch}
             how |= {"weight_bits": overall, "component_weight_bits": named}
@@ -144,11 +146,11 @@ def export(
                 how["classes"] = names
             chosen = verbs.plan(scores, budget, strategy=strategy, train=train, **how)
         if automatic:
-            assert data is not None
+            assert images is not None
             chosen = compressing.choose_bits(
                 network,
                 chosen,
-                data,
+                images,
                 size_bytes=size_bytes,
                 max_accuracy_drop=max_accuracy_drop,
                 classes=names,
@@ -164,7 +166,7 @@ def export(
             classes=names,
             keep_head=keep_head,
             frozen_compute=compute,
-            images=data,
+            images=images,
             calibration_images=calibration_images,
             seed=seed,
             force=force,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from edgeplast.placement import Placement
     from edgeplast_devices.device_profiles import Profile
+    from edgeplast_devices.images import ImageSet
 
 
 MODEL_HELP = (
@@ -205,6 +206,24 @@ def runtime_text(runtime: str, placement: Placement) -> str:
     """Put build and provider into a few words, e.g. ``stock 1.32.0 on cpu (cuda was asked for)``."""
     asked = f" ({placement.asked} was asked for)" if placement.asked != placement.used else ""
     return f"{runtime} on {placement.used}{asked}"
+
+
+def labelled_images(data: Path, *, split: str | None = None, quiet: bool = False, **how: Any) -> ImageSet:
+    """Open the images that a command names, and say on standard error what they were taken for.
+
+    Args:
+        data: a folder, archive or npz.
+        split: ``train``, ``val`` or ``test``.
+        quiet: say nothing.
+        **how: see ``edgeplast_devices.images.open_images``.
+    """
+    from edgeplast.cli.console import say
+    from edgeplast_devices.images import open_images, understood
+
+    images = open_images(data, split, **how)
+    for line in () if quiet else understood(images):
+        say(line, err=True)
+    return images
 
 
 def read_model_kwargs(given: str | None) -> dict[str, Any]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
 
-from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar
+from edgeplast.cli.console import json_text, name_unreadable, progress_bar, say
 from edgeplast.cli.options import ProviderOption, RuntimeOption, provider_of
+from edgeplast.printable import printable
+
+_NAME_WIDTH = 24
 
 
 def predict(
@@ -21,13 +25,15 @@ def predict(
     provider: ProviderOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print probabilities as JSON.")] = False,
 ) -> None:
-    """Classify pictures and print the most likely classes with their probabilities."""
-    from edgeplast.verbs import predict as run
+    """Classify pictures and print the most likely classes with their probabilities, as soon as each is known."""
+    from edgeplast.verbs import predictions
     from edgeplast_devices.images import Unreadable
 
     unreadable = Unreadable()
-    with progress_bar(as_json) as progress:
-        found = run(
+    write = _JSON() if as_json else _Lines()
+    # Lines that appear one by one in a terminal are a progress bar themselves, and one beside them would tear them.
+    with progress_bar(as_json or sys.stdout.isatty()) as progress, write:
+        for found in predictions(
             model,
             images,
             threads=threads,
@@ -35,11 +41,44 @@ def predict(
             provider=provider_of(provider),
             unreadable=unreadable,
             progress=progress,
-        )
-    ranked = [(p.name, list(p.probabilities.items())[:top]) for p in found]
-    if as_json:
-        print_json(msgspec.json.encode([{"image": name, "probabilities": dict(best)} for name, best in ranked]))
-    else:
-        rows = [(name, "  ".join(f"{label} {p:.1%}" for label, p in best)) for name, best in ranked]
-        print_table("", ("picture", "most likely"), rows, left=("most likely",))
+        ):
+            write(found.name, list(found.probabilities.items())[:top])
     name_unreadable(unreadable.count, unreadable.examples)
+
+
+class _Lines:
+    """A line for each picture: its name, and the most likely classes."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __call__(self, name: str, best: list[tuple[str, float]]) -> None:
+        if not self._begun:
+            say(f"{'picture':<{_NAME_WIDTH}}  most likely")
+            self._begun = True
+        say(f"{printable(name):<{_NAME_WIDTH}}  {'  '.join(f'{label} {p:.1%}' for label, p in best)}")
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _JSON:
+    """One array, an element for each picture; closed also when an error ends it."""
+
+    def __init__(self) -> None:
+        self._begun = False
+
+    def __enter__(self) -> None:
+        pass
+
+    def __call__(self, name: str, best: list[tuple[str, float]]) -> None:
+        element = json_text(msgspec.json.encode({"image": name, "probabilities": dict(best)}))
+        say(f"{',' if self._begun else '['}{element}")
+        self._begun = True
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self._begun or kind is None:
+            say("]" if self._begun else "[]")

@@ -20,6 +20,7 @@ from edgeplast.cli.options import (
     PretrainedOption,
     StdOption,
     check_weights_named,
+    labelled_images,
     network_of,
     pictures_of,
     read_ratios,
@@ -90,7 +91,7 @@ def prune(
         )
         pruned = compressing.prune(
             network,
-            data,
+            labelled_images(data, progress=progress),
             into=output,
             **target,
             ratios=ratios,

@@ -21,6 +21,7 @@ from edgeplast.cli.options import (
     PretrainedOption,
     StdOption,
     check_weights_named,
+    labelled_images,
     network_of,
     pictures_of,
 )
@@ -92,7 +93,7 @@ def score(
         )
         table = verbs.score(
             network,
-            data,
+            labelled_images(data, quiet=not first_process, progress=progress),
             reference=reference,
             method=main,
             others=others,

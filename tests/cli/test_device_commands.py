@@ -64,7 +64,8 @@ class TestStableNames:
     def test_report(self, typed, bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
         code, out, err = typed("adapt", bundle.path, "--data", blobs, "-o", tmp_path / "a", *QUICK, "--json")
         report = json.loads(out)
-        assert code == 0 and err == "" and report == json.loads((tmp_path / "a/report.json").read_text())
+        assert err.startswith("3 classes: blue (") and err.count("\n") == 1  # what the images were taken for
+        assert code == 0 and report == json.loads((tmp_path / "a/report.json").read_text())
         for name, parts in {
             "memory": {"budget_bytes", "predicted_peak_bytes", "measured_peak_bytes", "enforced_by"},
             "seconds": {"total", "load", "train", "step_median"},
@@ -112,8 +113,8 @@ def test_adapt_tells_each_epoch_and_ends_with_a_summary(
     code, out, err = typed("adapt", bundle.path, "--data", data, "-o", tmp_path / "a", *QUICK, "--memory", "4GiB")
     assert code == 0
     lines = err.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["epoch 1 of 2", "epoch 2 of 2", "left out"]
-    assert "training loss" in lines[0] and "validation loss" in lines[0] and "train/red/000.png" in lines[2]
+    assert [line.partition(":")[0] for line in lines] == ["3 classes", "epoch 1 of 2", "epoch 2 of 2", "left out"]
+    assert "training loss" in lines[1] and "validation loss" in lines[1] and "train/red/000.png" in lines[3]
     for words in ("accuracy (test)", "33.3% → ", "allowed 4 GiB", "steps of", "tier full", "best epoch", "next: edge"):
         assert words in out
     assert max(len(line.rstrip()) for line in out.splitlines() if "Written" not in line) <= 100
@@ -165,6 +166,30 @@ def test_deploy_and_predict(typed, adapted: Path, blobs: Path, tmp_path: Path) -
     code, out, _ = typed("predict", model, photo, "--json")
     (entry,) = json.loads(out)
     assert entry["image"] == "000.png" and sum(entry["probabilities"].values()) == pytest.approx(1)
+    code, out, _ = typed("predict", model, blobs / "test", "--json")
+    assert len(json.loads(out)) == len(out.splitlines()) - 1 == 36  # a line each, as soon as it is known
+    code, out, err = typed("predict", model, tmp_path / "bad.png", "--json")
+    assert code == 3 and json.loads(out)["exit_code"] == 3 and "None of the 1 pictures" in err
+
+
+def test_evaluate_says_what_the_images_were_taken_for(typed, adapted: Path, blobs: Path) -> None:
+    _, _, err = typed("evaluate", adapted, "--data", blobs, "--split", "testing")
+    assert err.splitlines()[0] == "3 classes: blue (12), green (12), red (12); 36 pictures"
+
+
+def test_names_of_unreadable_pictures_stay_private_where_that_is_asked_for(
+    typed, bundle: Bundle, blobs: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(blobs, tmp_path / "data")
+    for number in range(2):
+        (tmp_path / f"data/train/red/secret-{number}.jpg").write_bytes(truncated_png())
+    given = ("adapt", bundle.path, "--data", tmp_path / "data", *QUICK, "--checkpoint-every", "1steps")
+    code, _, err = typed(*given, "-o", tmp_path / "a", "--private")
+    report = (tmp_path / "a/report.json").read_text()
+    assert code == 0 and "left out: 2 pictures" in err and json.loads(report)["unreadable"] == 2
+    assert not any(b"secret" in file.read_bytes() for file in (tmp_path / "a").iterdir())
+    code, _, err = typed(*given, "-o", tmp_path / "b")
+    assert "secret-0.jpg: it is damaged" in err and "secret-0" in (tmp_path / "b/report.json").read_text()
 
 
 def test_inspect_shows_what_trains_and_what_each_tier_needs(typed, int8_bundle: Bundle) -> None:
@@ -230,7 +255,7 @@ class TestExitCodes:
             "adapt", bundle.path, "--data", blobs, "-o", tmp_path / "new", "--memory", "1MiB", "--json"
         )
         assert code == 4 and "Allow --memory" in err
-        assert json.loads(out) == {"error": err.removeprefix("error: ").rstrip("\n"), "exit_code": 4}
+        assert json.loads(out) == {"error": err.splitlines()[-1].removeprefix("error: "), "exit_code": 4}
 
     @pytest.mark.parametrize(
         ("error", "said"),

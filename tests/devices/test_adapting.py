@@ -46,6 +46,19 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
+@pytest.mark.parametrize("damaged", ["red", "green blue"])
+def test_a_class_of_which_no_picture_can_be_read_is_not_learned_in_silence(
+    adapt: Adapt, blobs: Path, tmp_path: Path, damaged: str
+) -> None:
+    shutil.copytree(blobs, tmp_path / "data")
+    for name in damaged.split():
+        for file in (tmp_path / "data/train" / name).iterdir():
+            file.write_bytes(truncated_png())
+    with pytest.raises(InputError, match=r"Of class '(red|blue)' not one of its \d+ pictures can be read \(train/"):
+        adapt(data=tmp_path / "data")
+    assert not (tmp_path / "adapted").exists()
+
+
 def test_it_learns_and_leaves_the_bundle_it_came_from_alone(
     adapt: Adapt, bundle: Bundle, blobs: Path, tmp_path: Path
 ) -> None:

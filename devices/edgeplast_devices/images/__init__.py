@@ -4,13 +4,20 @@
 Pictures are read one at a time where they lie, so memory does not grow with their number.
 """
 
-from edgeplast_devices.images.batching import Batch, Unreadable, batches
-from edgeplast_devices.images.decoding import DECODE_LIMIT_BYTES, EXACT_DECODE_BYTES, UnreadableImageError
+from edgeplast_devices.images.batching import Batch, Unreadable, batches, require_readable
+from edgeplast_devices.images.decoding import (
+    DECODE_LIMIT_BYTES,
+    EXACT_DECODE_BYTES,
+    UnreadableImageError,
+    needed_bytes,
+    preload,
+)
+from edgeplast_devices.images.describing import understood
 from edgeplast_devices.images.imageset import ImageSet, require_classes
 from edgeplast_devices.images.opening import Splits, open_images, open_splits, open_unlabelled
 from edgeplast_devices.images.reaching import UnreachableImagesError
 from edgeplast_devices.images.splitting import epoch_order, picture_generator, stratified_split
-from edgeplast_devices.images.transforms import Augmentation, preprocess
+from edgeplast_devices.images.transforms import Augmentation, preprocess, resized_size
 
 __all__ = [
     "DECODE_LIMIT_BYTES",
@@ -24,11 +31,16 @@ __all__ = [
     "UnreadableImageError",
     "batches",
     "epoch_order",
+    "needed_bytes",
     "open_images",
     "open_splits",
     "open_unlabelled",
     "picture_generator",
+    "preload",
     "preprocess",
     "require_classes",
+    "require_readable",
+    "resized_size",
     "stratified_split",
+    "understood",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 from edgeplast.errors import InputError, UsageError
 from edgeplast.preprocessing import Preprocessing
 from edgeplast_devices.images.decoding import UnreadableImageError
-from edgeplast_devices.images.imageset import ImageSet
+from edgeplast_devices.images.imageset import ImageSet, require_classes
 from edgeplast_devices.images.splitting import picture_generator
 from edgeplast_devices.images.transforms import Augmentation, preprocess, resized_size
 
@@ -19,17 +19,18 @@ class Unreadable:
     """Which pictures could not be read, each counted once however often it was tried.
 
     Attributes:
-        examples: the first few, name and reason.
+        examples: the first few, name and reason; none where names are to be kept private.
     """
 
-    def __init__(self, most: int = 10) -> None:
+    def __init__(self, most: int = 10, *, private: bool = False) -> None:
         """Start empty.
 
         Args:
             most: how many to remember with their reason.
+            private: remember numbers in place of names, and no examples.
         """
         self.examples: list[tuple[str, str]] = []
-        self._most = most
+        self._most, self._private = (0 if private else most), private
         self._seen: set[str] = set()
 
     @property
@@ -39,7 +40,7 @@ class Unreadable:
 
     @property
     def names(self) -> list[str]:
-        """Which pictures could not be read."""
+        """Which pictures could not be read; where names are private, by their numbers in the set, ``#17``."""
         return sorted(self._seen)
 
     def restore(self, names: Iterable[str], examples: Iterable[tuple[str, str]]) -> None:
@@ -47,10 +48,11 @@ class Unreadable:
         self._seen.update(names)
         self.examples[:] = list(examples)
 
-    def record(self, error: UnreadableImageError) -> None:
-        """Take note of one."""
-        if error.name not in self._seen:
-            self._seen.add(error.name)
+    def record(self, error: UnreadableImageError, index: int) -> None:
+        """Take note of one, which has this number in its set."""
+        known = f"#{index}" if self._private else error.name
+        if known not in self._seen:
+            self._seen.add(known)
             if len(self.examples) < self._most:
                 self.examples.append((error.name, error.reason))
 
@@ -63,8 +65,8 @@ class Unreadable:
         if total and self.count >= total:
             some = "; ".join(f"{name}: {reason}" for name, reason in self.examples[:3])
             raise InputError(
-                f"None of the {total} pictures could be read ({some}). Check that the data set is complete and "
-                "that its files are pictures."
+                f"None of the {total} pictures could be read{f' ({some})' if some else ''}. Check that the data set "
+                "is complete and that its files are pictures."
             )
 
 
@@ -132,6 +134,35 @@ def batches(
         unreadable.check(len(images))
 
 
+def require_readable(images: ImageSet, how: Preprocessing, unreadable: Unreadable) -> None:
+    """Raise unless of each class that has pictures here at least one can be read, and there are two such classes.
+
+    Args:
+        images: what is to be learned from.
+        how: the model's preprocessing.
+        unreadable: takes note of pictures that were tried and could not be read.
+
+    Raises:
+        InputError: of a class not one picture can be read, so it could not be learned; or there are too few classes.
+    """
+    require_classes(images)
+    for label in np.unique(images.labels).tolist():
+        members, first = np.flatnonzero(images.labels == label), None
+        for index in members.tolist():
+            try:
+                images.open(index, at_least=resized_size(how))
+                break
+            except UnreadableImageError as error:
+                unreadable.record(error, index)
+                first = first or error
+        else:
+            assert first is not None
+            raise InputError(
+                f"Of class {images.classes[label]!r} not one of its {len(members)} pictures can be read "
+                f"({first.name}: {first.reason}), so it cannot be learned. Replace them, or take the class out."
+            )
+
+
 def _read(
     images: ImageSet,
     how: Preprocessing,
@@ -147,7 +178,7 @@ def _read(
         try:
             picture = images.open(index, at_least=at_least)
         except UnreadableImageError as error:
-            unreadable.record(error)
+            unreadable.record(error, index)
             continue
         if augmentation is None:
             values[len(kept)] = preprocess(picture, how)

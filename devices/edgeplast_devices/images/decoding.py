@@ -126,13 +126,12 @@ def preload(kinds: Iterable[str]) -> None:
     Args:
         kinds: formats, as :func:`~.formats.format_of` names them.
     """
+    from edgeplast_devices.images.smallest import smallest
+
     for kind in sorted(set(kinds) | {"JPEG", "PNG"}):
-        file = io.BytesIO()
-        with contextlib.suppress(KeyError, OSError, UnreadableImageError):  # a Pillow that was built without it
-            _import_plugin(kind)
-            if kind != "AVIF":  # whose encoder takes more than it is worth
-                Image.new("RGB", (8, 8)).save(file, kind, **({"compression": "tiff_lzw"} if kind == "TIFF" else {}))
-                decode(io.BytesIO(file.getvalue()), kind)
+        if (encoded := smallest(kind)) is not None:
+            with contextlib.suppress(UnreadableImageError):  # a Pillow that was built without it
+                decode(io.BytesIO(encoded), kind)
 
 
 def _decode(stream: BinaryIO, name: str, at_least: tuple[int, int] | None, limit_bytes: int) -> Image.Image:

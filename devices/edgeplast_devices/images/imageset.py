@@ -113,6 +113,12 @@ class ImageSet:
             except UnreachableImagesError as error:
                 self.unreachable(error)
 
+    def allowing(self, decode_limit_bytes: int) -> ImageSet:
+        """Return the same pictures, with another limit on what decoding one of them may take."""
+        same = self._like(self._positions, self.labels, self.classes)
+        same.decode_limit_bytes = decode_limit_bytes
+        return same
+
     def waiting(self, unreachable: WhenUnreachable) -> ImageSet:
         """Return the same pictures, with somebody else to ask where their place is gone."""
         same = self._like(self._positions, self.labels, self.classes)

@@ -17,7 +17,6 @@ from edgeplast_devices.images.formats import FORMATS, foreign_format_of, format_
 from edgeplast_devices.images.imageset import NO_LABEL, ImageSet, Source
 from edgeplast_devices.images.layout import SPLITS, Place, read_layout, split_called
 from edgeplast_devices.images.splitting import stratified_split
-from edgeplast_devices.images.storage import SharedFile
 
 KINDS = "a folder, a .tar (also .tar.gz, .tar.xz, .tar.bz2) or an .npz in the MedMNIST layout"
 """What a data set can be, for messages."""
@@ -195,8 +194,10 @@ def _is_picture(path: Path) -> bool:
         InputError: it is a picture of a format that cannot be read, or it cannot be opened.
     """
     head = _head(path)
-    if SharedFile.at(path).read_at(257, 5) == b"ustar":  # a tar begins with a name, which may look like anything
-        return False
+    with path.open("rb") as file:
+        file.seek(257)
+        if file.read(5) == b"ustar":  # a tar begins with a name, which may look like anything
+            return False
     if (foreign := foreign_format_of(head)) is not None:
         raise InputError(f"{path} is a {foreign} picture; readable are {FORMATS}. Convert it.")
     return (format_of(head) or promised_format(path.name)) is not None
