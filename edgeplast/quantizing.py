@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgeplast.contract import IMAGES
 from edgeplast.errors import EdgeplastError, InputError, MissingExtraError, UsageError
 from edgeplast.progress import Progress, silent
 from edgeplast.quiet_runtime import import_quietly
@@ -135,7 +136,7 @@ def outlying(model: Any, images: Iterable[np.ndarray]) -> dict[str, str]:
     ranges = dict.fromkeys(inputs, (0.0, 0.0))
     sums: dict[str, np.ndarray] = {}  # count, sum and sum of squares of each channel
     for image in images:
-        for name, values in zip(inputs, session.run(inputs, {"images": image}), strict=True):
+        for name, values in zip(inputs, session.run(inputs, {IMAGES: image}), strict=True):
             rows = values.reshape(-1, values.shape[-1]).astype(np.float64)
             ranges[name] = min(ranges[name][0], rows.min()), max(ranges[name][1], rows.max())
             sums[name] = sums.get(name, 0) + np.stack([np.ones_like(rows), rows, rows**2]).sum(axis=1)
@@ -159,7 +160,7 @@ def _reader(base: Any, pictures: Pictures, chosen: list[int], progress: Progress
             if not done:
                 return None
             progress("calibrating", done, len(chosen))
-            return {"images": pictures.tensor(index)[None]}
+            return {IMAGES: pictures.tensor(index)[None]}
 
     return Reader()
 

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from edgeplast.bundle import FROZEN
+from edgeplast.contract import IMAGES, LOGITS, LOSS, TARGETS, gradient_input, gradient_output
 from edgeplast.errors import BudgetError, EdgeplastError, InputError, MissingExtraError
 from edgeplast.external_data import check_external_files
 from edgeplast.footprint import FIRST_REGION_BYTES
@@ -45,7 +46,6 @@ from edgeplast_devices.providers import (
 )
 from edgeplast_devices.refusals import is_memory, why_not_loaded, why_stopped
 
-_TARGETS, _IMAGES, _LOSS, _LOGITS = "targets", "images", "loss", "logits"
 _ALIGNMENT = 256
 
 PRACTICE_GRAPH = Path(__file__).parent / "doctor" / "practice.onnx"
@@ -256,12 +256,12 @@ class TrainingSession:
         self._held = (parameters, gradients)  # the binding holds bare pointers into these
         wanted = {i.name for i in self._session.get_inputs()}
         inputs = {name: array for name, array in parameters.items() if name in wanted}
-        inputs |= {f"{name}.gradient": array for name, array in gradients.items()}
+        inputs |= {gradient_input(name): array for name, array in gradients.items()}
         self._standing = StandingInputs(self._binding, inputs, placement)
         for name, array in gradients.items():
-            bind_output(self._binding, f"{name}.gradient.sum", array)
+            bind_output(self._binding, gradient_output(name), array)
         self._loss = np.zeros((), np.float32)
-        bind_output(self._binding, _LOSS, self._loss)
+        bind_output(self._binding, LOSS, self._loss)
 
     def accumulate(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
         """Run one micro-batch forward and backward.
@@ -278,9 +278,9 @@ class TrainingSession:
         """
         logits = np.empty_like(targets)
         self._standing.refresh()
-        bind_input(self._binding, _IMAGES, images)
-        bind_input(self._binding, _TARGETS, targets)
-        bind_output(self._binding, _LOGITS, logits)
+        bind_input(self._binding, IMAGES, images)
+        bind_input(self._binding, TARGETS, targets)
+        bind_output(self._binding, LOGITS, logits)
         try:
             _run(self._session, self._binding, self._how)
         except Exception as error:
@@ -338,7 +338,7 @@ class EvaluationSession:
     @property
     def image_shape(self) -> list[int | str | None]:
         """Shape of the pictures that it takes, a name or None for a size that is open; empty where it takes none."""
-        return next((list(i.shape) for i in self._session.get_inputs() if i.name == _IMAGES), [])
+        return next((list(i.shape) for i in self._session.get_inputs() if i.name == IMAGES), [])
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -353,8 +353,8 @@ class EvaluationSession:
         """
         result = np.empty((len(images), self.classes), np.float32)
         self._standing.refresh()
-        bind_input(self._binding, _IMAGES, images)
-        bind_output(self._binding, _LOGITS, result)
+        bind_input(self._binding, IMAGES, images)
+        bind_output(self._binding, LOGITS, result)
         _run(self._session, self._binding)
         return result
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgeplast.bundle import BLOCK_OF_4_BITS, FROZEN, TRAINABLE, Bundle, StoredParameter
+from edgeplast.contract import matrix_name, packed_name, quantized_name, scale_name
 from edgeplast.errors import DamagedError
 from edgeplast_devices.tensors import TensorFile, open_arrays, read_arrays
 
@@ -56,13 +57,13 @@ def _check_shape(file: str, name: str, array: np.ndarray, shape: tuple[int, ...]
 
 def _dequantized(file: TensorFile, name: str, stored: StoredParameter) -> np.ndarray:
     """Return a matrix (out, in) as the graphs compute with it; how it is stored is said in ``StoredParameter``."""
-    scale = file.read(f"{name}.scale")
+    scale = file.read(scale_name(name))
     if stored.compute_bits == 8:
-        integers = file.read(f"{name}.int8.transposed", "I8").T.astype(np.float32)
+        integers = file.read(matrix_name(name), "I8").T.astype(np.float32)
     elif stored.weight_bits == 8:
-        integers = file.read(f"{name}.int8", "I8").astype(np.float32)
+        integers = file.read(quantized_name(name), "I8").astype(np.float32)
     else:
-        integers = _unpacked(file.read(f"{name}.int4", "U8"), stored.shape).astype(np.float32)
+        integers = _unpacked(file.read(packed_name(name), "U8"), stored.shape).astype(np.float32)
         scale = np.repeat(scale, BLOCK_OF_4_BITS, axis=1)[:, : stored.shape[1]]
     integers *= scale if scale.ndim == 2 else scale[:, None]
     return integers

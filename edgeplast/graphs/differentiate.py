@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import replace
 
+from edgeplast.contract import gradient_input, gradient_output
 from edgeplast.errors import InputError
 from edgeplast.graphs.graph import Graph, Node, Value
 from edgeplast.graphs.operators import OPERATORS, operator
@@ -39,16 +40,6 @@ def differentiate(graph: Graph, seed: dict[str, Value], trainable: Collection[st
         InputError: an operator on the way has no gradient rule, or a parameter does not reach the seed.
     """
     return _Sweep(graph, seed, trainable).run()
-
-
-def gradient_input(parameter: str) -> str:
-    """Return the name of the graph input that carries the gradient accumulated so far."""
-    return f"{parameter}.gradient"
-
-
-def gradient_output(parameter: str) -> str:
-    """Return the name of the graph output that carries the accumulated gradient after this micro-batch."""
-    return f"{parameter}.gradient.sum"
 
 
 class _Sweep:

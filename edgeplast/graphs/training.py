@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from edgeplast.contract import LOGITS, LOSS, TARGETS, gradient_input
 from edgeplast.errors import InputError
-from edgeplast.graphs.differentiate import differentiate, gradient_input
+from edgeplast.graphs.differentiate import differentiate
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.passes.expand_activations import expand_activations
 from edgeplast.graphs.passes.fold_scales import fold_scales
-
-LOGITS, TARGETS, LOSS = "logits", "targets", "loss"
 
 
 def promote(forward: Graph, parameters: Collection[str]) -> Graph:

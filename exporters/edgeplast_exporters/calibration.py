@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeplast.contract import IMAGES
 from edgeplast.errors import InputError
 from edgeplast.graphs.graph import Graph
 from edgeplast.progress import Progress, silent
 from edgeplast.quiet_runtime import import_quietly
-from edgeplast_exporters.forward import IMAGES
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
 
 LEAST_IMAGES = 4

@@ -14,11 +14,10 @@ import numpy as np
 import torch
 
 from edgeplast.components import EMBED, HEAD, NORM
+from edgeplast.contract import IMAGES, LOGITS
 from edgeplast.errors import InputError
 from edgeplast.graphs.graph import Graph, Value
 from edgeplast.models import FAMILY, check_family, pooled_tokens
-
-IMAGES, LOGITS = "images", "logits"
 
 _ACTIVATIONS = {"GELU": "Gelu", "GELUTanh": "GeluTanh", "GeluTanh": "GeluTanh", "QuickGELU": "QuickGelu",
                 "QuickGELUActivation": "QuickGelu", "SiLU": "Silu", "Swish": "Silu", "Sigmoid": "Sigmoid",

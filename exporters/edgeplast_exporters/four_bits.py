@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 
 from edgeplast.bundle import BLOCK_OF_4_BITS
-from edgeplast.graphs.passes.dequantize import packed_name as packed_name
 
 BLOCK = BLOCK_OF_4_BITS
 """Neighbouring inputs of one output that share a scale."""

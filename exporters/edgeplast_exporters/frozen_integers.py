@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeplast.components import component_of
+from edgeplast.contract import factor_name, matrix_name, scale_name
 from edgeplast.errors import InputError
 from edgeplast.graphs.graph import Graph
 from edgeplast.progress import Progress, silent
@@ -20,12 +21,9 @@ from edgeplast_exporters.activation_ranges import choose_range, clipped_share, q
 from edgeplast_exporters.calibration import run_float, sample_inputs
 from edgeplast_exporters.integer_products import (
     IntegerProduct,
-    column_scale_name,
     compute_in_integers,
-    factor_name,
     float_matrix,
     input_factor,
-    matrix_name,
     quantize_columns,
 )
 from edgeplast_exporters.smoothing import smooth
@@ -96,7 +94,7 @@ def fit_integers(
         products[weight] = IntegerProduct(scale, zero_point, smoothed.divisors.get(weight))
         integers, scales = quantize_columns(matrix)
         result[weight] = float_matrix(integers, scales)
-        stored |= {matrix_name(weight): integers, column_scale_name(weight): scales}
+        stored |= {matrix_name(weight): integers, scale_name(weight): scales}
         if weight in smoothed.divisors:
             stored[factor_name(weight)] = input_factor(smoothed.divisors[weight])
         if weight in biases:

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeplast.components import HEAD
+from edgeplast.contract import LOGITS
 from edgeplast.errors import BudgetError, InputError
 from edgeplast.graphs.graph import Graph
 from edgeplast.progress import Progress, silent
 from edgeplast_exporters.bit_steps import Bits
 from edgeplast_exporters.calibration import run_float
-from edgeplast_exporters.forward import LOGITS
 
 LEAST_HELD_OUT = 20
 """Pictures below which an accuracy is anecdote: one of them is 5 points."""

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeplast.contract import IMAGES, factor_name, matrix_name, scale_name
 from edgeplast.graphs.graph import Graph, Node, Value
 from edgeplast_exporters.quantization import quantize_rows
 
@@ -49,28 +50,13 @@ class IntegerProduct:
     divisor: np.ndarray | None = None
 
 
-def matrix_name(weight: str) -> str:
-    """Return the name under which the transposed int8 matrix (in, out) of a weight is stored."""
-    return f"{weight}.int8.transposed"
-
-
-def column_scale_name(weight: str) -> str:
-    """Return the name under which its scales (out,) are stored."""
-    return f"{weight}.scale"
-
-
-def factor_name(weight: str) -> str:
-    """Return the name under which the factors (in,) of its input are stored, where it has any."""
-    return f"{weight}.input_factor"
-
-
 def integer_candidates(promoted: Graph) -> list[str]:
     """Return the frozen matrices that are multiplied before anything that may train, in the graph's order.
 
     Args:
         promoted: the forward graph, everything that may train turned into an input.
     """
-    changes = set(promoted.inputs) - {"images"}
+    changes = set(promoted.inputs) - {IMAGES}
     chosen: list[str] = []
     frozen = set(promoted.weights)
     for node in promoted.nodes:
@@ -93,7 +79,7 @@ def compute_in_integers(graph: Graph, products: Mapping[str, IntegerProduct]) ->
     for weight in present:
         rows, columns = graph.values[weight].shape
         result.weight(matrix_name(weight), (columns, rows), "int8")
-        result.weight(column_scale_name(weight), (rows,))
+        result.weight(scale_name(weight), (rows,))
         if products[weight].divisor is not None:
             result.weight(factor_name(weight), (columns,))
     middle = _constant(result, "integer.matrix.zero", np.array(0, np.int8)) if present else ""
@@ -123,7 +109,7 @@ def with_float_matrices(
         if weight not in products:
             result.nodes.append(node)
             continue
-        scale = _constant(result, column_scale_name(weight), scales[weight])
+        scale = _constant(result, scale_name(weight), scales[weight])
         zeros = _constant(result, f"{weight}.zero", np.zeros(len(scales[weight]), np.int8))
         values = result.values[weight]
         integers = replace(values, name=f"{weight}/integers", dtype="int8")
@@ -197,7 +183,7 @@ def _integer_node(graph: Graph, node: Node, weight: str, how: IntegerProduct, mi
     graph.values[f"{y}/quantized"] = replace(shape, name=f"{y}/quantized", dtype="uint8")
     quantized = _add(graph, node, "QuantizeLinear", (x, scale, zero), f"{y}/quantized")
     bias = filter(None, node.inputs[2:3])
-    inputs = (quantized, matrix_name(weight), scale, column_scale_name(weight), zero, middle, *bias)
+    inputs = (quantized, matrix_name(weight), scale, scale_name(weight), zero, middle, *bias)
     return replace(node, op="MatMulIntegerToFloat", inputs=inputs, attributes={})
 
 

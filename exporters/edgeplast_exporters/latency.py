@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
+from edgeplast.contract import IMAGES
 from edgeplast.quiet_runtime import import_quietly
-from edgeplast_exporters.forward import IMAGES, forward_graph, stored_parameters
+from edgeplast_exporters.forward import forward_graph, stored_parameters
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
 
 

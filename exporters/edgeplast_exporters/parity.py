@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgeplast.contract import IMAGES
 from edgeplast.errors import InputError
 from edgeplast.quiet_runtime import import_quietly
-from edgeplast_exporters.forward import IMAGES, forward_graph, stored_parameters
+from edgeplast_exporters.forward import forward_graph, stored_parameters
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
 
 TOLERANCE = 1e-3

@@ -6,8 +6,6 @@ import numpy as np
 
 from edgeplast.graphs.passes.dequantize import quantizable as quantizable
 from edgeplast.graphs.passes.dequantize import quantize_frozen as quantize_frozen
-from edgeplast.graphs.passes.dequantize import quantized_name as quantized_name
-from edgeplast.graphs.passes.dequantize import scale_name as scale_name
 
 
 def quantize_rows(weight: np.ndarray, most: int = 127) -> tuple[np.ndarray, np.ndarray]:

@@ -10,27 +10,17 @@ import numpy as np
 
 from edgeplast.bundle import StoredParameter
 from edgeplast.components import component_of
+from edgeplast.contract import packed_name, quantized_name, scale_name
 from edgeplast.errors import UsageError
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.passes.expand_activations import expand_activations
 from edgeplast.plans import Plan
 from edgeplast.progress import Progress, silent
 from edgeplast_exporters.calibration import LEAST_IMAGES, sample_inputs
-from edgeplast_exporters.four_bits import pack, packed_name, quantize_blocks
+from edgeplast_exporters.four_bits import pack, quantize_blocks
 from edgeplast_exporters.frozen_integers import HELD_OUT_SHARE, FrozenIntegers, fit_integers
-from edgeplast_exporters.integer_products import (
-    column_scale_name,
-    compute_in_integers,
-    integer_candidates,
-    with_float_matrices,
-)
-from edgeplast_exporters.quantization import (
-    quantizable,
-    quantize_frozen,
-    quantize_rows,
-    quantized_name,
-    scale_name,
-)
+from edgeplast_exporters.integer_products import compute_in_integers, integer_candidates, with_float_matrices
+from edgeplast_exporters.quantization import quantizable, quantize_frozen, quantize_rows
 
 FrozenCompute = Literal["fp32", "int8"]
 """How frozen products before everything that trains are computed. The default is fp32: with all of ViT-Tiny's blocks in
@@ -77,7 +67,7 @@ class FrozenStorage:
         """Return the forward graph that computes the same from float32 parameters."""
         if self.integers is None:
             return forward
-        scales = {n: self.integers.stored[column_scale_name(n)] for n in self.integers.products}
+        scales = {n: self.integers.stored[scale_name(n)] for n in self.integers.products}
         return with_float_matrices(forward, self.integers.products, scales)
 
     def described(self, trainable: Sequence[str]) -> dict[str, StoredParameter]:

@@ -18,14 +18,14 @@ from torch import nn
 from edgeplast.architecture import Architecture
 from edgeplast.budget import Budget
 from edgeplast.components import all_components, component_of, select
-from edgeplast.graphs.differentiate import gradient_input, gradient_output
+from edgeplast.contract import gradient_input, gradient_output, quantized_name, scale_name
 from edgeplast.graphs.graph import Graph
 from edgeplast.models import describe, import_timm
 from edgeplast.plans import Plan, PlannedComponent
 from edgeplast.quiet_runtime import import_quietly
 from edgeplast_exporters.forward import forward_graph, matrix, stored_parameters
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
-from edgeplast_exporters.quantization import quantize_rows, quantized_name, scale_name
+from edgeplast_exporters.quantization import quantize_rows
 from edgeplast_exporters.training import promote, training_graph
 
 CLASSES = ("field", "forest", "river")

@@ -12,8 +12,9 @@ from exporter_models import session_of
 from torch import Tensor
 from torch.nn import functional
 
+from edgeplast.contract import gradient_input, gradient_output
 from edgeplast.errors import InputError
-from edgeplast.graphs.differentiate import differentiate, gradient_input, gradient_output
+from edgeplast.graphs.differentiate import differentiate
 from edgeplast.graphs.graph import Graph, Value
 from edgeplast_exporters.forward import activation
 

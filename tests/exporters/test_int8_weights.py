@@ -24,17 +24,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from edgeplast.contract import quantized_name, scale_name
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.liveness import transient_lines
 from edgeplast.graphs.passes.recompute import recompute
 from edgeplast_exporters.forward import forward_graph
-from edgeplast_exporters.quantization import (
-    quantizable,
-    quantize_frozen,
-    quantize_rows,
-    quantized_name,
-    scale_name,
-)
+from edgeplast_exporters.quantization import quantizable, quantize_frozen, quantize_rows
 
 
 def slowly(row: list[float]) -> tuple[list[int], float]:

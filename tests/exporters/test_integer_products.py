@@ -28,6 +28,7 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from edgeplast.bundle import Bundle
+from edgeplast.contract import matrix_name, scale_name
 from edgeplast.errors import UsageError
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.flops import flops_per_image
@@ -43,11 +44,9 @@ from edgeplast_exporters.forward import forward_graph
 from edgeplast_exporters.frozen_integers import FrozenIntegers, fit_integers
 from edgeplast_exporters.integer_products import (
     IntegerProduct,
-    column_scale_name,
     compute_in_integers,
     float_matrix,
     integer_candidates,
-    matrix_name,
     quantize_columns,
 )
 from edgeplast_exporters.training import promote, training_graph
@@ -108,7 +107,7 @@ def test_products_equal_slow_integers(x: np.ndarray, weight: np.ndarray, zero_po
     how = IntegerProduct(0.037, zero_point)
     matrix, scales = quantize_columns(weight)
     changed = compute_in_integers(g, {"w": how})
-    found = session_of(changed, {matrix_name("w"): matrix, column_scale_name("w"): scales}).run(None, {"x": x})[0]
+    found = session_of(changed, {matrix_name("w"): matrix, scale_name("w"): scales}).run(None, {"x": x})[0]
     expected = [slow_product(row, how, matrix.tolist(), scales.tolist()) for row in x.tolist()]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
@@ -119,7 +118,7 @@ def test_large_sums_do_not_saturate() -> None:
     g.output(g.gemm(g.input("x", (1, 2000), batched=True), g.weight("w", (8, 2000)), trans_b=True), "y")
     matrix, scales = quantize_columns(np.ones((8, 2000), np.float32))
     changed = compute_in_integers(g, {"w": IntegerProduct(1.0, 0)})
-    session = session_of(changed, {matrix_name("w"): matrix, column_scale_name("w"): scales})
+    session = session_of(changed, {matrix_name("w"): matrix, scale_name("w"): scales})
     found = session.run(None, {"x": np.full((1, 2000), 255, np.float32)})[0]
     np.testing.assert_allclose(found, 255 * 2000, rtol=1e-6)
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 from safetensors.numpy import save_file
 
-from edgeplast.graphs.differentiate import gradient_input
+from edgeplast.contract import gradient_input
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.passes.recompute import recompute
 from edgeplast_exporters.forward import forward_graph

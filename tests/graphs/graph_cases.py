@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from edgeplast.contract import gradient_input, gradient_output
 from edgeplast.graphs.checking import check
-from edgeplast.graphs.differentiate import differentiate, gradient_input, gradient_output
+from edgeplast.graphs.differentiate import differentiate
 from edgeplast.graphs.graph import Graph, Value
 from edgeplast.graphs.passes.expand_activations import expand_activations
 from edgeplast.quiet_runtime import import_quietly

@@ -18,22 +18,8 @@ from dataclasses import replace
 from typing import Any
 
 from edgeplast.bundle import BLOCK_OF_4_BITS as BLOCK
+from edgeplast.contract import packed_name, quantized_name, scale_name
 from edgeplast.graphs.graph import Graph, Node, Value
-
-
-def packed_name(weight: str) -> str:
-    """Return the name under which the packed 4-bit matrix of a weight is stored."""
-    return f"{weight}.int4"
-
-
-def quantized_name(weight: str) -> str:
-    """Return the name under which the int8 matrix of a weight is stored."""
-    return f"{weight}.int8"
-
-
-def scale_name(weight: str) -> str:
-    """Return the name under which the scales of a weight, one per output row, are stored."""
-    return f"{weight}.scale"
 
 
 def quantizable(graph: Graph) -> list[str]:

@@ -1,0 +1,45 @@
+"""The contract between exporter and device: under which names the graphs of a bundle take and return tensors.
+
+Whoever writes a graph or a weight file asks here, and whoever opens one; no other file spells these names.
+"""
+
+from __future__ import annotations
+
+IMAGES, LOGITS, TARGETS, LOSS = "images", "logits", "targets", "loss"
+"""Inputs and outputs of graphs: images (b, C, H, W) and targets (b, classes) in, logits (b, classes) and the scalar
+loss out, all float32. The gradient at the logits is softmax(logits)·Σtargets - targets."""
+
+
+def gradient_input(parameter: str) -> str:
+    """Return the name of the graph input that carries the gradient accumulated so far."""
+    return f"{parameter}.gradient"
+
+
+def gradient_output(parameter: str) -> str:
+    """Return the name of the graph output that carries the accumulated gradient after this micro-batch."""
+    return f"{parameter}.gradient.sum"
+
+
+def quantized_name(weight: str) -> str:
+    """Return the name under which the int8 matrix (out, in) of a weight is stored."""
+    return f"{weight}.int8"
+
+
+def packed_name(weight: str) -> str:
+    """Return the name under which the packed 4-bit matrix of a weight is stored: elements row by row, two a byte."""
+    return f"{weight}.int4"
+
+
+def matrix_name(weight: str) -> str:
+    """Return the name under which the transposed int8 matrix (in, out) of an integer product is stored."""
+    return f"{weight}.int8.transposed"
+
+
+def scale_name(weight: str) -> str:
+    """Return the name of a quantized weight's scales: (out,), or one a block of columns in 4 bits."""
+    return f"{weight}.scale"
+
+
+def factor_name(weight: str) -> str:
+    """Return the name of the factors (in,) of an integer product's input, where it has any."""
+    return f"{weight}.input_factor"
