@@ -81,10 +81,13 @@ class ArrayImages:
             raise UnreadableImageError(self.name(index), reason)
         try:
             row = self._row(index)
-        except OSError as error:
-            if any_there(self._row, (0, len(self) // 2, len(self) - 1)):
-                raise UnreadableImageError(self.name(index), reason_of(error)) from error
-            raise UnreachableImagesError(self.name(index), reason_of(error)) from error
+        except OSError:
+            there = any_there(self._row, (0, len(self) // 2, len(self) - 1))
+            try:
+                row = self._row(index)  # once more: its drive may have come back in between
+            except OSError as error:
+                kind = UnreadableImageError if there else UnreachableImagesError
+                raise kind(self.name(index), reason_of(error)) from error
         if len(row) < self._row_bytes:
             raise UnreadableImageError(self.name(index), "the file ends before this row")
         mode = "RGB" if channels == [3] else "L"

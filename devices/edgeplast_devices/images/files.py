@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _NEIGHBOURS = 12
 """Pictures to look at before a place counts as gone."""
 
+_TRIES = 3
+
 
 class Files:
     """Encoded pictures that have a name and can be opened (a :class:`~.imageset.Source`).
@@ -66,30 +68,29 @@ class Files:
             UnreadableImageError: it is damaged, or was deleted while its neighbours are there.
             UnreachableImagesError: it is not there, and neither are the pictures beside it.
         """
-        name = self.name(index)
+        for tries_left in range(_TRIES - 1, -1, -1):
+            try:
+                return self._decode(index, at_least, limit_bytes)
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    raise
+                name = self.name(index)
+                if not is_gone(error):
+                    raise UnreadableImageError(name, reason_of(error)) from error
+                if not any_there(self._look, self._neighbours(index)):
+                    raise UnreachableImagesError(name, reason_of(error)) from error
+                if not tries_left:
+                    raise UnreadableImageError(name, reason_of(error)) from error
+                # Its place is there: once more, for it may have come back since the picture was asked for.
+        raise AssertionError
+
+    def _decode(self, index: int, at_least: tuple[int, int] | None, limit_bytes: int) -> Image.Image:
         try:
             with self._open(index) as stream:
-                return decode(stream, name, at_least=at_least, limit_bytes=limit_bytes)
+                return decode(stream, self.name(index), at_least=at_least, limit_bytes=limit_bytes)
         except UnreadableImageError:
-            self._look_again(index, name)  # a library of C may have met the drive's error and called it damage
+            self._look(index)  # a library of C may have met the drive's error and called it damage
             raise
-        except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-                raise
-            raise self._fault(index, name, error) from error
-
-    def _look_again(self, index: int, name: str) -> None:
-        try:
-            self._look(index)
-        except OSError as error:
-            if is_gone(error):
-                raise self._fault(index, name, error) from error
-
-    def _fault(self, index: int, name: str, error: OSError) -> InputError:
-        """Tell a picture that is gone or unreadable by itself from a place that is gone."""
-        if is_gone(error) and not any_there(self._look, self._neighbours(index)):
-            return UnreachableImagesError(name, reason_of(error))
-        return UnreadableImageError(name, reason_of(error))
 
     def _look(self, index: int) -> None:
         with self._open(index) as stream:

@@ -68,6 +68,23 @@ def test_a_folder_that_vanishes_is_no_damaged_picture(make_folder, how, tmp_path
     assert all(np.array_equal(a, b) for a, b in zip(whole, again, strict=True))
 
 
+def test_a_place_that_comes_back_while_its_neighbours_are_asked(
+    make_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_folder({"a": 3, "b": 3})
+    images, asked = open_images(root), []
+    opener = images._source._open
+
+    def blink(index: int) -> BinaryIO:
+        asked.append(index)
+        if len(asked) == 1:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+        return opener(index)
+
+    monkeypatch.setattr(images._source, "_open", blink)
+    assert images.open(0).size and asked[0] == asked[-1] and len(asked) > 2
+
+
 def test_an_empty_mount_point_is_a_place_that_is_gone(make_folder) -> None:
     root = make_folder({"a": 2, "b": 2})
     images = open_images(root)
