@@ -72,9 +72,10 @@ def fitting_bytes(size: tuple[int, int], at_least: tuple[int, int]) -> int:
     return 4 * wide * (height + high) + OVERHEAD_BYTES
 
 
-def webp_opening_bytes(size: tuple[int, int], file_bytes: int) -> int:
-    """Return what opening a WebP takes: its decoder's two canvases are there as soon as its header is read."""
-    return 8 * size[0] * size[1] + 2 * file_bytes + OVERHEAD_BYTES
+def webp_bytes(size: tuple[int, int], file_bytes: int) -> tuple[int, int]:
+    """Return what opening a WebP takes, and decoding it: its two canvases are there as soon as its header is read."""
+    rest = 2 * file_bytes + OVERHEAD_BYTES
+    return 8 * size[0] * size[1] + rest, (_WEBP_COPIES + 4) * size[0] * size[1] + rest
 
 
 def _loading(picture: ImageFile.ImageFile, pixels: int) -> int:

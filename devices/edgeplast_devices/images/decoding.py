@@ -19,7 +19,7 @@ from edgeplast_devices.images.costs import (
     decode_bytes,
     fitting_bytes,
     is_progressive,
-    webp_opening_bytes,
+    webp_bytes,
 )
 from edgeplast_devices.images.depth import UnknownRangeError, is_deep, to_eight_bits, value_range
 from edgeplast_devices.images.formats import FORMATS, HEAD_BYTES, foreign_format_of, format_of
@@ -162,10 +162,10 @@ def _opened(stream: BinaryIO, name: str, limit_bytes: int) -> Iterator[tuple[Ima
         UnreadableImageError: it is no picture, or its header alone needs more memory than allowed.
     """
     kind = _kind(stream, name)
-    before, what = _opening_bytes(stream, kind)
+    before, what, in_all = _opening_bytes(stream, kind)
     if before > limit_bytes:
         raise UnreadableImageError(
-            name, f"{what} takes {format_bytes(before)} and {format_bytes(limit_bytes)} are allowed; save it as a JPEG"
+            name, f"{what} takes {format_bytes(in_all)} and {format_bytes(limit_bytes)} are allowed; save it as a JPEG"
         )
     shown, orientation = essentials(stream, kind)
     with warnings.catch_warnings(), _one_thread(kind):
@@ -177,16 +177,18 @@ def _opened(stream: BinaryIO, name: str, limit_bytes: int) -> Iterator[tuple[Ima
             yield picture, shown, orientation
 
 
-def _opening_bytes(stream: BinaryIO, kind: str) -> tuple[int, str]:
-    """Return what Pillow takes, and for what, before it has said how large a picture is."""
+def _opening_bytes(stream: BinaryIO, kind: str) -> tuple[int, str, int]:
+    """Return what Pillow takes before it has said how large a picture is, for what, and what that takes in all."""
     if kind == "WEBP":
         width, height = webp_size(stream)
-        return webp_opening_bytes((width, height), _length(stream)), f"opening {width} x {height} pixels"
+        opening, in_all = webp_bytes((width, height), _length(stream))
+        return opening, f"decoding {width} x {height} pixels", in_all
     if kind == "AVIF":
-        return 2 * _length(stream), "reading the file"
+        return 2 * _length(stream), "reading the file", 2 * _length(stream)
     if kind == "TIFF":
-        return tiff_value_bytes(stream), "reading its tags"
-    return 0, ""
+        tags = tiff_value_bytes(stream)
+        return tags, "reading its tags", tags
+    return 0, "", 0
 
 
 def _kind(stream: BinaryIO, name: str) -> str:

@@ -148,7 +148,7 @@ def test_other_formats_are_refused_above_the_limit_where_they_cannot_be_read_sma
     ]:
         data = encoded(picture(0, (400, 300), mode), kind, **options)
         least = 400 * 300 * needed
-        with pytest.raises(UnreadableImageError, match=r"(de)?code?ing|opening 400 x 300 pixels takes .* are allowed"):
+        with pytest.raises(UnreadableImageError, match=r"decoding 400 x 300 pixels takes .* are allowed"):
             decode(data, limit_bytes=least)
         assert decode(data, limit_bytes=least + 3 * len(data) + 400 * 300 + (400 << 10)).size == (400, 300)
         assert least < decoding.needed_bytes(io.BytesIO(data), "x") < least + 3 * len(data) + 400 * 300 + (400 << 10)
