@@ -167,6 +167,18 @@ def test_the_cut_costs_no_more_than_any_other_choice(data: st.DataObject) -> Non
     assert FLOPS_PER_BYTE * bytes_kept + effort == brute_force(g, inputs, read, FLOPS_PER_BYTE)
 
 
+def test_a_view_beside_what_it_views_is_kept_once() -> None:
+    """A product of 300 operations an element is cheaper than two arrays and dearer than one."""
+    g = Graph()
+    a, b = g.input("a", (8, 150), batched=True), g.input("b", (1, 150, 16), batched=True)
+    product = g.matmul(g.reshape(a, (1, 8, 150)), b)
+    view = g.reshape(product, (8, 16))
+    other = g.scale(view, 2.0)
+    assert _computed_again(g, g.nodes, {product.name, view.name}, "selective") == []
+    again = _computed_again(g, g.nodes, {product.name, other.name}, "selective")
+    assert [n.op for n in again] == ["Mul"]
+
+
 def test_the_last_block_is_left_alone() -> None:
     model = small(depth=3)
     graph = training_graph_of(model, parameters_of(model, "all"))

@@ -11,10 +11,11 @@ to 1.32). What would break it: another placement rule; the peak measured in the 
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from edgeplast.footprint import MemoryLine
+from edgeplast.footprint import MemoryLine, envelope
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.liveness import Step, steps, transient_lines
 
@@ -25,6 +26,9 @@ _KEPT_WHOLE = 1 << 16
 _MICRO_BATCHES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32)
 _FITTED = (1, 2, 4, 8, 16)
 _STEP_BYTES = 1 << 16
+_LOOSE_BYTES = 1 << 20
+"""Lines that lie further above a need than this are replaced by closer ones."""
+
 _MARGIN = 1.02
 """What kernels take for themselves is not in the walk; with less, one graph in ten was measured to overflow."""
 
@@ -35,7 +39,8 @@ def arena_lines(graph: Graph) -> tuple[MemoryLine, ...]:
     They are the lines of the liveness walk, stretched by a few percent and lifted by a fixed number of bytes: small
     tensors that cut up large chunks weigh most at micro-batch 1. Of the stretches that some micro-batch size
     asks for, the one that lies closest above all needs is taken; with it every size tried has been placed, and with
-    the margin taken off again too.
+    the margin taken off again too. Where much of what is alive does not grow with the batch (gradients of large
+    kernels), holes follow no such rule, and two lines through the needs themselves are taken.
     """
     walk, live = steps(graph), transient_lines(graph)
     constants = [array.nbytes for array in graph.constants.values()]
@@ -48,7 +53,11 @@ def arena_lines(graph: Graph) -> tuple[MemoryLine, ...]:
             for line in live
         )
         candidates.append((sum(_at(lines, size) / need for size, need in needs.items()), lines))
-    lines = min(candidates)[1]
+    lines = min(candidates, key=lambda found: found[0])[1]
+    if max(_at(lines, size) - need for size, need in needs.items()) > _LOOSE_BYTES:
+        most = _MICRO_BATCHES[-1]
+        needs[most] = _MARGIN * _smallest_region(walk, constants, most, _at(live, most))
+        lines = _closest_above(needs)
     while not all(
         fits(walk, constants, size, int(_at(lines, size) / margin))
         for size in _MICRO_BATCHES
@@ -56,6 +65,24 @@ def arena_lines(graph: Graph) -> tuple[MemoryLine, ...]:
     ):
         lines = tuple(MemoryLine(line.fixed_bytes + _STEP_BYTES, line.per_image_bytes) for line in lines)
     return lines
+
+
+def _closest_above(needs: Mapping[int, float]) -> tuple[MemoryLine, ...]:
+    """Return the two lines (or one) whose maximum lies closest above some points: through two of them, or lifted."""
+    through = set()
+    for (a, low), (b, high) in itertools.combinations(sorted(needs.items()), 2):
+        slope = max(0.0, (high - low) / (b - a))
+        lifts = (max(low - slope * a, high - slope * b), max(need - slope * size for size, need in needs.items()))
+        through |= {MemoryLine(max(0, math.ceil(lift)), math.ceil(slope)) for lift in lifts}
+    best: tuple[float, tuple[MemoryLine, ...]] | None = None
+    for pair in itertools.combinations_with_replacement(sorted(through, key=lambda line: line.per_image_bytes), 2):
+        lines = tuple(dict.fromkeys(pair))
+        if all(_at(lines, size) >= need for size, need in needs.items()):
+            excess = sum(_at(lines, size) / need for size, need in needs.items())
+            if best is None or excess < best[0]:
+                best = excess, lines
+    assert best is not None  # a line lifted above all points is among them
+    return envelope((line.fixed_bytes, line.per_image_bytes) for line in best[1])
 
 
 def _at(lines: tuple[MemoryLine, ...], micro_batch: int) -> int:

@@ -29,6 +29,7 @@ import networkx
 
 from edgeplast.graphs.graph import Graph, Node, Value
 from edgeplast.graphs.measures.flops import node_effort
+from edgeplast.graphs.operators import operator
 from edgeplast.recomputation import FLOPS_PER_BYTE, Recompute
 
 _ANY_PRICE = 1 << 20
@@ -71,11 +72,17 @@ def _computed_again(graph: Graph, nodes: list[Node], read: Iterable[str], how: R
     """Return the nodes to compute again, so that bytes kept and operations repeated together cost least.
 
     Nodes on the sink's side of the cut are computed again. Edges that a cut may go through: from the source to a node
-    (its operations), from a node to a value (its bytes are kept, for whoever on the other side reads it).
+    (its operations), from a node to a value (its bytes are kept, for whoever on the other side reads it). A view stands
+    for what it views, whose bytes it keeps; it is made again where that is.
     """
     network = networkx.DiGraph()
     rate = _ANY_PRICE if how == "full" else FLOPS_PER_BYTE
-    made = {name: i for i, n in enumerate(nodes) for name in n.outputs if name}
+    viewed: dict[str, str] = {}
+    for node in nodes:
+        if operator(node.op, node.component).kind == "view":
+            viewed[node.outputs[0]] = viewed.get(node.inputs[0], node.inputs[0])
+    computing = [node for node in nodes if node.outputs[0] not in viewed]
+    made = {name: i for i, n in enumerate(computing) for name in n.outputs if name}
     standing = {*graph.inputs, *graph.weights, *graph.constants}
     source, sink = "source", "sink"
 
@@ -85,18 +92,27 @@ def _computed_again(graph: Graph, nodes: list[Node], read: Iterable[str], how: R
         network.add_edge(start, ("value", name), capacity=rate * value.bytes)
         return ("value", name)  # type: ignore[return-value]
 
-    for i, node in enumerate(nodes):
-        if how == "selective" and node.op == "Gemm":
+    for i, node in enumerate(computing):
+        if how == "selective" and _multiplies_parameter(graph, node):
             network.add_edge(source, ("node", i))  # no capacity: unlimited
         else:
             network.add_edge(source, ("node", i), capacity=node_effort(graph, node))
-        for name in node.inputs:
-            if name and name not in standing:
+        for name in (viewed.get(name, name) for name in node.inputs if name):
+            if name not in standing:
                 network.add_edge(keep(name), ("node", i))
-    for name in read:
-        network.add_edge(keep(name), sink)
+    for name in (viewed.get(name, name) for name in read):
+        if name not in standing:
+            network.add_edge(keep(name), sink)
+    if sink not in network or source not in network:
+        return []
     _, (kept, _) = networkx.minimum_cut(network, source, sink)
-    return [node for i, node in enumerate(nodes) if ("node", i) not in kept]
+    again = {name for i, node in enumerate(computing) if ("node", i) not in kept for name in node.outputs}
+    return [node for node in nodes if viewed.get(node.outputs[0], node.outputs[0]) in again]
+
+
+def _multiplies_parameter(graph: Graph, node: Node) -> bool:
+    """Whether a node is a product with something that is the same for all images: the work of a model."""
+    return operator(node.op, node.component).kind == "product" and not graph.values[node.inputs[1]].batched
 
 
 class _Clones:
