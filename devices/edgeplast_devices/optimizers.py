@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeplast.errors import one_of
 
+_ALIKE: Mapping[str, float] = {}
 _PIECE = 1 << 15
 """Floats worked on at a time: 128 KiB an array, so that five of them stay in a level-2 cache."""
 
@@ -62,15 +63,29 @@ class AdamW:
             f"{slot}/{name}": np.zeros_like(array) for name, array in parameters.items() for slot in self.slots
         }
 
-    def update(self, gradients: Mapping[str, np.ndarray], learning_rate: float, scale: float = 1.0) -> None:
-        """Apply one step with ``scale · gradient`` (the factor of clipping)."""
+    def update(
+        self,
+        gradients: Mapping[str, np.ndarray],
+        learning_rate: float,
+        scale: float = 1.0,
+        rate_factors: Mapping[str, float] = _ALIKE,
+    ) -> None:
+        """Apply one step with ``scale · gradient`` (the factor of clipping).
+
+        Args:
+            gradients: by parameter, of its shape; float32.
+            learning_rate: of this step.
+            scale: of all gradients.
+            rate_factors: by parameter, what its learning rate is multiplied with; 1 where it is not named.
+        """
         beta1, beta2 = self.betas
         for name, gradient in gradients.items():
             self.updates[name] += 1
-            size = learning_rate / (1 - beta1 ** self.updates[name])
+            rate = learning_rate * rate_factors.get(name, 1.0)
+            size = rate / (1 - beta1 ** self.updates[name])
             correction = (1 - beta2 ** self.updates[name]) ** -0.5
             parameter = self.parameters[name]
-            decay = 1 - learning_rate * (self.weight_decay if parameter.ndim >= 2 else 0.0)
+            decay = 1 - rate * (self.weight_decay if parameter.ndim >= 2 else 0.0)
             for p, g, mean, square in zip(
                 _pieces(parameter),
                 _pieces(gradient),
@@ -111,11 +126,18 @@ class SGD:
         self.updates = dict.fromkeys(parameters, 0)
         self.state = {f"momentum/{name}": np.zeros_like(array) for name, array in parameters.items()}
 
-    def update(self, gradients: Mapping[str, np.ndarray], learning_rate: float, scale: float = 1.0) -> None:
-        """Apply one step with ``scale · gradient`` (the factor of clipping)."""
+    def update(
+        self,
+        gradients: Mapping[str, np.ndarray],
+        learning_rate: float,
+        scale: float = 1.0,
+        rate_factors: Mapping[str, float] = _ALIKE,
+    ) -> None:
+        """Apply one step; arguments as of :meth:`AdamW.update`."""
         for name, gradient in gradients.items():
             self.updates[name] += 1
             parameter = self.parameters[name]
+            rate = np.float32(learning_rate * rate_factors.get(name, 1.0))
             decay = np.float32(self.weight_decay if parameter.ndim >= 2 else 0.0)
             for p, g, velocity in zip(
                 _pieces(parameter), _pieces(gradient), _pieces(self.state[f"momentum/{name}"]), strict=True
@@ -124,7 +146,7 @@ class SGD:
                 velocity += g * np.float32(scale)
                 if decay:
                     velocity += decay * p
-                p -= np.float32(learning_rate) * velocity
+                p -= rate * velocity
 
 
 def make_optimizer(

@@ -61,6 +61,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         micro_batch: most images that pass through the graph at once; None leaves it to the budget.
         optimizer: ``adamw`` or ``sgd``; None takes the plan's.
         learning_rate: the peak; None chooses by what trains, see :func:`default_learning_rate`.
+        head_learning_rate: the peak of the head; None chooses, see :func:`default_head_learning_rate`.
         schedule: ``cosine`` or ``constant``, after the warm-up.
         warmup: share of all steps over which the learning rate rises, in 0..1.
         weight_decay: of matrices; None is 0.05 for AdamW and 0 for SGD.
@@ -83,6 +84,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     micro_batch: int | None = None
     optimizer: Literal["adamw", "sgd"] | None = None
     learning_rate: float | None = None
+    head_learning_rate: float | None = None
     schedule: str = "cosine"
     warmup: float = 0.1
     weight_decay: float | None = None
@@ -111,7 +113,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def __post_init__(self) -> None:
         for name, low, high in (
             ("epochs", 1, 100_000), ("batch", 1, 65_536), ("micro_batch", 1, 65_536), ("learning_rate", 0.0, 1e3),
-            ("warmup", 0.0, 1.0), ("weight_decay", 0.0, 1e3), ("momentum", 0.0, 1.0), ("clip", 0.0, 1e9),
+            ("head_learning_rate", 0.0, 1e3), ("warmup", 0.0, 1.0), ("weight_decay", 0.0, 1e3), ("momentum", 0.0, 1.0), ("clip", 0.0, 1e9),
             ("label_smoothing", 0.0, 1.0), ("patience", 0, 100_000), ("seed", 0, 2**63), ("threads", 1, 1024),
         ):  # fmt: skip
             value = getattr(self, name)
@@ -143,3 +145,14 @@ def default_learning_rate(components: tuple[str, ...], optimizer: str) -> float:
     matrices = len(types - {"norm1", "norm2"})
     rate = 2e-4 if matrices > 1 else 5e-4 if matrices else 1e-3 if types else 3e-3
     return rate * (30 if optimizer == "sgd" else 1)
+
+
+def default_head_learning_rate(learning_rate: float, optimizer: str, *, new: bool) -> float:
+    """Return the peak learning rate of the head beside one of everything else.
+
+    A head that knows nothing yet learns as fast as where it learns alone. At the body's rate it stays small: on
+    sketches (fc1 everywhere trained, 4 epochs) its probabilities were off by 0.2, against 0.07 at ten times that rate,
+    and the accuracy was half a point to a point lower. A head that has learned goes on at the body's rate.
+    """
+    alone = default_learning_rate((HEAD,), optimizer)
+    return max(learning_rate, alone) if new else learning_rate

@@ -36,7 +36,12 @@ from edgeplast_devices.images import (
 from edgeplast_devices.interrupts import Interrupts
 from edgeplast_devices.memory import peak_bytes, resident_bytes, usable_threads
 from edgeplast_devices.metrics import MOST
-from edgeplast_devices.options import Interval, TrainingOptions, default_learning_rate
+from edgeplast_devices.options import (
+    Interval,
+    TrainingOptions,
+    default_head_learning_rate,
+    default_learning_rate,
+)
 from edgeplast_devices.placing import place
 from edgeplast_devices.rungs import Rung, choose, ladder, shares
 from edgeplast_devices.runtime import EvaluationSession, read_in, reserve_arena, runtime_name
@@ -44,7 +49,7 @@ from edgeplast_devices.schedules import learning_rate
 from edgeplast_devices.standing import Best, Saved, Timing, restore, state_of
 from edgeplast_devices.telemetry import TelemetryWriter
 from edgeplast_devices.training import Trainer, batch_order
-from edgeplast_devices.weights import read_trainable
+from edgeplast_devices.weights import head_is_new, read_trainable
 
 _MOST_FAILED_STEPS = 5
 """Steps in a row with a loss or gradient that is not finite before the run counts as diverged."""
@@ -96,12 +101,16 @@ class Run:
         self.resident_bytes = self._resident_bytes(threads)
         self.rungs = self._rungs_from_here(options)
         first = self.rungs[0]
-        rate = options.learning_rate
+        rate, head_rate = options.learning_rate, options.head_learning_rate
+        rate = default_learning_rate(first.tier.components, self.optimizer) if rate is None else rate
+        if head_rate is None:
+            head_rate = default_head_learning_rate(rate, self.optimizer, new=head_is_new(bundle))
         self.options = msgspec.structs.replace(
             options,
             batch=self.batch,
             optimizer=self.optimizer,
-            learning_rate=default_learning_rate(first.tier.components, self.optimizer) if rate is None else rate,
+            learning_rate=rate,
+            head_learning_rate=head_rate,
             threads=threads,
         )
         if checkpoint is not None:

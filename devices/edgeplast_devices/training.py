@@ -11,6 +11,7 @@ import numpy as np
 
 from edgeplast.adaptation import RungChange
 from edgeplast.bundle import FROZEN, Bundle
+from edgeplast.components import HEAD
 from edgeplast.errors import BudgetError
 from edgeplast.placement import ON_CPU, Placement
 from edgeplast_devices.guard import Guard
@@ -88,6 +89,7 @@ class Trainer:
             weight_decay=options.weight_decay,
             momentum=options.momentum,
         )
+        self._rate_factors = self._factors()
         self._session: TrainingSession | None = None
 
     @property
@@ -117,7 +119,8 @@ class Trainer:
         if applied:
             clip = self.options.clip
             self.is_updating = True
-            self.optimizer.update(self.gradients, learning_rate, min(1.0, clip / norm) if clip else 1.0)
+            scale = min(1.0, clip / norm) if clip else 1.0
+            self.optimizer.update(self.gradients, learning_rate, scale, self._rate_factors)
             self.is_updating = False
         self.steps += 1
         return Step(loss, norm, applied)
@@ -254,6 +257,14 @@ class Trainer:
             f"Memory ran out on the smallest step there is ({self.rung}): {reason.rstrip('.')}. "
             "Allow more memory, or close other programs."
         )
+
+    def _factors(self) -> dict[str, float]:
+        """Return what the learning rate is multiplied with, by parameter: the head has one of its own."""
+        rate, head_rate = self.options.learning_rate, self.options.head_learning_rate
+        if not rate or head_rate is None or head_rate == rate:
+            return {}
+        owner = self.bundle.manifest.parameters
+        return {name: head_rate / rate for name in self.parameters if owner[name].component == HEAD}
 
     def _trained(self, rung: Rung) -> list[str]:
         owner = self.bundle.manifest.parameters

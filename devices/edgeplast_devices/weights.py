@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgeplast.bundle import BLOCK_OF_4_BITS, FROZEN, TRAINABLE, Bundle, StoredParameter
+from edgeplast.components import HEAD
 from edgeplast.contract import matrix_name, packed_name, quantized_name, scale_name
 from edgeplast.errors import DamagedError
 from edgeplast_devices.tensors import TensorFile, open_arrays, read_arrays
@@ -26,6 +27,19 @@ def read_trainable(bundle: Bundle) -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         _check_shape(TRAINABLE, name, array, shapes[name])
     return arrays
+
+
+def head_is_new(bundle: Bundle) -> bool:
+    """Say whether the head of a bundle has learned nothing yet: all that trains in it is zero.
+
+    Raises:
+        DamagedError: see :func:`read_trainable`.
+    """
+    names = [n for n, stored in bundle.manifest.parameters.items() if stored.trainable and stored.component == HEAD]
+    with open_arrays(bundle.path / TRAINABLE) as file:
+        new = not any(file.read(name).any() for name in names)
+    bundle.check_unchanged(TRAINABLE)
+    return new
 
 
 def all_parameters(bundle: Bundle) -> Iterator[tuple[str, np.ndarray]]:

@@ -45,6 +45,9 @@ def adapt(
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", "--lr", help="Peak learning rate (default: by what trains).")
     ] = None,
+    head_learning_rate: Annotated[
+        float | None, typer.Option(help="Peak learning rate of the head (default: higher where it is new).")
+    ] = None,
     schedule: Annotated[str, typer.Option(help="cosine or constant, after the warm-up.")] = "cosine",
     warmup: Annotated[float, typer.Option(help="Share of all steps that warm up.")] = 0.1,
     weight_decay: Annotated[

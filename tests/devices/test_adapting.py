@@ -19,6 +19,7 @@ from edgeplast.errors import BudgetError, EdgeplastError, InputError, Interrupte
 from edgeplast_devices import running
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.tensors import read_arrays
+from edgeplast_devices.weights import read_trainable
 
 Adapt = Callable[..., Adaptation]
 
@@ -298,3 +299,25 @@ def test_a_full_disk_is_found_before_training(adapt: Adapt, monkeypatch: pytest.
     with pytest.raises(InputError, match="disk is full"):
         adapt()
     assert not list(tmp_path.iterdir())
+
+
+class TestTheHeadsOwnRate:
+    def test_a_new_head_learns_at_its_own_rate_and_one_that_has_learned_as_the_rest(
+        self, bundle: Bundle, blobs: Path, tmp_path: Path
+    ) -> None:
+        first = edgeplast.adapt(bundle, blobs, into=tmp_path / "a", options=TrainingOptions(epochs=1, threads=1))
+        assert (first.options["learning_rate"], first.options["head_learning_rate"]) == (2e-4, 3e-3)
+        again = edgeplast.adapt(tmp_path / "a", blobs, into=tmp_path / "b", options=TrainingOptions(epochs=1))
+        assert again.options["learning_rate"] == again.options["head_learning_rate"] == 2e-4
+
+    def test_the_head_moves_by_its_rate_and_nothing_else_does(
+        self, bundle: Bundle, blobs: Path, tmp_path: Path
+    ) -> None:
+        """AdamW's steps are as long as the learning rate; at the first a head of zeros gives the rest no gradient."""
+        how: dict = {"epochs": 2, "batch": 48, "threads": 1, "warmup": 0.0, "weight_decay": 0.0}
+        options = TrainingOptions(**how, schedule="constant", learning_rate=1e-4, head_learning_rate=1e-2)
+        edgeplast.adapt(bundle, blobs, into=tmp_path / "a", options=options)
+        start, end = read_trainable(bundle), read_arrays(tmp_path / "a" / TRAINABLE, read_trainable(bundle))
+        for name, array in end.items():
+            rate, steps = (1e-2, 2) if bundle.manifest.parameters[name].component == "head" else (1e-4, 1)
+            assert 0.5 * rate < np.abs(array - start[name]).max() < 1.05 * steps * rate, name

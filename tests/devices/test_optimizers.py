@@ -58,6 +58,20 @@ def test_twenty_steps_equal_torch(name: str, decay: float, momentum: float, clip
         np.testing.assert_allclose(ours[key], tensor.detach().numpy(), rtol=2e-5, atol=2e-6, err_msg=key)
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_a_parameter_with_a_rate_of_its_own_steps_as_alone_at_that_rate(name: str) -> None:
+    together, alone, rest = _arrays(0), _arrays(0), _arrays(0)
+    optimizers = [make_optimizer(name, arrays, weight_decay=0.05) for arrays in (together, alone, rest)]
+    for step in range(3):
+        gradients = _arrays(step + 1)
+        optimizers[0].update(gradients, 1e-3, rate_factors={"matrix": 15.0})
+        optimizers[1].update(gradients, 15e-3)
+        optimizers[2].update(gradients, 1e-3)
+    np.testing.assert_array_equal(together["matrix"], alone["matrix"])
+    for key in SHAPES.keys() - {"matrix"}:
+        np.testing.assert_array_equal(together[key], rest[key])
+
+
 def test_an_update_changes_the_arrays_it_was_given_in_place() -> None:
     arrays = _arrays(0)
     before = {name: (id(array), array.copy()) for name, array in arrays.items()}
