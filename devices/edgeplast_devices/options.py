@@ -113,8 +113,9 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     def __post_init__(self) -> None:
         for name, low, high in (
             ("epochs", 1, 100_000), ("batch", 1, 65_536), ("micro_batch", 1, 65_536), ("learning_rate", 0.0, 1e3),
-            ("head_learning_rate", 0.0, 1e3), ("warmup", 0.0, 1.0), ("weight_decay", 0.0, 1e3), ("momentum", 0.0, 1.0), ("clip", 0.0, 1e9),
-            ("label_smoothing", 0.0, 1.0), ("patience", 0, 100_000), ("seed", 0, 2**63), ("threads", 1, 1024),
+            ("head_learning_rate", 0.0, 1e3), ("warmup", 0.0, 1.0), ("weight_decay", 0.0, 1e3), ("momentum", 0.0, 1.0),
+            ("clip", 0.0, 1e9), ("label_smoothing", 0.0, 1.0), ("patience", 0, 100_000),
+            ("seed", 0, 2**63), ("threads", 1, 1024),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
