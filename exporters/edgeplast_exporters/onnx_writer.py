@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeplast.graphs.checking import check
 from edgeplast.graphs.graph import Graph, Node, Value
 from edgeplast.graphs.passes.expand_activations import expand_activations
 
@@ -51,8 +52,11 @@ def to_onnx(graph: Graph, name: str, weights: Mapping[str, StoredTensor | None],
             onnxruntime's fused ``FusedMatMul`` and ``Gelu``; and every value under a telling name. Otherwise what
             lies between inputs and outputs is numbered, and nodes say which component they serve: a
             training graph has a thousand values, and their names were two thirds of its bytes.
+
+    Raises:
+        ShapeError: a node does not fit what it reads; nothing is written that the table of operators does not hold for.
     """
-    graph = expand_activations(graph)
+    graph = check(expand_activations(graph))
     nodes: list[onnx.NodeProto] = []
     constants = dict(graph.constants)
     four_bits = any(graph.values[key].dtype == "int4" for key in graph.weights)
