@@ -92,6 +92,10 @@ class PrunedRecord(Document, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     weights: StoredFile | None = None
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if len(self.distill_loss) not in (0, 2):
+            raise InputError(f"The loss of distillation has two entries, or none; here {len(self.distill_loss)}.")
+
 
 def is_pruned(path: str | Path) -> bool:
     """Whether this is the folder of a pruned model."""

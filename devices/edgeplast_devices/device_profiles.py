@@ -22,7 +22,7 @@ from edgeplast_devices.providers import PROVIDERS
 THIS_MACHINE = "auto"
 """The name under which ``--device`` asks for the profile of the machine that it runs on."""
 
-MOST_PROFILE_BYTES = 64 << 10
+MOST_PROFILE_BYTES = 8 << 10
 
 _FOLDER = Path(__file__).parent / "profiles"
 

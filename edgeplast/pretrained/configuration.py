@@ -118,8 +118,9 @@ def _of_transformers(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         taken |= {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     else:
         taken |= {key: config[f"image_{key}"] for key in ("mean", "std") if config.get(f"image_{key}") is not None}
-    if config.get("resample") in _RESAMPLING:
-        taken["interpolation"] = _RESAMPLING[config["resample"]]
+    resample = config.get("resample")
+    if isinstance(resample, int) and resample in _RESAMPLING:
+        taken["interpolation"] = _RESAMPLING[resample]
     size, crop = config.get("size"), config.get("crop_size")
     squashed = not (isinstance(size, dict) and "shortest_edge" in size) and "CLIP" not in str(
         config.get("image_processor_type") or config.get("feature_extractor_type")

@@ -134,6 +134,13 @@ def test_a_record_of_other_sizes_than_the_weights_is_damage(folder: Path):
         load_model(str(folder))
 
 
+def test_a_loss_of_distillation_is_two_numbers_or_none(folder: Path):
+    content = json.loads((folder / "pruned.json").read_text())
+    (folder / "pruned.json").write_text(json.dumps({**content, "distill_loss": [1.0, 0.5, 0.2]}))
+    with pytest.raises(InputError, match="The loss of distillation has two entries, or none; here 3"):
+        PrunedRecord.read(folder / "pruned.json")
+
+
 def test_a_newer_record_asks_for_an_upgrade(folder: Path):
     record = json.loads((folder / "pruned.json").read_text())
     (folder / "pruned.json").write_text(json.dumps({**record, "format_version": 9}))

@@ -83,6 +83,12 @@ def test_what_a_device_does_not_do_is_refused(tmp_path: Path, content: dict, mes
         read_configuration(tmp_path)
 
 
+@pytest.mark.parametrize("resample", [[3], {"a": 3}, "bicubic", 2.5, 99, None])
+def test_a_resampling_that_is_no_number_of_pillows_says_nothing(tmp_path: Path, resample: object):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": 224, "resample": resample}))
+    assert "interpolation" not in read_configuration(tmp_path).pictures
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000])
 def test_a_damaged_file_is_named(tmp_path: Path, text: str):
     (tmp_path / "config.json").write_text(text)

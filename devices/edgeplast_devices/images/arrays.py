@@ -185,6 +185,11 @@ class Archive:
         info = self.members[key]
         if info.flag_bits & 1:
             raise InputError(f"{key} in {self.path} is encrypted. Save the arrays again without a password.")
+        if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others may want gigabytes to unpack
+            raise InputError(
+                f"{key} in {self.path} is compressed in a way that numpy does not write (method {info.compress_type}). "
+                "Save the arrays again with numpy.savez or numpy.savez_compressed."
+            )
         try:
             if info.compress_type != zipfile.ZIP_STORED:
                 return spool(_unpacked(self.path, info, progress), f"{key} of {self.path}"), 0

@@ -54,11 +54,13 @@ class SharedFile:
             raise InputError(f"Cannot read {path}: {error.strerror}.") from error
 
     def read_at(self, offset: int, count: int) -> bytes:
-        """Return up to ``count`` bytes from ``offset``; fewer at the end of the file.
+        """Return up to ``count`` bytes from ``offset``; fewer at the end of the file, none outside it.
 
         Raises:
             OSError: it cannot be read, nor opened again.
         """
+        if not 0 <= offset < self.size or count <= 0:  # where a damaged header says, also beyond what a seek can take
+            return b""
         with self._lock:
             try:
                 self._file.seek(offset)

@@ -71,6 +71,8 @@ def _members(path: Path, data: SharedFile) -> Iterator[tarfile.TarInfo]:
                 archive.members.clear()  # type: ignore[attr-defined]
                 if sum(map(len, archive.pax_headers.values())) > HEADER_BYTES:
                     raise _too_long(path)
+                if member.isreg() and not member.issparse() and not _lies_in(member, data.size):
+                    raise tarfile.ReadError(f"its header says that {member.size} bytes follow")
                 yield member
             end = archive.offset
     except RecursionError as error:  # one record that announces another one, hundreds of times
@@ -83,6 +85,10 @@ def _members(path: Path, data: SharedFile) -> Iterator[tarfile.TarInfo]:
     # tarfile takes a header that makes no sense for the end of the archive.
     if data.read_at(end, 512).strip(b"\0"):
         raise InputError(f"{path} is damaged or cut short at byte {end}. Fetch or pack it again.")
+
+
+def _lies_in(member: tarfile.TarInfo, size: int) -> bool:
+    return 0 <= member.size <= size - member.offset_data
 
 
 class _Headers:

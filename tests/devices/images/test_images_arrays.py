@@ -101,6 +101,19 @@ def test_arrays_that_do_not_fit_say_why(save, arrays, message):
         open_images(save(**arrays))
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_compression_that_numpy_does_not_write_is_refused(save, tmp_path, method):
+    with (
+        zipfile.ZipFile(save(train_images=GREY, train_labels=LABELS)) as plain,
+        zipfile.ZipFile(tmp_path / "x.npz", "w", method) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    message = rf"train_labels in .*x\.npz is compressed in a way that numpy does not write \(method {method}\). Save"
+    with pytest.raises(InputError, match=message):
+        open_images(tmp_path / "x.npz")
+
+
 def test_a_zip_of_pictures_is_told_apart(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("a/1.png", b"x")

@@ -68,6 +68,18 @@ def test_records_that_add_up_and_records_without_end_are_refused(tmp_path, peak)
     assert peak() < 8 << 20
 
 
+@pytest.mark.parametrize("size", [2**63, 2**80, -1, -(2**63), 2**33])
+@pytest.mark.parametrize("ending", ["png", "x"])
+def test_a_size_that_no_archive_has_is_refused(tmp_path, size, ending):
+    info = tarfile.TarInfo(f"a/1.{ending}")
+    info.size = size
+    (tmp_path / "x.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
+    with pytest.raises(
+        InputError, match=rf"x\.tar is no archive that can be read, or is cut short \(.*{size} bytes follow"
+    ):
+        open_images(tmp_path / "x.tar")
+
+
 def chunk(name: bytes, data: bytes) -> bytes:
     return strips._packed(name, data)
 
