@@ -21,7 +21,7 @@ WORKSTATION = ("tests", "-e", ".[offline,train,tensorboard,dev]")
 DEVICE = ("stock", "-e", ".[stock]", "pytest", "hypothesis")
 """Names of environments, and what is in them."""
 
-DEVICE_SIDE = ("tests/devices", "tests/cli", "tests/flow")
+DEVICE_SIDE = ("tests/devices", "tests/cli", "tests/flow", "tests/fuzz")
 INTERRUPTED, NOTHING_TO_RUN = 2, 5
 """Exit codes of pytest."""
 
