@@ -17,10 +17,10 @@ from edgeplast.errors import InputError, UsageError
 from edgeplast.files import possible, write_bytes
 from edgeplast.outputs import claim
 from edgeplast.plans import Plan
+from edgeplast.prepared_images import PreparedImages
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
-from edgeplast.verbs import PreparedImages
 
 if TYPE_CHECKING:
     import torch

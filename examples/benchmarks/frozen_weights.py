@@ -103,6 +103,7 @@ def _before(arguments: argparse.Namespace, choice: tuple[str, ...], exported: Pa
     from edgeplast.components import HEAD, all_components
     from edgeplast.models import describe, load_model, preprocessing_of
     from edgeplast.plans import Plan, PlannedComponent
+    from edgeplast.prepared_images import PreparedImages
     from edgeplast_devices.images import open_images
     from edgeplast_devices.runtime import EvaluationSession
     from edgeplast_devices.weights import read_trainable
@@ -112,7 +113,7 @@ def _before(arguments: argparse.Namespace, choice: tuple[str, ...], exported: Pa
     stored = Bundle.open(exported).manifest.plan.components
     computed = dict(zip(choice[::2], choice[1::2], strict=True)).get("--frozen-compute", "fp32")
     how = preprocessing_of(model)
-    tests = verbs.PreparedImages(open_images(arguments.data, "test"), how)
+    tests = PreparedImages(open_images(arguments.data, "test"), how)
     images = [tests.tensor(i) for i in range(min(len(tests), _TEST_IMAGES))]
     found = []
     for rounding, compute in ((False, "fp32"), (True, computed)):

@@ -33,7 +33,8 @@ def table(*, others: tuple[str, ...] = ("jacobian", "last-k"), depth: int = 3, w
         }  # fmt: skip
 
     size = Architecture(model="toy <b>&", image_size=(8, 8), tokens=5, width=4, depth=depth, heads=(2,) * depth,
-                        mlp_width=(16,) * depth, classes=3, parameters=dict.fromkeys(all_components(depth), 100))  # fmt: skip
+                        mlp_width=(16,) * depth, classes=3,
+                        parameters=dict.fromkeys(all_components(depth), 100))  # fmt: skip
     return ScoreTable(method="plasticity", components=scores(1), others={m: scores(2) for m in others},
                       architecture=size, classes=("cat", "<script>"), seconds={"plasticity": 1.5},
                       notes=("plasticity: settled & done",))  # fmt: skip
