@@ -59,13 +59,15 @@ def score(
     from edgeplast.models import preprocessing_of, with_head
     from edgeplast.scoring import score as score_model
     from edgeplast.unwrapping import unwrapped
+    from edgeplast_exporters.outlining import outline_of
 
     model = unwrapped(model)
     prepared = preprocessing or preprocessing_of(model)
     target = PreparedImages(_image_set(images, progress), prepared)
     model = with_head(model, len(target.classes))
     source = None if reference is None else PreparedImages(_image_set(reference, progress), prepared)
-    return score_model(model, target, reference=source, progress=progress, **how)
+    outline = outline_of(model)()  # what has no graph is refused before minutes of scoring
+    return score_model(model, target, lambda: outline, reference=source, progress=progress, **how)
 
 
 def plan(scores: ScoreTable | str | Path, budget: Budget | None = None, **how: Any) -> Plan:

@@ -26,12 +26,12 @@ from edgeplast.bundle import (
     TrainingGraph,
     describe_file,
 )
-from edgeplast.components import HEAD, component_of
+from edgeplast.components import component_of
 from edgeplast.errors import InputError
 from edgeplast.footprint import Footprint
 from edgeplast.graphs.graph import Graph
-from edgeplast.graphs.measures.arena import arena_lines
 from edgeplast.graphs.measures.flops import flops_per_image
+from edgeplast.graphs.measures.footprints import footprint_of
 from edgeplast.graphs.measures.liveness import transient_lines
 from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import check_finite, describe
@@ -87,7 +87,7 @@ def export(
         InputError: plan and model do not fit each other, or a part of the model cannot be exported.
     """
     refuse_existing(into, force=force)
-    architecture = describe(model, plan.architecture.model)
+    architecture = describe(model, plan.outline.model)
     _check_fit(plan, architecture, classes)
     check_finite(model)
     progress("checking the graph against torch", 0, 1)
@@ -140,12 +140,11 @@ class _GraphWriter:
         quantized = self.frozen.reading(graph)
         data = to_onnx(quantized, Path(file).stem, safetensors_layout(self.folder / FROZEN))
         (self.folder / file).write_bytes(data)
-        return Footprint(
-            transient=arena_lines(quantized),
-            frozen_bytes=sum(quantized.values[name].bytes for name in quantized.weights),
+        return footprint_of(
+            quantized,
+            graph_bytes=len(data),
             trained_parameters=trained_parameters,
             held_parameters=self.held_parameters,
-            graph_bytes=len(data),
         )
 
 
@@ -188,15 +187,15 @@ def _check_fit(plan: Plan, architecture: Architecture, classes: Sequence[str]) -
             f"The model's head has {architecture.classes} outputs but {len(classes)} classes were named. "
             "Give it a new head (edgeplast.models.with_classes), or name as many classes."
         )
-    made_for = f"The plan was made for another model ({plan.architecture.model})"
-    if plan.architecture.depth != architecture.depth:
+    made_for = f"The plan was made for another model ({plan.outline.model})"
+    if plan.outline.blocks != architecture.depth:
         raise InputError(
-            f"{made_for}: its depth is {plan.architecture.depth} blocks, and {architecture.depth} here. "
+            f"{made_for}: its depth is {plan.outline.blocks} blocks, and {architecture.depth} here. "
             "Score and plan this model."
         )
     for name, component in plan.components.items():
-        here = architecture.parameters.get(name, 0)
-        if name != HEAD and component.parameters != here:
+        here = architecture.parameters.get(name, component.parameters)
+        if name not in plan.outline.head and component.parameters != here:
             raise InputError(
                 f"{made_for}: {name} has {component.parameters} parameters there and {here} here. "
                 "Score and plan this model."

@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ from safetensors.numpy import load_file
 from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, TRAINABLE, Bundle
 from edgeplast.components import component_of
 from edgeplast.errors import EdgeplastError, InputError, UsageError
-from edgeplast.models import preprocessing_of
+from edgeplast.models import describe, preprocessing_of
 from edgeplast.plans import Plan
 from edgeplast_devices.runtime import EvaluationSession, TrainingSession
 from edgeplast_devices.weights import all_parameters, read_trainable
@@ -204,9 +205,20 @@ def test_an_existing_folder_is_refused_unless_forced(tmp_path: Path) -> None:
 
 def refused(model: torch.nn.Module, folder: Path, message: str, plan: Plan | None = None, **options: Any) -> None:
     with pytest.raises(EdgeplastError, match=message) as caught:
-        written(model, folder / "b", plan or plan_of(model), **options)
+        written(model, folder / "b", plan or plan_of(small()), **options)
     assert isinstance(caught.value, InputError)
     assert_nothing_written(folder)
+
+
+def plan_sized_as(model: torch.nn.Module) -> Plan:
+    """The plan of the usual small model, as if its components had as many parameters as those here."""
+    plan = plan_of(small())
+    try:
+        sizes = describe(model).parameters
+    except InputError:  # that is what is tested
+        return plan
+    sized = {n: msgspec.structs.replace(c, parameters=sizes.get(n, c.parameters)) for n, c in plan.components.items()}
+    return msgspec.structs.replace(plan, components=sized)
 
 
 def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
@@ -267,7 +279,7 @@ def test_shared_parameters_are_refused(tmp_path: Path, shared: str) -> None:
         model.blocks[1] = model.blocks[0]
     else:
         model.blocks[1].mlp.fc1.weight = model.blocks[0].mlp.fc1.weight
-    refused(model, tmp_path, r"one to one.*blocks\.1.*a copy each")
+    refused(model, tmp_path, r"one to one.*blocks\.1.*a copy each", plan_sized_as(model))
 
 
 OUTSIDE: dict[str, tuple[dict[str, Any], str]] = {
@@ -283,7 +295,7 @@ OUTSIDE: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_has_no_graph_is_refused_by_name(kind: str, tmp_path: Path) -> None:
     options, message = OUTSIDE[kind]
     model = small(**options)
-    refused(model, tmp_path, message, plan_of(model if kind == "grey pictures" else small()))
+    refused(model, tmp_path, message, plan_sized_as(model))
 
 
 @pytest.mark.parametrize("block", ["ResPostBlock", "ParallelScalingBlock", "ParallelThingsBlock", "DiffAttention"])
@@ -295,8 +307,7 @@ def test_other_blocks_are_refused_by_name(block: str, tmp_path: Path) -> None:
         model = small(attn_layer=timm.layers.DiffAttention)
     else:
         model = small(block_fn=getattr(vision_transformer, block))
-    plain = block in ("ResPostBlock", "DiffAttention")  # the others have components that no plan can name
-    refused(model, tmp_path, block, plan_of(model if plain else small()))
+    refused(model, tmp_path, block, plan_sized_as(model))
 
 
 def test_patches_that_overlap_are_refused(tmp_path: Path) -> None:
