@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scoring_models import Pictures, embedding, passage, score, tiny
+from scoring_models import Pictures, embedding, passage, tiny
 
 from edgeplast.errors import UsageError
+from edgeplast.scoring import score
 from edgeplast.scoring.bound import attention_bound, norm_bound
 from edgeplast.scoring.jacobian import direction
 
