@@ -127,7 +127,10 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     KIND: ClassVar[str] = "bundle manifest"
+    FORMAT: ClassVar[int] = 2
+    OLD: ClassVar[str] = "Export the bundle again: edgeplast export MODEL --data images/ -o bundle/"
     MOST_BYTES: ClassVar[int] = 4 << 20
+    format_version: int = 2
 
     model: str
     classes: tuple[str, ...]

@@ -17,15 +17,16 @@ from edgeplast.errors import InputError, UsageError
 from edgeplast.files import possible, write_bytes
 from edgeplast.outputs import claim
 from edgeplast.plans import Plan
+from edgeplast.prepared_images import PreparedImages
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
-from edgeplast.verbs import PreparedImages
 
 if TYPE_CHECKING:
     import torch
 
     from edgeplast.compression import Pruned
+    from edgeplast.graphs.graph import Graph
     from edgeplast_devices.images import ImageSet, Splits
     from edgeplast_exporters.held_out_accuracy import AccuracyTarget
 
@@ -79,6 +80,7 @@ def prune(
     from edgeplast.unwrapping import unwrapped
     from edgeplast_devices.images import ImageSet, open_images
     from edgeplast_exporters.latency import inference_seconds
+    from edgeplast_exporters.outlining import outline_of
 
     target = Target(keep=keep, macs=macs, size_bytes=size_bytes, latency_seconds=latency_seconds)
     model = unwrapped(model)
@@ -92,6 +94,7 @@ def prune(
         table = score_model(
             model,
             pictures,
+            outline_of(model),
             method=method,
             pairs=pairs,
             granularity="head",
@@ -175,6 +178,7 @@ def choose_bits(
     from edgeplast.unwrapping import unwrapped
     from edgeplast_devices.images import ImageSet, open_images
     from edgeplast_exporters.automatic_bits import choose_bits as choose
+    from edgeplast_exporters.outlining import outlined
 
     model = unwrapped(model)
     planned = plan if isinstance(plan, Plan) else Plan.read(path_of(plan, "plan", PLAN))
@@ -205,11 +209,13 @@ def choose_bits(
         "progress": progress,
     }
     network = model if keep_head else with_classes(model, len(names))
+    graph = outlined(network, planned.outline.model)[1]
     for most_bits in (32, 8, 4):
         chosen = choose(network, planned, most_bits=most_bits, **how)
-        if budget.memory_bytes is None or _peak_bytes(chosen) <= budget.memory_bytes:
+        peak = _peak_bytes(chosen, graph)
+        if budget.memory_bytes is None or peak <= budget.memory_bytes:
             break
-    return msgspec.structs.replace(chosen, predicted_peak_bytes=_peak_bytes(chosen))
+    return msgspec.structs.replace(chosen, predicted_peak_bytes=peak)
 
 
 def _accuracy_target(
@@ -243,12 +249,12 @@ def _accuracy_target(
     )
 
 
-def _peak_bytes(plan: Plan) -> int:
+def _peak_bytes(plan: Plan, graph: Graph) -> int:
     from edgeplast.planning.estimating import Workload
 
     bits = {name: component.weight_bits for name, component in plan.components.items()}
-    workload = Workload(plan.architecture, bits, plan.optimizer, plan.batch_size)
-    return workload.estimate(plan.trainable, plan.micro_batch_size, plan.recompute).peak_bytes
+    workload = Workload(plan.outline, graph, bits, plan.optimizer, plan.batch_size)
+    return workload.measured(plan.trainable, plan.micro_batch_size, plan.recompute).peak_bytes
 
 
 def deploy_quantized(

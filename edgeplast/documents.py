@@ -30,12 +30,13 @@ _LONGEST_REASON = 500
 class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of the nouns that live in a file of their own.
 
-    Subclasses set ``KIND`` (the word used in messages), ``FORMAT`` (the version they write), and ``MOST_BYTES`` where
-    they are larger than other records.
+    Subclasses set ``KIND`` (the word used in messages), ``FORMAT`` (the version they write), ``OLD`` where an older
+    format cannot be read (what to do then), and ``MOST_BYTES`` where they are larger than other records.
     """
 
     KIND: ClassVar[str] = "document"
     FORMAT: ClassVar[int] = 1
+    OLD: ClassVar[str] = ""
     MOST_BYTES: ClassVar[int] = 16 << 20
     format_version: int = 1
 
@@ -98,6 +99,10 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise InputError(
                 f"The {cls.KIND} {where} has format {version}; this edgeplast reads up to {cls.FORMAT}. "
                 "Upgrade with: pip install --upgrade edgeplast"
+            )
+        if cls.OLD and 0 < version < cls.FORMAT:
+            raise InputError(
+                f"The {cls.KIND} {where} has format {version}; this edgeplast reads {cls.FORMAT}. {cls.OLD}"
             )
         try:  # into its type at once: a mapping of anything would hold whatever a stranger nested in it
             return msgspec.json.decode(data, type=cls)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from edgeplast.architecture import Architecture
 from edgeplast.budget import Budget
-from edgeplast.components import HEAD, all_components
 from edgeplast.documents import Count, Document
 from edgeplast.errors import InputError
+from edgeplast.outline import Outline
 from edgeplast.recomputation import Recompute
 
 Optimizer = Literal["adamw", "sgd"]
@@ -28,6 +27,7 @@ class PlannedComponent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         weight_bits: bits of each stored matrix element: 32, 8 or 4 (trainable components: 32).
         kept_fraction: parameters kept by pruning over parameters before it.
         score: what the planner went by; None where the method gives this component none.
+        standard_error: of the score; 0 where there is none.
     """
 
     trainable: bool
@@ -35,6 +35,7 @@ class PlannedComponent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     weight_bits: int = 32
     kept_fraction: float = 1.0
     score: float | None = None
+    standard_error: float = 0.0
 
     def __post_init__(self) -> None:
         if self.weight_bits not in (32, 8, 4) or (self.trainable and self.weight_bits != 32):
@@ -48,7 +49,7 @@ class Plan(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What to train under a budget.
 
     Attributes:
-        architecture: sizes of the model planned for.
+        outline: of the model planned for, its head the new one.
         components: every component of the model, in data-flow order.
         strategy: how the trainable ones were chosen, e.g. ``"plasticity"`` or ``"names"``.
         budget: what was asked for.
@@ -62,8 +63,13 @@ class Plan(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     KIND: ClassVar[str] = "plan"
+    FORMAT: ClassVar[int] = 2
+    OLD: ClassVar[str] = (
+        "Make it again: edgeplast score MODEL … -o scores.json, edgeplast plan scores.json -o plan.json"
+    )
+    format_version: int = 2
 
-    architecture: Architecture
+    outline: Outline
     components: dict[str, PlannedComponent]
     strategy: str
     budget: Budget
@@ -76,18 +82,18 @@ class Plan(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        expected = all_components(self.architecture.depth)
+        expected = list(self.outline.names)
         if list(self.components) != expected:
             odd = sorted(set(self.components) ^ set(expected))
             raise InputError(
-                f"The plan does not list the components of {self.architecture.model} in order"
+                f"The plan does not list the components of {self.outline.model} in order"
                 f"{': ' + ', '.join(odd) if odd else ''}. Make it again with: edgeplast plan scores.json"
             )
         if not 1 <= self.micro_batch_size <= self.batch_size:
             raise InputError(
                 f"micro_batch_size {self.micro_batch_size} must lie between 1 and batch_size {self.batch_size}."
             )
-        if not self.components[HEAD].trainable:
+        if not all(self.components[name].trainable for name in self.outline.head):
             raise InputError("The plan freezes the head; a new head must train, or nothing can be learned.")
 
     @property
@@ -99,3 +105,26 @@ class Plan(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def trainable_parameters(self) -> int:
         """Number of parameters that train."""
         return sum(c.parameters for c in self.components.values() if c.trainable)
+
+
+def plan_by_names(outline: Outline, train: str, *, weight_bits: int = 8, **more: Any) -> Plan:
+    """Return a plan that trains what a pattern names, and the head; nothing is scored or fitted into a budget.
+
+    Args:
+        outline: of the model.
+        train: as in :meth:`edgeplast.outline.Outline.select`; ``""`` names nothing but the head.
+        weight_bits: of what is frozen.
+        **more: further fields of the plan: ``classes``, ``budget``, ``batch_size`` …
+
+    Raises:
+        UsageError: the pattern names nothing in the model.
+    """
+    chosen = {*outline.select(train), *outline.head}
+    components = {
+        c.name: PlannedComponent(
+            trainable=c.name in chosen, parameters=c.size, weight_bits=32 if c.name in chosen else weight_bits
+        )
+        for c in outline.components
+    }
+    given: dict[str, Any] = {"strategy": "names", "budget": Budget()} | more
+    return Plan(outline=outline, components=components, **given)

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import msgspec
 
-from edgeplast.architecture import Architecture
-from edgeplast.components import all_components
 from edgeplast.documents import Count, Document
 from edgeplast.errors import InputError, one_of
+from edgeplast.outline import Outline
+from edgeplast.recorded_graph import RecordedGraph
 
 DEFAULT_METHOD = "plasticity-branch"
 """The method that the measurements speak for: the table and the reasons are in ``scoring/README.md``."""
@@ -40,30 +40,28 @@ class ScoreTable(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         method: the method that ``components`` holds and that planning uses.
         components: component name to score, in data-flow order.
         others: further methods measured in the same run: method to component name to score.
-        architecture: sizes of the scored model.
+        outline: of the scored model.
+        graph: its forward graph, which the planner walks.
         classes: class names of the images, in label order; empty where they had none.
         seconds: wall time that scoring took, by method.
         notes: what a reader should know (early stopping, components without a score and why).
     """
 
     KIND: ClassVar[str] = "score table"
+    FORMAT: ClassVar[int] = 2
+    OLD: ClassVar[str] = "Score the model again: edgeplast score MODEL --data images/ -o scores.json"
+    format_version: int = 2
 
     method: str
     components: dict[str, ComponentScore]
-    architecture: Architecture
+    outline: Outline
+    graph: RecordedGraph
     others: dict[str, dict[str, ComponentScore]] = {}
     classes: tuple[str, ...] = ()
     seconds: dict[str, float] = {}
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        expected = all_components(self.architecture.depth)
-        if missing := [name for name in expected if name not in self.architecture.parameters]:
-            shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
-            raise InputError(
-                f"The architecture says nothing of {shown}; it must name how many parameters each component has. "
-                "Score the model again."
-            )
         for method in self.methods:
             for name, entry in self.by(method).items():
                 if not math.isfinite(entry.score):
@@ -85,6 +83,15 @@ class ScoreTable(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         if method not in self.others:
             raise one_of("score method in this table", method, self.methods)
         return self.others[method]
+
+    def place(self, unit: str) -> tuple[int | None, str]:
+        """Return the block of what was scored, None outside blocks, and its kind: ``attn``, ``head 0``, ``mlp``."""
+        parts = self.outline.components
+        owner = max((c for c in parts if f"{unit}.".startswith(f"{c.name}.")), key=lambda c: len(c.name), default=None)
+        if owner is not None:
+            return owner.block, unit[len(owner.name) + 1 :].replace(".", " ") or owner.kind
+        where, _, kind = unit.rpartition(".")
+        return next((c.block for c in parts if c.name.startswith(f"{where}.")), None), kind
 
     def ranking(self, method: str | None = None) -> list[str]:
         """Return component names, highest score first."""

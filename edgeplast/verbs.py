@@ -6,7 +6,6 @@ device verbs never load torch and the offline verbs never load the device's runt
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +16,11 @@ from edgeplast.adaptation import Adaptation, EpochReport
 from edgeplast.arguments import BUDGET, BUNDLE, LABELLED, PLAN, SCORES, UNLABELLED, check_kind, path_of, wrong_kind
 from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
-from edgeplast.errors import FallbackWarning, InputError, UsageError
+from edgeplast.errors import InputError, UsageError
 from edgeplast.evaluation import Evaluation
 from edgeplast.files import possible
 from edgeplast.plans import Plan
+from edgeplast.prepared_images import PreparedImages
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
@@ -30,16 +30,10 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-    from edgeplast_devices.images import ImageSet, Splits, Unreadable, UnreadableImageError
+    from edgeplast_devices.images import ImageSet, Splits, Unreadable
     from edgeplast_devices.options import TrainingOptions
     from edgeplast_devices.predicting import Prediction
     from edgeplast_exporters.storing import FrozenCompute
-
-
-_WORKSTATION_DECODE_BYTES = 1 << 30
-"""What decoding one picture may take where there is no budget to keep to."""
-
-_NAMED_UNREADABLE = 10
 
 
 def score(
@@ -65,13 +59,15 @@ def score(
     from edgeplast.models import preprocessing_of, with_head
     from edgeplast.scoring import score as score_model
     from edgeplast.unwrapping import unwrapped
+    from edgeplast_exporters.outlining import outline_of
 
     model = unwrapped(model)
     prepared = preprocessing or preprocessing_of(model)
     target = PreparedImages(_image_set(images, progress), prepared)
     model = with_head(model, len(target.classes))
     source = None if reference is None else PreparedImages(_image_set(reference, progress), prepared)
-    return score_model(model, target, reference=source, progress=progress, **how)
+    outline = outline_of(model)()  # what has no graph is refused before minutes of scoring
+    return score_model(model, target, lambda: outline, reference=source, progress=progress, **how)
 
 
 def plan(scores: ScoreTable | str | Path, budget: Budget | None = None, **how: Any) -> Plan:
@@ -316,60 +312,6 @@ def predictions(
         images = _unlabelled(images, progress)
     classifier = Classifier(model, threads=threads, runtime=runtime, provider=provider)
     return classifier.predict(images, unreadable=unreadable, progress=progress)
-
-
-class PreparedImages:
-    """An image set as tensors: what scoring, calibration and pruning ask for; made as a device makes them.
-
-    A picture that cannot be read is replaced by the next one of its class that can, and named in a FallbackWarning.
-    """
-
-    def __init__(self, images: ImageSet, preprocessing: Preprocessing) -> None:
-        self._images = images.allowing(max(images.decode_limit_bytes, _WORKSTATION_DECODE_BYTES))
-        self.preprocessing = preprocessing
-        self.classes, self.labels = images.classes, images.labels
-        self._unreadable: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def tensor(self, index: int) -> np.ndarray:
-        """Return float32 (3, H, W).
-
-        Raises:
-            InputError: neither it nor another picture of its class can be read.
-        """
-        from edgeplast_devices.images import UnreadableImageError, preprocess, resized_size
-
-        reason = None
-        for other in np.roll(np.arange(len(self)), -index).tolist():
-            if self.labels[other] != self.labels[index]:
-                continue
-            try:
-                picture = self._images.open(other, at_least=resized_size(self.preprocessing))
-            except UnreadableImageError as error:
-                reason = reason or error
-                self._say(error, other)
-            else:
-                return preprocess(picture, self.preprocessing)
-        assert reason is not None
-        label = int(self.labels[index])
-        what = f"class {self.classes[label]!r}" if label >= 0 else "these pictures"
-        raise InputError(f"Of {what} not one can be read; the first: {reason}") from reason
-
-    def _say(self, error: UnreadableImageError, index: int) -> None:
-        """Warn of a picture that cannot be read, once; of many by their number."""
-        if index in self._unreadable:
-            return
-        self._unreadable.add(index)
-        count = len(self._unreadable)
-        if count <= _NAMED_UNREADABLE:
-            text = f"left out: {error.name}: {error.reason}; another picture of its class stands in for it"
-        elif count % (10 * _NAMED_UNREADABLE) == 0:
-            text = f"left out: {count} pictures by now that cannot be read"
-        else:
-            return
-        warnings.warn(text, FallbackWarning, stacklevel=3)
 
 
 def _calibration(

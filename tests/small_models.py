@@ -88,29 +88,12 @@ def small_vit(seed: int = 0, **options: object) -> nn.Module:
 
 def hand_made_plan(model: nn.Module, train: str = "all", weight_bits: int = 32, **options: object) -> Plan:
     """A plan that trains what a pattern names (and the head); nothing is scored."""
-    from edgeplast.budget import Budget
-    from edgeplast.components import HEAD, all_components, select
-    from edgeplast.models import describe
-    from edgeplast.plans import Plan, PlannedComponent
+    from edgeplast.plans import plan_by_names
+    from edgeplast_exporters.outlining import outlined
 
-    architecture = describe(model, "small_vit")
-    chosen = {*select(train, architecture.depth), HEAD}
-    components = {
-        name: PlannedComponent(
-            trainable=name in chosen,
-            parameters=architecture.parameters.get(name, 0),
-            weight_bits=32 if name in chosen else weight_bits,
-        )
-        for name in all_components(architecture.depth)
-    }
     settings: dict = {"batch_size": 8, "micro_batch_size": 4, "classes": CLASSES}
-    return Plan(
-        architecture=architecture,
-        components=components,
-        strategy="names",
-        budget=Budget(),
-        **(settings | options),
-    )
+    outline = outlined(model, "small_vit")[0]
+    return plan_by_names(outline, train, weight_bits=weight_bits, **(settings | options))
 
 
 def small_bundle(into: Path, train: str = "all", weight_bits: int = 32, **options: object) -> Bundle:

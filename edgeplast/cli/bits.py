@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edgeplast.components import select
 from edgeplast.errors import UsageError
+from edgeplast.outline import Outline
 
 BITS = (32, 8, 4)
 
@@ -15,12 +15,12 @@ HELP = "Bits of each frozen weight: 32, 8 or 4; others for some after a comma: 8
 EXPORT_HELP = HELP[:-1] + "; or auto: chosen by plasticity and measured error for --size or --max-accuracy-drop."
 
 
-def weight_bits_of(given: str, depth: int) -> tuple[int, dict[str, int]]:
+def weight_bits_of(given: str, outline: Outline) -> tuple[int, dict[str, int]]:
     """Read ``8``, or ``8,fc1=4,blocks.3.attn=32``: bits of all, and of the components that patterns name.
 
     Args:
         given: as on the command line; later parts go before earlier ones.
-        depth: blocks of the model.
+        outline: of the model.
 
     Returns:
         bits of all components (8 where no single number is given), and component to bits where they differ.
@@ -43,7 +43,7 @@ def weight_bits_of(given: str, depth: int) -> tuple[int, dict[str, int]]:
                 "differ name them after it: 8,fc1=4,attn:0-3=32,blocks.5.fc2=8."
             )
         if pattern:
-            named |= dict.fromkeys(select(pattern, depth), int(number))
+            named |= dict.fromkeys(outline.select(pattern), int(number))
         else:
             overall = int(number)
     return overall, named

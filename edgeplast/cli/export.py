@@ -139,12 +139,12 @@ def export(
         else:
             assert images is not None
             scores = verbs.score(network, images, method=method, pairs=pairs, seed=seed, progress=progress)
-            overall, named = bits.weight_bits_of("8" if automatic else weight_bits, scores.architecture.depth)
+            overall, named = bits.weight_bits_of("8" if automatic else weight_bits, scores.outline)
             how: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch}
             how |= {"weight_bits": overall, "component_weight_bits": named}
             if names:
                 how["classes"] = names
-            chosen = verbs.plan(scores, budget, strategy=strategy, train=train, **how)
+            chosen = verbs.plan(scores, budget, strategy=strategy, train=train, progress=progress, **how)
         if automatic:
             assert images is not None
             chosen = compressing.choose_bits(

@@ -9,8 +9,8 @@ import msgspec
 import typer
 
 from edgeplast.bundle import Bundle
+from edgeplast.cli.components import component_rows
 from edgeplast.cli.console import print_json, print_table, say
-from edgeplast.components import COMPONENT_TYPES, block_of, type_of
 from edgeplast.plans import PlannedComponent
 from edgeplast.pruned import PrunedRecord, is_pruned
 from edgeplast.recomputation import IN_WORDS
@@ -56,13 +56,10 @@ def inspect(
     )
     total = sum(c.parameters for c in plan.components.values())
     say(f"trains {plan.trainable_parameters:,} of {total:,} parameters (strategy {plan.strategy})\n")
-    rows = [
-        (name, *(_cell(plan.components[f"blocks.{i}.{kind}"]) for kind in COMPONENT_TYPES))
-        for i, name in enumerate(f"blocks.{i}" for i in range(plan.architecture.depth))
-    ]
-    print_table("components (T: trains, else bits of each stored weight)", ("block", *COMPONENT_TYPES), rows)
-    outside = [f"{name} {_cell(c)}" for name, c in plan.components.items() if block_of(name) is None]
-    say(f"{', '.join(outside)}\n")
+    columns, rows, outside = component_rows(plan.outline, lambda name: _cell(plan.components[name]))
+    print_table("components (T: trains, else bits of each stored weight)", columns, rows)
+    say(f"{', '.join(f'{name} {_cell(plan.components[name])}' for name in outside)}\n")
+    kinds = {c.name: c.kind for c in plan.outline.components}
     tiers = [
         (
             tier.name,
@@ -71,13 +68,13 @@ def inspect(
             f"{graph.footprint.trained_parameters:,}",
             format_bytes(graph.footprint.transient_bytes(1)),
             format_bytes(graph.footprint.transient_bytes(plan.batch_size)),
-            ", ".join(dict.fromkeys(type_of(name) for name in tier.components)),
+            ", ".join(dict.fromkeys(kinds[name] for name in tier.components)),
         )
         for tier in manifest.tiers
         for graph in tier.graphs
     ]
-    columns = ("tier", "blocks", "components", "parameters", "per image", f"per {plan.batch_size} images", "types")
-    print_table("activation memory of each training graph", columns, tiers, left=("blocks", "types"))
+    headings = ("tier", "blocks", "components", "parameters", "per image", f"per {plan.batch_size} images", "types")
+    print_table("activation memory of each training graph", headings, tiers, left=("blocks", "types"))
     for note in plan.notes:
         say(f"note: {note}")
 

@@ -9,9 +9,9 @@ import msgspec
 import typer
 
 from edgeplast.cli import bits
-from edgeplast.cli.console import print_json, print_table, say
+from edgeplast.cli.components import component_rows
+from edgeplast.cli.console import print_json, print_table, progress_bar, say
 from edgeplast.cli.options import budget_of, profile_of
-from edgeplast.components import COMPONENT_TYPES, EMBED, HEAD, NORM
 from edgeplast.errors import UsageError
 from edgeplast.outputs import claim
 from edgeplast.plans import Plan
@@ -34,8 +34,8 @@ def plan(
     strategy: Annotated[
         str,
         typer.Option(
-            help="best, uniform, freeze-low:FRACTION, focus-high:FRACTION, last-k:BLOCKS, or a component type "
-            "(norm1, attn, norm2, fc1, fc2) in all blocks."
+            help="best, uniform, freeze-low:FRACTION, focus-high:FRACTION, last-k:BLOCKS, or a kind of component "
+            "(attn, fc1 …, as the model has them) in all blocks."
         ),
     ] = "best",
     train: Annotated[str | None, typer.Option(help="What trains, by name: attn:8-11,norm,head.")] = None,
@@ -66,14 +66,15 @@ def plan(
         raise UsageError(f"--gflops {gflops:g} must be positive: billions of operations a second, e.g. 170.")
     how: dict[str, Any] = {"method": method, "optimizer": optimizer, "batch_size": batch}
     table = ScoreTable.read(scores)
-    overall, named = bits.weight_bits_of(weight_bits, table.architecture.depth)
+    overall, named = bits.weight_bits_of(weight_bits, table.outline)
     how |= {"micro_batch_size": micro_batch, "weight_bits": overall, "component_weight_bits": named}
     if gflops is not None:
         how["flops_per_second"] = gflops * 1e9
     if classes:
         how["classes"] = tuple(name.strip() for name in classes.split(",") if name.strip())
     budget = budget_of(memory, profile_of(device), disk=disk, step_seconds=time_per_step)
-    why = explain_plan(table, budget, strategy=strategy, train=train, **how)
+    with progress_bar(as_json) as progress:
+        why = explain_plan(table, budget, strategy=strategy, train=train, progress=progress, **how)
     if output is not None:
         why.plan.write(output)
     if as_json:
@@ -85,18 +86,15 @@ def plan(
         _show_missed(why)
         _show_curve(why)
     if output is not None:
-        say(f"\nWritten: {output}  (next: edgeplast export {why.plan.architecture.model} … --plan {output})")
+        say(f"\nWritten: {output}  (next: edgeplast export {why.plan.outline.model} … --plan {output})")
 
 
 def _show_plan(plan: Plan) -> None:
     """A row a block; what trains is marked T and its score."""
-    rows = []
-    for i in range(plan.architecture.depth):
-        cells = [_cell(plan, f"blocks.{i}.{kind}") for kind in COMPONENT_TYPES]
-        rows.append((f"blocks.{i}", *cells))
-    print_table("what trains (T) and scores", ("block", *COMPONENT_TYPES), rows)
-    outside = [name for name in (EMBED, NORM, HEAD) if plan.components[name].trainable]
-    say(f"and {', '.join(outside)}\n")
+    columns, rows, outside = component_rows(plan.outline, lambda name: _cell(plan, name))
+    print_table("what trains (T) and scores", columns, rows)
+    trained = [name for name in outside if plan.components[name].trainable]
+    say(f"and {', '.join(trained)}\n")
 
 
 def _cell(plan: Plan, name: str) -> str:

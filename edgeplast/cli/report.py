@@ -52,6 +52,8 @@ def _draw(source: Path, output: Path, png: Path | None) -> None:
 
         adaptation_report(source, output, png)
     else:
+        from edgeplast.planning import memory_alone
         from edgeplast.reporting.scores import score_report
 
-        score_report(ScoreTable.read(source), output, png)
+        table = ScoreTable.read(source)
+        score_report(table, output, png, memory=memory_alone(table))

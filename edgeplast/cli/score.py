@@ -142,7 +142,7 @@ def _show(table: ScoreTable, output: Path) -> None:
     ]
     more = f"… and {len(order) - _TOP} more. " if len(order) > _TOP else ""
     columns = ("component", "", "score", "std. error", "", "parameters")
-    _print_bars(f"{table.architecture.model} by {table.method}", columns, rows)
+    _print_bars(f"{table.outline.model} by {table.method}", columns, rows)
     say(f"{more}~: cannot be told apart from the next one.\n")
     medians = _medians(table)
     highest = max(medians.values(), default=0.0)

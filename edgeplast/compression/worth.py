@@ -109,9 +109,9 @@ def plasticities(
     if scores is None:
         return {part.component: np.ones(part.units) for part in parts}
     depth = 1 + max(part.block for part in parts)
-    if scores.architecture.depth != depth:
+    if scores.outline.blocks != depth:
         raise InputError(
-            f"The scores are of a model with {scores.architecture.depth} blocks ({scores.architecture.model}), and "
+            f"The scores are of a model with {scores.outline.blocks} blocks ({scores.outline.model}), and "
             f"this one has {depth}. Score this model."
         )
     table = {name: max(entry.score, 0.0) for name, entry in scores.components.items()}

@@ -1,6 +1,6 @@
-"""Plan: from scores and a budget to what trains. Pure arithmetic; standard library and numpy only.
+"""Plan: from scores and a budget to what trains, by walks over the graph that would run; needs no torch.
 
-sizes → activations, weights, flops → estimating → fitting (how to run a set) and choosing (which set) → planner
+units → segment_costs → estimating → fitting (how to run a set) and choosing (which set) → planner
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeplast.budget import Budget
-from edgeplast.planning.estimating import Estimate, base_bytes, estimate
+from edgeplast.graphs.recording import restored
+from edgeplast.planning.estimating import FLOPS_PER_SECOND, Estimate, Workload
 from edgeplast.planning.explaining import Alternative, CurvePoint, Explanation, Missed, explained
-from edgeplast.planning.flops import FLOPS_PER_SECOND
 from edgeplast.planning.planner import Planner
+from edgeplast.planning.segment_costs import total_lines
 from edgeplast.planning.strategies import STRATEGIES
-from edgeplast.plans import Plan
+from edgeplast.plans import OPTIMIZER_SLOTS, Plan
+from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
 
 __all__ = [
@@ -24,9 +26,8 @@ __all__ = [
     "Estimate",
     "Explanation",
     "Missed",
-    "base_bytes",
-    "estimate",
     "explain",
+    "memory_alone",
     "plan",
 ]
 
@@ -45,6 +46,7 @@ def plan(
     component_weight_bits: Mapping[str, int] | None = None,
     classes: int | Sequence[str] | None = None,
     flops_per_second: float = FLOPS_PER_SECOND,
+    progress: Progress = silent,
 ) -> Plan:
     """Choose what trains under a budget, and with which step the device starts.
 
@@ -53,7 +55,7 @@ def plan(
         budget: of the device.
         strategy: how to choose; one of :data:`STRATEGIES`.
         method: which of the table's methods to go by; by default its main one.
-        train: components by name, in the short forms of :func:`edgeplast.components.select`; instead of a strategy.
+        train: components by name, as in :meth:`edgeplast.outline.Outline.select`; instead of a strategy.
         optimizer: ``adamw`` or ``sgd``.
         batch_size: images an optimizer step is computed from.
         micro_batch_size: images that pass through the graph at once; by default chosen.
@@ -62,6 +64,7 @@ def plan(
         classes: names of the new head's classes, or how many; by default those of the scored images, or the
             model's own where they had none.
         flops_per_second: of the device, for the time of a step.
+        progress: told of the search.
 
     Raises:
         BudgetError: the strategy, or anything at all, does not fit; the message names a budget that would do.
@@ -77,8 +80,28 @@ def plan(
         component_weight_bits=component_weight_bits,
         classes=classes,
         flops_per_second=flops_per_second,
+        progress=progress,
     )
     return planner.plan(budget, strategy, train)
+
+
+def memory_alone(scores: ScoreTable) -> dict[str, int]:
+    """Return what training each scored component alone adds to inference of one image, in bytes.
+
+    Activations kept and computed with (without recomputation), gradients, AdamW's two numbers a parameter; everything
+    else stays float32.
+    """
+    outline, graph = scores.outline, restored(scores.graph)
+    workload = Workload(outline, graph, dict.fromkeys(outline.names, 32))
+    inference = max(line.at(1) for line in total_lines(workload.unit_costs((), "none")))
+    found: dict[str, int] = {}
+    for unit in dict.fromkeys(name for method in scores.methods for name in scores.by(method)):
+        where = next((c.name for c in outline.components if f"{unit}.".startswith(f"{c.name}.")), None)
+        names = [where] if where else [n for n in outline.names if n.startswith(f"{unit.rpartition('.')[0]}.")]
+        alive = max(line.at(1) for line in total_lines(workload.unit_costs(names, "none")))
+        entry = next(scores.by(method)[unit] for method in scores.methods if unit in scores.by(method))
+        found[unit] = max(alive - inference, 0) + 4 * (1 + OPTIMIZER_SLOTS["adamw"]) * entry.parameters
+    return found
 
 
 def explain(

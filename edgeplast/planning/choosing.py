@@ -1,21 +1,22 @@
-"""The choice of what trains: the largest summed score that fits, by dynamic programming over blocks.
+"""The choice of what trains: the largest summed score that fits, by dynamic programming over units.
 
 Objective: the sum of the scores of the trained components, each counted as it stands (a component without a score
 counts 0, one with a negative score is never chosen). Scores are not multiplied by parameter counts: plasticity
 and its rivals already are per-component figures, and size enters as what it costs, bytes. A cheap component with
 a small score may therefore win over a large one with a large score; that is what "score per byte" means.
 
-Why not greedily: the deepest trained component decides which blocks the gradient crosses, so costs do not
-add up item by item. But given everything after a block (its trained bytes W, its transient peak T, its score V),
-a block that keeps k bytes and peaks at p makes of them W + w, max(p, k + T), V + v. So blocks are visited from the
-output to the input, each with all subsets of its scored components (32 at most), and of all partial choices only
-those survive that no other beats in both W + T and V. The block in which the trained part starts differs (the
-gradient ends inside it), so every block also ends the recursion once. This runs for each micro-batch size
-and each degree of recomputation; what comes out is the whole curve of score against memory at once.
+Why not greedily: the deepest trained component decides which units the gradient crosses, so costs do not
+add up item by item. But given everything after a unit (its trained bytes W, its transient peak T, its score V),
+a unit that keeps k bytes and peaks at p makes of them W + w, max(p, k + T), V + v. So units are visited from the
+output to the input, each with all subsets of its scored components (of many, the ``subsets`` worth having), and of all
+partial choices only those survive that no other beats in both W + T and V. The unit in which the trained part starts
+differs (the gradient ends inside it), so every unit also ends the recursion once. This runs for each micro-batch size
+and each degree of recomputation; what comes out is the whole curve of score against memory at once. What a unit keeps,
+peaks at and computes is walked (``segment_costs.py``).
 
 Exactness: where nothing is thinned out the result is exact but for one thing, that two partial choices of equal
 W + T may differ in T. Fronts of more than ``FRONT`` choices are thinned to the best in each of ``FRONT`` equal cells
-of bytes, so a choice may cost up to depth/FRONT of the memory range too much. Where time or disk are limited too,
+of bytes, so a choice may cost up to units/FRONT of the memory range too much. Where time or disk are limited too,
 a partial choice survives if no other beats it in score and in one of seven costs: bytes, operations, bytes on disk,
 their sums by two and the sum of all, each divided by its largest. That is no longer exact by construction. Against
 brute force on 2,000 random small cases of each kind, no gap was found, with memory alone or all three limits;
@@ -31,13 +32,20 @@ from itertools import chain, combinations
 import numpy as np
 
 from edgeplast.budget import Budget
-from edgeplast.components import COMPONENT_TYPES, in_order
-from edgeplast.planning.estimating import ALWAYS, ARENA_MARGIN, Workload
-from edgeplast.planning.flops import forward_flops, step_seconds
+from edgeplast.footprint import SESSIONS
+from edgeplast.outline import Outline
+from edgeplast.planning.estimating import ARENA_STRETCH, TRAINING_GRAPHS, Workload, process_bytes
+from edgeplast.progress import Progress, silent
 from edgeplast.recomputation import RECOMPUTE, Recompute
 
 FRONT = 1024
-"""The most partial choices kept at a block."""
+"""The most partial choices kept at a unit."""
+
+FREE_COMPONENTS = 5
+"""So many scored components of a unit are chosen from freely; of more, the rest joins by score or from the output."""
+
+TRANSIENT = (process_bytes(0, 1 << 40) - process_bytes(0)) / (1 << 40) * ARENA_STRETCH
+"""Bytes of the process for a byte alive at once."""
 
 SAME_SCORE = 1e-9
 """Sums that differ relatively by less count as equal: they are the same scores added in another order."""
@@ -45,12 +53,19 @@ SAME_SCORE = 1e-9
 
 @dataclass(frozen=True)
 class Options:
-    """All ways to train one block, as columns: bytes at one micro-batch size, score, operations."""
+    """All ways to train one unit, as columns: bytes at one micro-batch size, score, operations.
+
+    ``held_beside`` and ``peak_beside`` are those where the unit before keeps what this one reads; ``keeps_end`` says
+    that this one keeps what the next one reads.
+    """
 
     subsets: tuple[tuple[str, ...], ...]
     state: np.ndarray
     held: np.ndarray
     peak: np.ndarray
+    held_beside: np.ndarray
+    peak_beside: np.ndarray
+    keeps_end: np.ndarray
     score: np.ndarray
     flops: np.ndarray
     disk: np.ndarray
@@ -58,10 +73,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Front:
-    """Partial choices, from one block to the last, as columns; ``parent`` and ``option`` tell how each was made."""
+    """Partial choices, from one unit to the last, as columns; ``parent`` and ``option`` tell how each was made."""
 
     state: np.ndarray
     peak: np.ndarray
+    peak_beside: np.ndarray
     score: np.ndarray
     flops: np.ndarray
     disk: np.ndarray
@@ -82,7 +98,7 @@ class Front:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Complete choices as columns; ``fronts[segment[i]].trained(row[i])`` are the block components of choice i."""
+    """Complete choices as columns; ``fronts[segment[i]].trained(row[i])`` are what choice i trains."""
 
     score: np.ndarray
     memory_bytes: np.ndarray
@@ -93,7 +109,7 @@ class Candidates:
     segment: np.ndarray
     row: np.ndarray
     fronts: tuple[Front, ...]
-    depth: int
+    outline: Outline
 
     def within(self, budget: Budget) -> np.ndarray:
         """Return which choices a budget allows."""
@@ -128,12 +144,16 @@ class Candidates:
 
     def trained(self, index: int) -> list[str]:
         """Return everything one choice trains, in data-flow order."""
-        names = self.fronts[self.segment[index]].trained(self.row[index])
-        return in_order([*names, *ALWAYS], self.depth)
+        return self.outline.in_order(self.fronts[self.segment[index]].trained(self.row[index]))
 
 
 def candidates(
-    workload: Workload, scores: Mapping[str, float], micro_batches: Sequence[int], *, limited: bool = False
+    workload: Workload,
+    scores: Mapping[str, float],
+    micro_batches: Sequence[int],
+    *,
+    limited: bool = False,
+    progress: Progress = silent,
 ) -> Candidates:
     """Search all choices worth having, for any amount of memory.
 
@@ -142,11 +162,14 @@ def candidates(
         scores: component to score; those that are missing or not positive never train, norm and head always.
         micro_batches: sizes to try.
         limited: also keep choices that are short or small on disk (for limits on time or disk).
+        progress: told of each way to run.
     """
     found: list[tuple[Front, dict[str, np.ndarray]]] = []
-    for size in micro_batches:
-        for recompute in RECOMPUTE:
-            found += _search(workload, scores, size, recompute, limited)
+    ways = [(size, recompute) for recompute in RECOMPUTE for size in micro_batches]
+    for done, (size, recompute) in enumerate(ways):
+        progress("searching what to train", done, len(ways))
+        found += _search(workload, scores, size, recompute, limited)
+    progress("searching what to train", len(ways), len(ways))
     columns = {key: np.concatenate([c[key] for _, c in found]) for key in found[0][1]}
     lengths = [len(front.score) for front, _ in found]
     return Candidates(
@@ -154,82 +177,120 @@ def candidates(
         segment=np.repeat(np.arange(len(found)), lengths),
         row=np.concatenate([np.arange(n) for n in lengths]),
         fronts=tuple(front for front, _ in found),
-        depth=workload.architecture.depth,
+        outline=workload.outline,
     )
 
 
 def _search(
     w: Workload, scores: Mapping[str, float], micro_batch: int, recompute: Recompute, limited: bool
 ) -> Iterable[tuple[Front, dict[str, np.ndarray]]]:
-    """Yield the complete choices that start at each block (last first), after the choice of no block at all."""
+    """Yield the complete choices that start at each unit (last first)."""
     front = _nothing()
-    depth = len(w.blocks)
-    if recompute == "none":
-        yield front, _complete(w, front, depth, micro_batch, recompute)
-    for index in reversed(range(depth)):
-        started = _extended(front, _options(w, scores, index, False, micro_batch, recompute), limited)
-        if len(started.score):
-            yield started, _complete(w, started, index, micro_batch, recompute)
+    always = set(w.always)
+    latest = min(i for i, unit in enumerate(w.units) if always.intersection(unit.components))
+    for index in reversed(range(len(w.units))):
+        if index <= latest:
+            started = _extended(front, _options(w, scores, index, False, micro_batch, recompute), limited)
+            if len(started.score):
+                yield started, _complete(w, started, index, micro_batch, recompute)
         front = _extended(front, _options(w, scores, index, True, micro_batch, recompute), limited)
 
 
 def _nothing() -> Front:
     zero, none = np.zeros(1), np.zeros(1, dtype=int)
-    return Front(zero, zero, zero, zero, zero, none, none)
+    return Front(zero, zero, zero, zero, zero, zero, none, none)
 
 
 def _complete(w: Workload, front: Front, start: int, micro_batch: int, recompute: Recompute) -> dict[str, np.ndarray]:
-    """Add what does not depend on the choice: runtime, frozen weights, the forward pass before the first block."""
-    before = max([w.embedding_bytes(micro_batch), *(w.block(i, (), False).peak(micro_batch) for i in range(start))])
-    fixed = w.fixed_bytes(micro_batch) + sum(map(w.trained_bytes, ALWAYS))
-    flops = w.edge_flops(ALWAYS) + sum(map(forward_flops, w.blocks[:start])) + front.flops
-    disk = w.frozen_disk_bytes(len(w.blocks) - start) + sum(map(w.trained_disk_bytes, ALWAYS))
-    seconds = [step_seconds(f, w.batch_size, micro_batch, w.flops_per_second) for f in flops]
+    """Add what does not depend on the choice: runtime, frozen weights, the forward pass before the first unit."""
+    ahead = [w.costs.cost(i, (), False) for i in range(start)]
+    before = max((cost.memory.peak(micro_batch) for cost in ahead), default=0)
+    graphs = w.evaluation_graph_bytes + sum(cost.graph_bytes for cost in ahead)
+    frozen = w.constant_bytes + sum(w.stored.values())
+    fixed = process_bytes(graphs) + SESSIONS * frozen + w.images_bytes(micro_batch)
+    flops = sum(cost.flops for cost in ahead) + front.flops
+    disk = w.frozen_disk_bytes() + TRAINING_GRAPHS * sum(cost.graph_bytes for cost in ahead)
     return {
         "score": front.score,
-        "memory_bytes": fixed + front.state + ARENA_MARGIN * np.maximum(front.peak, before),
-        "step_seconds": np.array(seconds),
+        "memory_bytes": fixed + front.state + TRANSIENT * np.maximum(front.peak, before),
+        "step_seconds": w.step_seconds(1.0, micro_batch) * flops,
         "disk_bytes": disk + front.disk,
         "micro_batch_size": np.full(len(front.score), micro_batch),
         "recompute": np.full(len(front.score), recompute, dtype="U9"),
     }
 
 
+def subsets_of(names: Sequence[str], scores: Mapping[str, float]) -> list[tuple[str, ...]]:
+    """Return the sets of a unit's components that are tried: all of few; of many those that scores and depth suggest.
+
+    Args:
+        names: components with a positive score, in the order in which data flows.
+        scores: component to score.
+    """
+    ranked = sorted(names, key=lambda name: -scores[name])
+    free = ranked[:FREE_COMPONENTS]
+    chosen = list(chain.from_iterable(combinations([n for n in names if n in free], k) for k in range(len(free) + 1)))
+    for count in range(1, len(names) + 1):
+        best = set(ranked[:count])
+        chosen += [tuple(n for n in names if n in best), tuple(names[-count:])]
+    return list(dict.fromkeys(chosen))
+
+
 def _options(
     w: Workload, scores: Mapping[str, float], index: int, entered: bool, micro_batch: int, recompute: Recompute
 ) -> Options:
-    """List the subsets of a block's scored components; without the empty one where the trained part starts."""
-    kinds = [kind for kind in COMPONENT_TYPES if scores.get(f"blocks.{index}.{kind}", 0) > 0]
-    sizes = range(0 if entered else 1, len(kinds) + 1)
-    subsets = tuple(chain.from_iterable(combinations(kinds, n) for n in sizes))
-    names = [[f"blocks.{index}.{kind}" for kind in subset] for subset in subsets]
-    bytes_ = [w.held_and_peak(index, subset, entered, micro_batch, recompute) for subset in subsets]
+    """List the sets of a unit's components that may train; without the empty one where the trained part starts."""
+    unit = w.units[index]
+    always = [name for name in unit.components if name in w.always]
+    scored = [name for name in unit.components if name not in always and scores.get(name, 0) > 0]
+    sets = [tuple(n for n in unit.components if n in {*always, *chosen}) for chosen in subsets_of(scored, scores)]
+    sets = [names for names in sets if names or entered]
+    costs = [w.costs.cost(index, names, entered, recompute) for names in sets]
+    empty = process_bytes(0)
     return Options(
-        subsets=tuple(map(tuple, names)),
-        state=np.array([sum(map(w.trained_bytes, n)) for n in names], dtype=float),
-        held=np.array([held for held, _ in bytes_], dtype=float),
-        peak=np.array([peak for _, peak in bytes_], dtype=float),
-        score=np.array([sum(scores[name] for name in n) for n in names], dtype=float),
-        flops=np.array([w.block_flops(index, subset, entered, recompute) for subset in subsets], dtype=float),
-        disk=np.array([sum(map(w.trained_disk_bytes, n)) for n in names], dtype=float),
+        subsets=tuple(sets),
+        state=np.array(
+            [
+                sum(map(w.trained_bytes, n)) + process_bytes(c.graph_bytes) - empty
+                for n, c in zip(sets, costs, strict=True)
+            ],
+            dtype=float,
+        ),
+        held=np.array([cost.memory.held.at(micro_batch) for cost in costs], dtype=float),
+        peak=np.array([cost.memory.peak(micro_batch) for cost in costs], dtype=float),
+        held_beside=np.array([cost.beside.held.at(micro_batch) for cost in costs], dtype=float),
+        peak_beside=np.array([cost.beside.peak(micro_batch) for cost in costs], dtype=float),
+        keeps_end=np.array([cost.keeps_end for cost in costs], dtype=bool),
+        score=np.array([sum(scores.get(name, 0.0) for name in n if name not in always) for n in sets], dtype=float),
+        flops=np.array([cost.flops for cost in costs], dtype=float),
+        disk=np.array(
+            [
+                sum(map(w.trained_disk_bytes, n)) + TRAINING_GRAPHS * c.graph_bytes
+                for n, c in zip(sets, costs, strict=True)
+            ],
+            dtype=float,
+        ),
     )
 
 
 def _extended(front: Front, o: Options, limited: bool) -> Front:
-    """Combine every partial choice with every option of one more block and keep those that nothing beats."""
+    """Combine every partial choice with every option of one more unit and keep those that nothing beats."""
     state = (front.state[:, None] + o.state).ravel()
-    peak = np.maximum(o.peak, o.held + front.peak[:, None]).ravel()
+    later = np.where(o.keeps_end, front.peak_beside[:, None], front.peak[:, None])
+    peak = np.maximum(o.peak, o.held + later).ravel()
+    beside = np.maximum(o.peak_beside, o.held_beside + later).ravel()
     score = (front.score[:, None] + o.score).ravel()
     flops = (front.flops[:, None] + o.flops).ravel()
     disk = (front.disk[:, None] + o.disk).ravel()
     if limited and len(score):
-        costs = [cost / max(abs(cost).max(), 1) for cost in (state + ARENA_MARGIN * peak, flops, disk)]
+        costs = [cost / max(abs(cost).max(), 1) for cost in (state + TRANSIENT * peak, flops, disk)]
         sums = [sum(some) for n in (1, 2, 3) for some in combinations(costs, n)]
         chosen = np.unique(np.concatenate([_undominated(np.asarray(cost), score) for cost in sums]))
     else:
-        chosen = _undominated(state + ARENA_MARGIN * peak, score)
+        chosen = _undominated(state + TRANSIENT * peak, score)
     parent, option = np.divmod(chosen, len(o.subsets) or 1)
-    return Front(state[chosen], peak[chosen], score[chosen], flops[chosen], disk[chosen], parent, option, o, front)
+    state, peak, beside = state[chosen], peak[chosen], beside[chosen]
+    return Front(state, peak, beside, score[chosen], flops[chosen], disk[chosen], parent, option, o, front)
 
 
 def _undominated(cost: np.ndarray, score: np.ndarray) -> np.ndarray:

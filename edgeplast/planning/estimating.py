@@ -1,61 +1,54 @@
-"""Estimate: the memory, time and disk of training a set of components, before any graph exists.
+"""Estimate: the memory, time and disk of training a set of components, from walks over the graph that would run.
 
-    peak = base + 2 · frozen weights as stored + trainable · 4 · (2 + optimizer slots) + images + 1.25 · transient
+    peak = process with its graphs + 2 · frozen weights as stored + parameters, gradients, optimizer + images + arena
 
-The base is a process that trains nothing yet, by the same function that the device predicts with
-(``footprint.peak_bytes``).
-
-The transient part is the sum of what crossed blocks keep up to the block that peaks; with full recomputation
-each crossed block but the last keeps only its input (B·N·D floats) and is computed again when its turn comes, with
-selective recomputation it keeps all but norms and attention weights.
+is :func:`edgeplast.footprint.peak_bytes`, the device's own formula, with an assumed process. Two ways lead to the
+arena: :meth:`Workload.estimate` adds up what was walked unit by unit and allows for the arena's holes, in microseconds;
+:meth:`Workload.measured` builds the whole training graph as the exporter does and places it in the arena.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import msgspec
 
-from edgeplast.architecture import Architecture
-from edgeplast.components import COMPONENT_TYPES, EMBED, HEAD, NORM, all_components, in_order
+from edgeplast.contract import LOGITS, packed_name, quantized_name, scale_name
 from edgeplast.errors import UsageError, one_of
-from edgeplast.footprint import ASSUMED_RESIDENT_BYTES, SESSIONS, peak_bytes
-from edgeplast.planning.activations import UNTOUCHED, BlockMemory, block_memory, gradient_end
-from edgeplast.planning.flops import (
-    FLOPS_PER_SECOND,
-    backward_flops,
-    forward_flops,
-    recomputed_flops,
-    step_seconds,
-)
-from edgeplast.planning.sizes import BlockSizes, block_sizes, image_bytes
-from edgeplast.planning.weights import float_copy_bytes, state_bytes_per_parameter, stored_bytes
+from edgeplast.footprint import ASSUMED_RESIDENT_BYTES, SESSIONS, Footprint, peak_bytes
+from edgeplast.graphs.graph import Graph
+from edgeplast.graphs.measures.flops import flops_per_image
+from edgeplast.graphs.measures.footprints import footprint_of
+from edgeplast.graphs.measures.serialized import serialized_bytes
+from edgeplast.graphs.passes.dequantize import quantizable, quantize_frozen
+from edgeplast.graphs.passes.expand_activations import expand_activations
+from edgeplast.graphs.passes.new_classes import with_classes
+from edgeplast.graphs.passes.recompute import recompute as computed_again
+from edgeplast.graphs.training import promote, training_graph
+from edgeplast.outline import Outline
+from edgeplast.planning.segment_costs import UnitCost, UnitCosts, first_trained, total_lines
+from edgeplast.planning.units import Unit, units_of
 from edgeplast.plans import OPTIMIZER_SLOTS
 from edgeplast.recomputation import Recompute
 
-ARENA_MARGIN = 1.25
-"""The arena's region over the bytes alive, for holes: 1.11 to 1.23 on ViT-Tiny to -Base."""
+ARENA_STRETCH = 1.10
+"""The arena's region over the bytes alive, for holes: 1.05 to 1.10 on ViT-Tiny; the whole graph tells exactly."""
 
-LOADED_GRAPH_BYTES_PER_BLOCK = 11_500
-"""What a block adds to the training and the evaluation graph that a device opens, everything of it trained."""
+FLOPS_PER_SECOND = 170e9
+"""What onnxruntime reaches in a training step on the 2 x86-64 cores that facts.md was measured on: ViT-Tiny,
+attention of all blocks, batch 16, 93 GFLOP in 0.55 s. Give the device's own figure where time matters."""
 
-GRAPH_BYTES_PER_BLOCK, GRAPH_BYTES_PER_CROSSED_BLOCK = 14_000, 57_000
-"""What a block adds to the ONNX graphs and the manifest of a bundle, and what more where the gradient crosses it
-(training graphs of four tiers, in three degrees of recomputation); measured on bundles of 4, 12 and 24 blocks."""
+SMALL_MICRO_BATCHES = {1: 1.4, 2: 1.15}
+"""Time per image relative to micro-batches of 4 and more, which all take the same (measured at 2 to 16)."""
 
+FORWARD_GRAPHS, TRAINING_GRAPHS = 4.5, 5.5
+"""Bytes on disk of the graphs that predict (with the manifest's and the deployed model's), over those of evaluation;
+and of all training graphs of a bundle (four tiers, three degrees of recomputation) over those of the largest."""
 
-def base_bytes(depth: int) -> int:
-    """Return what a device process takes that has opened the graphs of a model of so many blocks, and no weights."""
-    return peak_bytes(
-        resident_bytes=ASSUMED_RESIDENT_BYTES,
-        graph_bytes=LOADED_GRAPH_BYTES_PER_BLOCK * depth,
-        mapped_bytes=0,
-        state_bytes=0,
-        pictures_bytes=0,
-        transient_bytes=0,
-    )
+IMAGE_BYTES = 4
+"""Of one number of a preprocessed picture, float32."""
 
 
 class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,10 +61,11 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         frozen_bytes: frozen weights as stored.
         state_bytes: trainable parameters, gradients and optimizer state, float32.
         images_bytes: one micro-batch of pictures.
-        transient_bytes: the most that is alive at once inside one run of the training graph.
+        transient_bytes: the region in which a run of the training graph places what is alive at once.
         flops_per_image: operations of one image, forward and backward.
         step_seconds: time of one optimizer step.
         disk_bytes: size of the bundle.
+        peak_bytes: of the process. Evaluation at the same micro-batch is counted too.
     """
 
     micro_batch_size: int
@@ -84,48 +78,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     flops_per_image: float
     step_seconds: float
     disk_bytes: int
-
-    @property
-    def peak_bytes(self) -> int:
-        """Peak of the process. Evaluation at the same micro-batch needs less: the forward pass alone."""
-        return (
-            self.base_bytes
-            + SESSIONS * self.frozen_bytes
-            + self.state_bytes
-            + self.images_bytes
-            + round(ARENA_MARGIN * self.transient_bytes)
-        )
-
-
-def estimate(
-    architecture: Architecture,
-    trainable: Collection[str],
-    *,
-    micro_batch_size: int = 16,
-    recompute: Recompute = "none",
-    optimizer: str = "adamw",
-    weight_bits: int = 8,
-    batch_size: int | None = None,
-    flops_per_second: float = FLOPS_PER_SECOND,
-) -> Estimate:
-    """Estimate what training some components of a model costs.
-
-    Args:
-        architecture: of the model, its head already the new one.
-        trainable: names of the components that train.
-        micro_batch_size: images that pass through the graph at once.
-        recompute: how much of the blocks is computed again in the backward pass.
-        optimizer: ``adamw`` or ``sgd``.
-        weight_bits: of frozen matrices: 32, 8 or 4.
-        batch_size: images of an optimizer step, for its time; by default one micro-batch.
-        flops_per_second: of the device, for the time.
-
-    Raises:
-        UsageError: an unknown component or optimizer, or impossible bits or sizes.
-    """
-    bits = dict.fromkeys(all_components(architecture.depth), weight_bits)
-    workload = Workload(architecture, bits, optimizer, batch_size or micro_batch_size, flops_per_second)
-    return workload.estimate(trainable, micro_batch_size, recompute)
+    peak_bytes: int
 
 
 @dataclass(frozen=True)
@@ -133,18 +86,23 @@ class Workload:
     """A model and everything about its training that does not depend on which components train.
 
     Attributes:
-        architecture: sizes of the model, its head the new one.
+        outline: of the model, its head the new one.
+        graph: its forward graph.
         weight_bits: component to bits of its matrices where it is frozen.
         optimizer: ``adamw`` or ``sgd``.
         batch_size: images of an optimizer step.
         flops_per_second: of the device.
     """
 
-    architecture: Architecture
+    outline: Outline
+    graph: Graph
     weight_bits: Mapping[str, int]
     optimizer: str = "adamw"
     batch_size: int = 16
     flops_per_second: float = FLOPS_PER_SECOND
+    _measured: dict[tuple[frozenset[str], Recompute], tuple[Footprint, Footprint, float]] = field(
+        default_factory=dict, repr=False
+    )
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZER_SLOTS:
@@ -157,150 +115,223 @@ class Workload:
                 f"batch_size={self.batch_size} and flops_per_second={self.flops_per_second:g} must be positive."
             )
 
+    # -- what does not depend on the choice -----------------------------------------------------------------
+
     @cached_property
-    def blocks(self) -> tuple[BlockSizes, ...]:
-        """Sizes of every block."""
-        return block_sizes(self.architecture)
+    def owner(self) -> dict[str, str]:
+        """Parameter to its component."""
+        return {parameter: c.name for c in self.outline.components for parameter in c.parameters}
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Component to how many numbers its parameters hold."""
+        return {c.name: c.size for c in self.outline.components}
+
+    @cached_property
+    def matrices(self) -> dict[str, int]:
+        """Frozen weights that can be stored in fewer bits, to their bits."""
+        return {n: self.weight_bits[self.owner[n]] for n in quantizable(self.graph) if n in self.owner}
+
+    def _of_bits(self, bits: int) -> list[str]:
+        return [name for name, b in self.matrices.items() if b == bits]
+
+    def reading(self, graph: Graph) -> Graph:
+        """Return a graph as it will run, frozen matrices read as they are stored."""
+        return quantize_frozen(expand_activations(graph), self._of_bits(8), four_bits=self._of_bits(4))
+
+    @cached_property
+    def units(self) -> tuple[Unit, ...]:
+        """What is planned as one, in the order of data."""
+        return units_of(self.outline, self.graph)
+
+    @cached_property
+    def costs(self) -> UnitCosts:
+        """Walks of units."""
+        return UnitCosts(self.units, self._of_bits(8), self._of_bits(4))
 
     @cached_property
     def stored(self) -> dict[str, int]:
         """Component to its bytes when frozen."""
-        a = self.architecture
-        return {name: stored_bytes(a, name, self.weight_bits[name]) for name in all_components(a.depth)}
+        frozen = self.reading(self.graph)
+        sizes = dict.fromkeys(self.sizes, 0)
+        for name in self.owner:
+            parts = (name, quantized_name(name), packed_name(name), scale_name(name))
+            sizes[self.owner[name]] += sum(frozen.values[n].bytes for n in parts if n in set(frozen.weights))
+        return sizes
 
     @cached_property
-    def copies(self) -> dict[str, int]:
-        """Component to the bytes of its largest matrix as float32 while it is read, when frozen."""
-        a = self.architecture
-        return {name: float_copy_bytes(a, name, self.weight_bits[name]) for name in all_components(a.depth)}
+    def constant_bytes(self) -> int:
+        """Bytes of large arrays that are no parameters."""
+        return sum(self.graph.values[name].bytes for name in self.graph.weights if name not in self.owner)
+
+    @cached_property
+    def evaluation_graph_bytes(self) -> int:
+        """Size of the graph that predicts."""
+        return serialized_bytes(self.reading(self.graph))
+
+    @property
+    def always(self) -> tuple[str, ...]:
+        """What trains in every plan that has room for it: the head and the norms before it, which cost hardly more."""
+        return tuple(c.name for c in self.outline.components if c.role in ("norm", "head"))
 
     @property
     def state_bytes_per_parameter(self) -> int:
         """Parameter, gradient and optimizer state."""
-        return state_bytes_per_parameter(self.optimizer)
+        return 4 * (2 + OPTIMIZER_SLOTS[self.optimizer])
 
-    def fixed_bytes(self, micro_batch_size: int) -> int:
-        """Return what is resident whatever trains, were everything frozen: runtime, stored weights, images."""
-        images = micro_batch_size * image_bytes(self.architecture)
-        return base_bytes(self.architecture.depth) + SESSIONS * sum(self.stored.values()) + images
+    def images_bytes(self, micro_batch_size: int) -> int:
+        """Bytes of one micro-batch of pictures."""
+        channels, height, width = self.outline.input_shape
+        return micro_batch_size * IMAGE_BYTES * channels * height * width
 
     def trained_bytes(self, component: str) -> int:
         """Return what training a component adds to memory, activations aside."""
-        state = self.state_bytes_per_parameter * self.architecture.parameters[component]
-        return state - SESSIONS * self.stored[component]
+        return self.state_bytes_per_parameter * self.sizes[component] - SESSIONS * self.stored[component]
 
     def trained_disk_bytes(self, component: str) -> int:
         """Return what training a component adds to the bundle: it is stored as float32."""
-        return 4 * self.architecture.parameters[component] - self.stored[component]
+        return 4 * self.sizes[component] - self.stored[component]
 
-    def disk_bytes(self, trainable: Collection[str]) -> int:
-        """Return the size of the bundle."""
-        crossed = next((self.architecture.depth - i for i, t in enumerate(self.by_block(trainable)) if t), 0)
-        return self.frozen_disk_bytes(crossed) + sum(map(self.trained_disk_bytes, trainable))
+    def frozen_disk_bytes(self) -> int:
+        """Return the size of a bundle in which nothing trains, without training graphs."""
+        return sum(self.stored.values()) + self.constant_bytes + round(FORWARD_GRAPHS * self.evaluation_graph_bytes)
 
-    def frozen_disk_bytes(self, crossed: int) -> int:
-        """Return the size of a bundle in which nothing trains, with graphs that cross some blocks."""
-        depth = self.architecture.depth
-        graphs = GRAPH_BYTES_PER_BLOCK * depth + GRAPH_BYTES_PER_CROSSED_BLOCK * crossed
-        return graphs + sum(self.stored.values())
+    def step_seconds(self, flops_per_image: float, micro_batch_size: int) -> float:
+        """Return the estimated time of one optimizer step."""
+        slowdown = SMALL_MICRO_BATCHES.get(micro_batch_size, SMALL_MICRO_BATCHES[2] if micro_batch_size == 3 else 1.0)
+        return flops_per_image * self.batch_size * slowdown / self.flops_per_second
 
-    @cached_property
-    def _known(self) -> dict[tuple[int, tuple[str, ...], bool, Recompute], BlockMemory]:
-        """Blocks already computed: the search asks for each again at every micro-batch size."""
-        return {}
-
-    def block(self, index: int, trained: Collection[str], entered: bool, recompute: Recompute = "none") -> BlockMemory:
-        """Return the activation memory of one block."""
-        recompute = self.computed_again(index, recompute)
-        key = (index, tuple(trained), entered, recompute)
-        if key not in self._known:
-            copies = {k: 0 if k in trained else self.copies[f"blocks.{index}.{k}"] for k in COMPONENT_TYPES}
-            end = gradient_end(trained, entered)
-            self._known[key] = block_memory(self.blocks[index], trained, end, copies, recompute)
-        return self._known[key]
-
-    def block_flops(self, index: int, trained: Collection[str], entered: bool, recompute: Recompute) -> float:
-        """Return the operations of one block, for one image."""
-        b, end = self.blocks[index], gradient_end(trained, entered)
-        again = recomputed_flops(b, self.computed_again(index, recompute), end)
-        return forward_flops(b) + backward_flops(b, trained, end) + again
-
-    def edge_flops(self, trainable: Collection[str]) -> float:
-        """Return the operations of patch embedding and head, for one image; a product that trains counts twice."""
-        a = self.architecture
-        embed = 2.0 * image_bytes(a) / 4 * a.width
-        head = 2.0 * a.parameters[HEAD]
-        deeper = any(name != HEAD for name in trainable)
-        return embed * (1 + (EMBED in trainable)) + head * (1 + (HEAD in trainable) + deeper)
-
-    def computed_again(self, index: int, recompute: Recompute) -> Recompute:
-        """Return how much of a block, if the gradient reaches it, is computed again; of the last one nothing."""
-        return recompute if index < len(self.blocks) - 1 else "none"
-
-    def held_and_peak(
-        self, index: int, trained: Collection[str], entered: bool, micro_batch_size: int, recompute: Recompute
-    ) -> tuple[int, int]:
-        """Return the bytes a block keeps between its two passes, and the most alive while it computes.
-
-        Both on top of what earlier blocks keep.
-        """
-        memory = self.block(index, trained, entered, recompute)
-        if gradient_end(trained, entered) < UNTOUCHED and self.computed_again(index, recompute) == "full":
-            rows = 4 * self.blocks[index].tokens * self.blocks[index].width
-            return rows * micro_batch_size, memory.peak(micro_batch_size, incoming=rows)
-        return memory.kept * micro_batch_size, memory.peak(micro_batch_size)
-
-    def embedding_bytes(self, micro_batch_size: int) -> int:
-        """Return the most alive while patches become tokens."""
-        b = self.blocks[0]
-        per_image = image_bytes(self.architecture) + 4 * b.tokens * b.width
-        return self.copies[EMBED] + per_image * micro_batch_size
-
-    def transient_bytes(self, trainable: Collection[str], micro_batch_size: int, recompute: Recompute) -> int:
-        """Return the most bytes that are alive at once inside one run of the training graph."""
-        entered = EMBED in trainable
-        held = image_bytes(self.architecture) * micro_batch_size if entered else 0
-        peak = self.embedding_bytes(micro_batch_size)
-        for i, trained in enumerate(self.by_block(trainable)):
-            kept, most = self.held_and_peak(i, trained, entered, micro_batch_size, recompute)
-            peak = max(peak, held + most)
-            held += kept
-            entered = entered or bool(trained)
-        return peak
-
-    def by_block(self, trainable: Collection[str]) -> list[list[str]]:
-        """Return the trained component types of each block."""
-        return [
-            [kind for kind in COMPONENT_TYPES if f"blocks.{i}.{kind}" in trainable] for i in range(len(self.blocks))
-        ]
+    # -- what a choice costs --------------------------------------------------------------------------------
 
     def estimate(self, trainable: Collection[str], micro_batch_size: int, recompute: Recompute) -> Estimate:
-        """Return what training these components costs.
+        """Return what training these components costs, from the walks of units.
 
         Raises:
             UsageError: an unknown component, or a micro-batch below 1.
         """
-        names = set(in_order(trainable, self.architecture.depth))
+        names = set(self.outline.in_order(trainable))
+        costs = self.unit_costs(names, recompute)
+        alive = max(line.at(micro_batch_size) for line in total_lines(costs))
+        return self._estimate(
+            names,
+            micro_batch_size,
+            recompute,
+            transient_bytes=round(ARENA_STRETCH * alive),
+            graph_bytes=sum(cost.graph_bytes for cost in costs),
+            evaluation_graph_bytes=self.evaluation_graph_bytes,
+            flops=sum(cost.flops for cost in costs),
+        )
+
+    def unit_costs(self, trainable: Collection[str], recompute: Recompute) -> list[UnitCost]:
+        """Return the cost of each unit for one choice."""
+        first = first_trained(self.units, trainable)
+        return [self.costs.cost(i, trainable, i > first, recompute) for i in range(len(self.units))]
+
+    def measured(self, trainable: Collection[str], micro_batch_size: int, recompute: Recompute) -> Estimate:
+        """Return what training these components costs by the graphs that the exporter would write.
+
+        Raises:
+            UsageError: an unknown component, or a micro-batch below 1.
+        """
+        names = set(self.outline.in_order(trainable))
+        training, evaluation, flops = self.footprints(names, recompute)
+        region = max(training.transient_bytes(micro_batch_size), evaluation.transient_bytes(micro_batch_size))
+        return self._estimate(
+            names,
+            micro_batch_size,
+            recompute,
+            transient_bytes=region,
+            graph_bytes=training.graph_bytes,
+            evaluation_graph_bytes=evaluation.graph_bytes,
+            flops=flops,
+        )
+
+    def footprints(self, trainable: Collection[str], recompute: Recompute) -> tuple[Footprint, Footprint, float]:
+        """Return the footprints of the training and the evaluation graph, and the operations of the former."""
+        key = frozenset(trainable), recompute
+        if key not in self._measured:
+            names = [name for name, owner in self.owner.items() if owner in key[0]]
+            promoted = promote(self.graph, names)
+            training = computed_again(training_graph(promoted, names), recompute)
+            count = sum(self.sizes[name] for name in key[0])
+            found = []
+            for graph, trained in ((training, count), (promoted, 0)):
+                runs = self.reading(graph)
+                size = serialized_bytes(runs)
+                found.append(footprint_of(runs, graph_bytes=size, trained_parameters=trained, held_parameters=count))
+            self._measured[key] = found[0], found[1], flops_per_image(training)
+        return self._measured[key]
+
+    def _estimate(
+        self,
+        names: set[str],
+        micro_batch_size: int,
+        recompute: Recompute,
+        *,
+        transient_bytes: int,
+        graph_bytes: int,
+        evaluation_graph_bytes: int,
+        flops: float,
+    ) -> Estimate:
         if micro_batch_size < 1:
             raise UsageError(f"micro_batch_size={micro_batch_size} must be at least 1.")
-        parameters = sum(self.architecture.parameters[name] for name in names)
-        frozen = sum(size for name, size in self.stored.items() if name not in names)
-        entered, flops = EMBED in names, self.edge_flops(names)
-        for i, trained in enumerate(self.by_block(names)):
-            flops += self.block_flops(i, trained, entered, recompute)
-            entered = entered or bool(trained)
+        frozen = self.constant_bytes + sum(size for name, size in self.stored.items() if name not in names)
+        state = self.state_bytes_per_parameter * sum(self.sizes[name] for name in names)
+        images = self.images_bytes(micro_batch_size)
+        trained_disk = sum(map(self.trained_disk_bytes, names))
         return Estimate(
             micro_batch_size=micro_batch_size,
             recompute=recompute,
-            base_bytes=base_bytes(self.architecture.depth),
+            base_bytes=process_bytes(graph_bytes + evaluation_graph_bytes),
             frozen_bytes=frozen,
-            state_bytes=self.state_bytes_per_parameter * parameters,
-            images_bytes=micro_batch_size * image_bytes(self.architecture),
-            transient_bytes=self.transient_bytes(names, micro_batch_size, recompute),
+            state_bytes=state,
+            images_bytes=images,
+            transient_bytes=transient_bytes,
             flops_per_image=flops,
-            step_seconds=step_seconds(flops, self.batch_size, micro_batch_size, self.flops_per_second),
-            disk_bytes=self.disk_bytes(names),
+            step_seconds=self.step_seconds(flops, micro_batch_size),
+            disk_bytes=self.frozen_disk_bytes() + round(TRAINING_GRAPHS * graph_bytes) + trained_disk,
+            peak_bytes=peak_bytes(
+                resident_bytes=ASSUMED_RESIDENT_BYTES,
+                graph_bytes=graph_bytes + evaluation_graph_bytes,
+                mapped_bytes=SESSIONS * frozen,
+                state_bytes=state,
+                pictures_bytes=images,
+                transient_bytes=transient_bytes,
+            ),
         )
+
+
+def process_bytes(graph_bytes: int, transient_bytes: int = 0) -> int:
+    """Return what a device process takes that has opened graphs of so many bytes, and no weights."""
+    return peak_bytes(
+        resident_bytes=ASSUMED_RESIDENT_BYTES,
+        graph_bytes=graph_bytes,
+        mapped_bytes=0,
+        state_bytes=0,
+        pictures_bytes=0,
+        transient_bytes=transient_bytes,
+    )
+
+
+def resized(outline: Outline, graph: Graph, classes: int | None) -> tuple[Outline, Graph]:
+    """Return outline and graph with a new head for that many classes; None leaves them as they are.
+
+    Raises:
+        UsageError: fewer than two classes.
+    """
+    if classes is None or classes == outline.classes:
+        return outline, graph
+    if classes < 2:
+        raise UsageError(f"classes={classes}: a head needs at least 2 classes to tell apart.")
+    head = [parameter for c in outline.components if c.role == "head" for parameter in c.parameters]
+    graph = with_classes(graph, head, LOGITS, classes)
+    components = tuple(
+        msgspec.structs.replace(c, parameters={p: graph.values[p].shape for p in c.parameters})
+        if c.role == "head"
+        else c
+        for c in outline.components
+    )
+    return msgspec.structs.replace(outline, classes=classes, components=components), graph
 
 
 def micro_batches(batch_size: int) -> Sequence[int]:
@@ -309,7 +340,3 @@ def micro_batches(batch_size: int) -> Sequence[int]:
     while sizes[-1] > 1:
         sizes.append(-(-sizes[-1] // 2))
     return sizes
-
-
-ALWAYS = (NORM, HEAD)
-"""What trains in every plan that has room for it; the norm costs next to nothing."""

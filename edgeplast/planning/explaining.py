@@ -11,7 +11,7 @@ import numpy as np
 from edgeplast.budget import Budget
 from edgeplast.planning.choosing import Candidates
 from edgeplast.planning.estimating import Estimate, Workload
-from edgeplast.planning.fitting import rungs, smallest
+from edgeplast.planning.fitting import smallest, ways
 from edgeplast.plans import Plan
 
 CURVE_POINTS = 24
@@ -100,15 +100,15 @@ def explained(
         micro_batches: sizes that may be used.
     """
     score = sum(scores.get(name, 0.0) for name in plan.trainable)
-    ways = found.within(msgspec.structs.replace(budget, memory_bytes=None))
-    higher = np.flatnonzero(ways & (found.score > score + 1e-9 * abs(score)))
+    allowed = found.within(msgspec.structs.replace(budget, memory_bytes=None))
+    higher = np.flatnonzero(allowed & (found.score > score + 1e-9 * abs(score)))
     cheapest = int(higher[found.memory_bytes[higher].argmin()]) if len(higher) else None
     more = None
     if budget.memory_bytes is not None:
         more = found.best(msgspec.structs.replace(budget, memory_bytes=budget.memory_bytes + MORE_BYTES))
     return Explanation(
         plan=plan,
-        estimate=workload.estimate(plan.trainable, plan.micro_batch_size, plan.recompute),
+        estimate=workload.measured(plan.trainable, plan.micro_batch_size, plan.recompute),
         score=score,
         missed=_missed(plan, workload, scores, budget, micro_batches),
         curve=_curve(found, budget),
@@ -123,7 +123,7 @@ def _missed(
     left_out = sorted((name for name in scores if name not in plan.trainable), key=lambda name: -scores[name])
     result = []
     for name in left_out:
-        way = smallest(rungs(workload, [*plan.trainable, name], micro_batches), budget)
+        way = smallest(ways(workload, [*plan.trainable, name], micro_batches), budget)
         need = None if way is None else way.peak_bytes
         short = None if need is None or budget.memory_bytes is None else need - budget.memory_bytes
         result.append(Missed(component=name, score=scores[name], memory_bytes=need, short_bytes=short))
@@ -132,13 +132,13 @@ def _missed(
 
 def _curve(found: Candidates, budget: Budget) -> tuple[CurvePoint, ...]:
     """Sample the staircase of best scores at equal distances of memory."""
-    ways = found.within(msgspec.structs.replace(budget, memory_bytes=None))
-    if not ways.any():
+    allowed = found.within(msgspec.structs.replace(budget, memory_bytes=None))
+    if not allowed.any():
         return ()
-    top = found.score[ways].max()
-    last = found.memory_bytes[ways & (found.score >= top - 1e-9 * abs(top))].min()
+    top = found.score[allowed].max()
+    last = found.memory_bytes[allowed & (found.score >= top - 1e-9 * abs(top))].min()
     points = []
-    for memory in np.linspace(found.memory_bytes[ways].min(), last, CURVE_POINTS):
+    for memory in np.linspace(found.memory_bytes[allowed].min(), last, CURVE_POINTS):
         best = found.best(msgspec.structs.replace(budget, memory_bytes=int(np.ceil(memory))))
         if best is not None:
             count = len(found.trained(best))

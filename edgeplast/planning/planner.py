@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import msgspec
+
 from edgeplast.budget import Budget
-from edgeplast.components import HEAD, NORM, all_components, block_components
 from edgeplast.errors import UsageError
+from edgeplast.graphs.recording import restored
 from edgeplast.planning.choosing import Candidates, candidates
-from edgeplast.planning.estimating import Estimate, Workload, micro_batches
-from edgeplast.planning.fitting import does_not_fit, fastest, nothing_fits, rungs
-from edgeplast.planning.flops import FLOPS_PER_SECOND
-from edgeplast.planning.sizes import with_classes
+from edgeplast.planning.estimating import FLOPS_PER_SECOND, Estimate, Workload, micro_batches, resized
+from edgeplast.planning.fitting import does_not_fit, fastest_measured, nothing_fits
 from edgeplast.planning.strategies import names_of
-from edgeplast.planning.weights import matrix_shapes
 from edgeplast.plans import Optimizer, Plan, PlannedComponent
+from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
+
+_ROUNDS = 3
+"""How often the search is repeated with what the whole graph of its last choice was measured to take."""
 
 
 class Planner:
@@ -25,7 +28,7 @@ class Planner:
     Attributes:
         workload: the model with its new head, and how it trains.
         scores: component to score by the chosen method.
-        block_scores: those inside blocks, which are what there is to choose from.
+        block_scores: those between embedding and final norms, which are what there is to choose from.
         classes: names of the new head's classes, empty where they are not known.
         micro_batches: sizes that may be used, the largest first.
     """
@@ -42,36 +45,41 @@ class Planner:
         component_weight_bits: Mapping[str, int] | None = None,
         classes: int | Sequence[str] | None = None,
         flops_per_second: float = FLOPS_PER_SECOND,
+        progress: Progress = silent,
     ) -> None:
         self.method = method or scores.method
-        table = {name: entry.score for name, entry in scores.by(self.method).items()}
-        depth = scores.architecture.depth
-        foreign = sorted(table.keys() - set(all_components(depth)))
+        self._table = scores.by(self.method)
+        outline = scores.outline
+        foreign = sorted(self._table.keys() - set(outline.names))
         if foreign:
             raise UsageError(
                 f"The scores name {foreign[0]}, which is no component, so they cannot be planned by. "
                 "Score again with: edgeplast score … --granularity component"
             )
-        self.scores = table
-        self.block_scores = {name: table[name] for name in block_components(depth) if name in table}
+        self.scores = {name: entry.score for name, entry in self._table.items()}
+        inner = [c.name for c in outline.components if c.role == "inner"]
+        self.block_scores = {name: self.scores[name] for name in inner if name in self.scores}
         self.classes: tuple[str, ...] = scores.classes if classes is None else ()
         if classes is not None and not isinstance(classes, int):
             self.classes = tuple(classes)
         count = classes if isinstance(classes, int) else len(self.classes) or None
-        bits = dict.fromkeys(all_components(depth), weight_bits) | dict(component_weight_bits or {})
-        unknown = sorted(bits.keys() - set(all_components(depth)))
+        bits = dict.fromkeys(outline.names, weight_bits) | dict(component_weight_bits or {})
+        unknown = sorted(bits.keys() - set(outline.names))
         if unknown:
             raise UsageError(f"component_weight_bits names {unknown[0]!r}, which is no component of this model.")
         if micro_batch_size is not None and not 1 <= micro_batch_size <= batch_size:
             raise UsageError(f"micro_batch_size={micro_batch_size} must lie between 1 and the batch size {batch_size}.")
-        architecture = with_classes(scores.architecture, count)
-        self.workload = Workload(architecture, bits, optimizer, batch_size, flops_per_second)
+        outline, graph = resized(outline, restored(scores.graph), count)
+        self.workload = Workload(outline, graph, bits, optimizer, batch_size, flops_per_second)
         self.micro_batches = [micro_batch_size] if micro_batch_size else micro_batches(batch_size)
+        self._progress = progress
 
     def candidates(self, budget: Budget) -> Candidates:
         """Search all choices worth having."""
         limited = budget.step_seconds is not None or budget.disk_bytes is not None
-        return candidates(self.workload, self.block_scores, self.micro_batches, limited=limited)
+        return candidates(
+            self.workload, self.block_scores, self.micro_batches, limited=limited, progress=self._progress
+        )
 
     def plan(self, budget: Budget, strategy: str, train: Sequence[str] | str | None) -> Plan:
         """Choose and write down."""
@@ -80,8 +88,8 @@ class Planner:
         strategy = "names" if train else strategy
         if strategy == "best":
             return self._best(budget)
-        names = names_of(strategy, train, self.block_scores, self.workload.architecture.depth)
-        way = fastest(rungs(self.workload, names, self.micro_batches), budget)
+        names = names_of(strategy, train, self.block_scores, self.workload.outline)
+        way = fastest_measured(self.workload, names, self.micro_batches, budget)
         if way is None:
             what = (
                 f"--train {train if isinstance(train, str) else ','.join(train)}" if train else f"Strategy {strategy!r}"
@@ -91,22 +99,57 @@ class Planner:
 
     def _best(self, budget: Budget) -> Plan:
         found = self.candidates(budget)
-        best = found.best(budget)
-        if best is not None:
-            names = found.trained(best)
-        else:  # the norm costs a few kilobytes, but with average pooling it can be what is too much
-            names = [HEAD]
-        way = fastest(rungs(self.workload, names, self.micro_batches), budget)
-        if way is None:
-            raise nothing_fits(self.workload, budget, self.micro_batches)
-        notes = []
-        if not any(score > 0 for score in self.block_scores.values()):
-            notes.append(f"No component of a block has a positive {self.method} score: only {NORM} and {HEAD} train.")
-        elif set(names) <= {NORM, HEAD}:
-            notes.append("The budget leaves room for the head alone; --explain shows what more would buy.")
-        if best is not None and way.micro_batch_size < 4 <= self.workload.batch_size:
+        chosen = self._settled(found, budget)
+        head = list(self.workload.outline.head)
+        if chosen is None:  # the norm costs a few kilobytes, but with average pooling it can be what is too much
+            way = fastest_measured(self.workload, head, self.micro_batches, budget)
+            if way is None:
+                raise nothing_fits(self.workload, budget, self.micro_batches)
+            return self._written(head, way, budget, "best", self._notes(head))
+        best, names, way = chosen
+        notes = self._notes(names)
+        if way.micro_batch_size < 4 <= self.workload.batch_size:
             notes.append(self._faster(found, best, budget))
         return self._written(names, way, budget, "best", [note for note in notes if note])
+
+    def _settled(self, found: Candidates, budget: Budget) -> tuple[int, list[str], Estimate] | None:
+        """Return the best choice whose graphs, as they would be written, fit; None: none does.
+
+        Estimates of the search allow for holes in the arena. What the whole graph of a choice takes more or less is
+        taken into account when searching again.
+        """
+        kept: tuple[int, list[str], Estimate] | None = None
+        spare, tried = 0, set()
+        for turn in range(_ROUNDS):
+            limit = None if budget.memory_bytes is None else budget.memory_bytes + spare
+            best = found.best(msgspec.structs.replace(budget, memory_bytes=limit)) if limit != 0 else None
+            if best is None or best in tried:
+                break
+            tried.add(best)
+            self._progress("measuring the graphs of the choice", turn, _ROUNDS)
+            names = found.trained(best)
+            way = fastest_measured(self.workload, names, self.micro_batches, budget)
+            if way is None:
+                size, how = int(found.micro_batch_size[best]), found.recompute[best]
+                real = self.workload.measured(names, size, str(how)).peak_bytes  # type: ignore[arg-type]
+                spare = min(spare - 1, int(found.memory_bytes[best]) - real)
+            else:
+                if kept is None or found.score[best] > found.score[kept[0]]:
+                    kept = best, names, way
+                rough = self.workload.estimate(names, way.micro_batch_size, way.recompute)
+                spare = rough.peak_bytes - way.peak_bytes
+            if budget.memory_bytes is None:
+                break
+        self._progress("measuring the graphs of the choice", _ROUNDS, _ROUNDS)
+        return kept
+
+    def _notes(self, names: Sequence[str]) -> list[str]:
+        always = [name for name in self.workload.always if name in names]
+        if not any(score > 0 for score in self.block_scores.values()):
+            return [f"No component of a block has a positive {self.method} score: only {' and '.join(always)} train."]
+        if set(names) <= set(self.workload.always):
+            return ["The budget leaves room for the head alone; --explain shows what more would buy."]
+        return []
 
     def _faster(self, found: Candidates, best: int, budget: Budget) -> str:
         """Say what a micro-batch that costs no time would have to do without."""
@@ -127,18 +170,21 @@ class Planner:
     ) -> Plan:
         w = self.workload
         chosen = set(names)
+        matrices = {w.owner[name] for name in w.matrices}
+        entries = {name: entry for name, entry in self._table.items() if name in w.sizes}
         components = {
-            name: PlannedComponent(
-                trainable=name in chosen,
-                parameters=w.architecture.parameters[name],
-                weight_bits=w.weight_bits[name] if name not in chosen and matrix_shapes(w.architecture, name) else 32,
-                kept_fraction=w.architecture.kept_fraction.get(name, 1.0),
-                score=self.scores.get(name),
+            c.name: PlannedComponent(
+                trainable=c.name in chosen,
+                parameters=c.size,
+                weight_bits=w.weight_bits[c.name] if c.name not in chosen and c.name in matrices else 32,
+                kept_fraction=w.outline.kept_fraction.get(c.name, 1.0),
+                score=entries[c.name].score if c.name in entries else None,
+                standard_error=entries[c.name].standard_error if c.name in entries else 0.0,
             )
-            for name in all_components(w.architecture.depth)
+            for c in w.outline.components
         }
         return Plan(
-            architecture=w.architecture,
+            outline=w.outline,
             components=components,
             strategy=strategy,
             budget=budget,

@@ -4,54 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from edgeplast.components import COMPONENT_TYPES, HEAD, NORM, all_components, block_components, in_order, select
 from edgeplast.errors import UsageError, one_of
+from edgeplast.outline import Outline
 
 STRATEGIES: dict[str, str] = {
     "best": "the largest summed score that fits the budget",
-    "uniform": "everything, patch embedding included",
+    "uniform": "everything, the embedding included",
     "freeze-low:FRACTION": "freeze that fraction of the scored components, lowest scores first",
     "focus-high:FRACTION": "train that fraction of the scored components, highest scores first",
     "last-k:BLOCKS": "the last so many blocks",
-    **{kind: f"{kind} in all blocks" for kind in COMPONENT_TYPES},
+    "KIND": "all components of one kind: attn, fc1 …, as the model has them",
     "names": "the components named by train",
 }
-"""Strategy to what trains beside norm and head."""
+"""Strategy to what trains beside norms and head."""
+
+_WITH_A_NUMBER = ("freeze-low", "focus-high", "last-k")
 
 
-def names_of(strategy: str, train: str | Sequence[str] | None, scores: Mapping[str, float], depth: int) -> list[str]:
+def names_of(
+    strategy: str, train: str | Sequence[str] | None, scores: Mapping[str, float], outline: Outline
+) -> list[str]:
     """Return what a strategy other than ``best`` trains, in data-flow order.
 
-    Norm and head always train, except that a list of names is taken as it is, with the head added.
+    Norms and head always train, except that a list of names is taken as it is, with the head added.
 
     Args:
-        strategy: a key of ``STRATEGIES``, with a number in the place of its capitals.
-        train: patterns of :func:`edgeplast.components.select`, for ``names``.
-        scores: component to score, of the scored components in blocks.
-        depth: blocks of the model.
+        strategy: a key of ``STRATEGIES``, with a number in the place of its capitals, or a kind of component.
+        train: patterns of :meth:`edgeplast.outline.Outline.select`, for ``names``.
+        scores: component to score, of the scored components between embedding and norms.
+        outline: of the model.
 
     Raises:
         UsageError: no such strategy, or its number or ``train`` means nothing.
     """
-    kind, _, argument = strategy.strip().replace(" ", ":").partition(":")
-    if kind == "names":
+    word, _, argument = strategy.strip().replace(" ", ":").partition(":")
+    kinds = tuple(dict.fromkeys(c.kind for c in outline.components if c.role == "inner"))
+    if word == "names":
         if not train:
             raise UsageError("Strategy 'names' needs the names: give train, e.g. --train attn:8-11,norm,head.")
-        return in_order([*select(train if isinstance(train, str) else ",".join(train), depth), HEAD], depth)
-    if kind not in {name.partition(":")[0] for name in STRATEGIES}:
-        raise one_of("strategy", strategy, tuple(STRATEGIES))
-    takes_number = kind in ("freeze-low", "focus-high", "last-k")
-    if argument and not takes_number:
-        raise UsageError(f"Strategy {kind!r} takes no number; {strategy!r} was given. Write {kind!r}.")
-    if kind == "uniform":
-        return all_components(depth)
-    if kind in COMPONENT_TYPES:
-        return in_order([*select(kind, depth), NORM, HEAD], depth)
-    if kind == "last-k":
-        chosen = block_components(depth)[-len(COMPONENT_TYPES) * _blocks(strategy, argument, depth) :]
+        chosen = outline.select(train if isinstance(train, str) else ",".join(train))
+        return outline.in_order([*chosen, *outline.head])
+    if word not in ("best", "uniform", *_WITH_A_NUMBER, *kinds):
+        raise one_of("strategy", strategy, (*(name for name in STRATEGIES if name != "KIND"), *kinds))
+    if argument and word not in _WITH_A_NUMBER:
+        raise UsageError(f"Strategy {word!r} takes no number; {strategy!r} was given. Write {word!r}.")
+    if word == "uniform":
+        return list(outline.names)
+    if word == "last-k":
+        first = outline.blocks - _blocks(strategy, argument, outline.blocks)
+        inner = [c.name for c in outline.components if c.block is not None and c.block >= first]
+    elif word in _WITH_A_NUMBER:
+        inner = _by_rank(word, _fraction(strategy, argument), scores)
     else:
-        chosen = _by_rank(kind, _fraction(strategy, argument), scores)
-    return in_order([*chosen, NORM, HEAD], depth)
+        inner = [c.name for c in outline.components if c.role == "inner" and c.kind == word]
+    ends = [c.name for c in outline.components if c.role in ("norm", "head")]
+    return outline.in_order([*inner, *ends])
 
 
 def _by_rank(kind: str, fraction: float, scores: Mapping[str, float]) -> list[str]:
@@ -72,7 +79,7 @@ def _fraction(strategy: str, argument: str) -> float:
     return fraction
 
 
-def _blocks(strategy: str, argument: str, depth: int) -> int:
-    if not argument.isdecimal() or not 1 <= int(argument) <= depth:
-        raise UsageError(f"{strategy!r} needs a number of blocks from 1 to {depth}, e.g. last-k:{min(4, depth)}.")
+def _blocks(strategy: str, argument: str, blocks: int) -> int:
+    if not argument.isdecimal() or not 1 <= int(argument) <= blocks:
+        raise UsageError(f"{strategy!r} needs a number of blocks from 1 to {blocks}, e.g. last-k:{min(4, blocks)}.")
     return int(argument)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,23 +11,18 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import FigureBase
 
 from edgeplast.reporting.agreement import Agreement, agreements
-from edgeplast.reporting.cost import training_bytes
 from edgeplast.reporting.style import ACCENT, DIVERGING, INK, QUIET, SEQUENTIAL, light
 from edgeplast.scores import ScoreTable
-
-
-def short(component: str) -> str:
-    """Return a component's name inside its block: ``attn`` for ``blocks.3.attn``, ``head 0`` for a head."""
-    return re.sub(r"^attn\.head\.", "head ", re.sub(r"^blocks\.\d+\.", "", component))
 
 
 def heatmap(figure: FigureBase, table: ScoreTable, method: str, *, small: bool = False) -> None:
     """Draw scores as blocks × components: one row a component type, one column a block."""
     scores = table.by(method)
-    rows = list(dict.fromkeys(short(name) for name in scores))
-    grid = np.full((len(rows), table.architecture.depth), np.nan)
+    rows = list(dict.fromkeys(table.place(name)[1] for name in scores))
+    columns = [table.place(name)[0] or 0 for name in scores]
+    grid = np.full((len(rows), 1 + max(columns)), np.nan)
     for name, entry in scores.items():
-        grid[rows.index(short(name)), int(name.split(".")[1])] = entry.score
+        grid[rows.index(table.place(name)[1]), table.place(name)[0] or 0] = entry.score
     axes = figure.subplots()
     norm = _scale(grid)
     picture = axes.imshow(grid, cmap=SEQUENTIAL, norm=norm, aspect="auto")
@@ -54,10 +49,10 @@ def heatmap(figure: FigureBase, table: ScoreTable, method: str, *, small: bool =
 def distribution(figure: FigureBase, table: ScoreTable, method: str) -> None:
     """Draw the scores of each component type over the blocks, with the median as a bar and its value."""
     scores = table.by(method)
-    kinds = list(dict.fromkeys(short(name) for name in scores))
+    kinds = list(dict.fromkeys(table.place(name)[1] for name in scores))
     axes = figure.subplots()
     for row, kind in enumerate(kinds):
-        values = [entry.score for name, entry in scores.items() if short(name) == kind]
+        values = [entry.score for name, entry in scores.items() if table.place(name)[1] == kind]
         axes.plot(values, [row] * len(values), "o", color=ACCENT, alpha=0.45, markersize=5, markeredgewidth=0)
         median = float(np.median(values))
         axes.plot([median, median], [row - 0.3, row + 0.3], color=INK, linewidth=1.6)
@@ -70,7 +65,7 @@ def distribution(figure: FigureBase, table: ScoreTable, method: str) -> None:
     light(axes)
 
 
-def ranking(figure: FigureBase, table: ScoreTable, method: str) -> None:
+def ranking(figure: FigureBase, table: ScoreTable, method: str, memory: Mapping[str, int]) -> None:
     """Draw all components, best first: score with 95 % interval, parameters, and memory to train it alone.
 
     A grey bracket joins neighbours that the samples cannot tell apart.
@@ -96,9 +91,8 @@ def ranking(figure: FigureBase, table: ScoreTable, method: str) -> None:
     middle.set_xscale("log")
     middle.set_xlim(left=min(parameters) / 2)
     middle.set_xlabel("parameters (log scale)")
-    memory = [training_bytes(table.architecture, n, scores[n].parameters) / 2**20 for n in order]
-    right.barh(rows, memory, color="#9dc1e4", height=0.62)
-    right.set_xlabel("memory to train it alone,\nMiB at batch 1 (estimate)")
+    right.barh(rows, [memory[n] / 2**20 for n in order], color="#9dc1e4", height=0.62)
+    right.set_xlabel("memory to train it alone,\nMiB at batch 1")
     for axes in (left, middle, right):
         light(axes)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeplast.reporting.cost import training_bytes
 from edgeplast.reporting.pages import WIDTH_INCHES, Page, Section, write_page
 from edgeplast.scores import ScoreTable
 
@@ -14,35 +14,36 @@ if TYPE_CHECKING:
     from edgeplast.reporting.pages import Draw
 
 
-def score_report(table: ScoreTable, into: Path, png: Path | None = None) -> None:
+def score_report(table: ScoreTable, into: Path, png: Path | None = None, *, memory: Mapping[str, int]) -> None:
     """Write the report of a score table.
 
     Args:
         table: what ``edgeplast score`` measured.
         into: the HTML file.
         png: also a picture of the same figures, if given.
+        memory: bytes that training each scored component alone adds to inference.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
         InputError: a file cannot be written; what was there stays.
     """
-    name = table.architecture.model
+    name = table.outline.model
     page = Page(
         title=f"Scores of {name}",
         caption=f"Scores of {name} by {table.method}",
         facts=_facts(table),
         notes=table.notes,
-        sections=lambda: _sections(table),
-        appendix=_numbers(table),
+        sections=lambda: _sections(table, memory),
+        appendix=_numbers(table, memory),
     )
     write_page(page, into, png)
 
 
-def _sections(table: ScoreTable) -> list[Section]:
+def _sections(table: ScoreTable, memory: Mapping[str, int]) -> list[Section]:
     """Return what is drawn, from the heatmap to the agreement of methods."""
     from edgeplast.reporting import score_figures as figures
 
-    main, rows = table.method, len({figures.short(name) for name in table.components})
+    main, rows = table.method, len({table.place(name)[1] for name in table.components})
     sections: list[Section] = [
         Section(
             "Blocks × components",
@@ -57,10 +58,10 @@ def _sections(table: ScoreTable) -> list[Section]:
         Section(
             "Ranking, and what training costs",
             "Dots are scores with 95 % intervals; a grey bracket joins neighbours that the samples cannot tell "
-            "apart. Memory is an estimate for training that component alone in float32 with AdamW, without "
+            "apart. Memory is what training that component alone adds to inference of one image, with AdamW, without "
             "recomputation: activations of its own and all later blocks, gradients and optimizer state. Early "
             "blocks cost more than late ones because a gradient must travel back to them.",
-            [(WIDTH_INCHES, 1.0 + 0.17 * len(table.components), lambda f: figures.ranking(f, table, main))],
+            [(WIDTH_INCHES, 1.0 + 0.17 * len(table.components), lambda f: figures.ranking(f, table, main, memory))],
         ),
     ]
     if table.others:
@@ -94,13 +95,15 @@ def _small(table: ScoreTable, method: str) -> Draw:
 
 
 def _facts(table: ScoreTable) -> list[tuple[str, str]]:
-    size, order = table.architecture, table.ranking()
+    outline, order = table.outline, table.ranking()
+    channels, height, width = outline.input_shape
     samples = max((entry.samples for entry in table.components.values()), default=0)
     return [
         ("score", table.method),
         (
             "model",
-            f"{size.depth} blocks, width {size.width}, {size.tokens} tokens at {_times(size.image_size)} pixels",
+            f"{len(outline.components)} components in {outline.blocks} blocks, "
+            f"{sum(c.size for c in outline.components):,} parameters, images of {channels} × {height} × {width}",
         ),
         (
             "data",
@@ -113,7 +116,7 @@ def _facts(table: ScoreTable) -> list[tuple[str, str]]:
     ]
 
 
-def _numbers(table: ScoreTable) -> str:
+def _numbers(table: ScoreTable, memory: Mapping[str, int]) -> str:
     """Return every number of the report as a table that is folded away."""
     heads = "".join(f"<th>{html.escape(method)}</th>" for method in table.methods)
     names = list(dict.fromkeys(name for method in table.methods for name in table.by(method)))
@@ -121,18 +124,15 @@ def _numbers(table: ScoreTable) -> str:
     for name in names:
         entries = [table.by(method).get(name) for method in table.methods]
         parameters = next(entry.parameters for entry in entries if entry is not None)
-        memory = training_bytes(table.architecture, name, parameters) / 2**20
         cells = "".join(
             "<td>–</td>" if e is None else f"<td>{e.score:.4g} <small>± {e.standard_error:.2g}</small></td>"
             for e in entries
         )
-        rows.append(f"<tr><th>{html.escape(name)}</th><td>{parameters:,}</td><td>{memory:.1f}</td>{cells}</tr>")
+        rows.append(
+            f"<tr><th>{html.escape(name)}</th><td>{parameters:,}</td><td>{memory[name] / 2**20:.1f}</td>{cells}</tr>"
+        )
     return (
         "<section><details><summary>All numbers (score ± standard error)</summary><div class=wide><table class=numbers>"
         f"<tr><th>component</th><th>parameters</th><th>MiB to train</th>{heads}</tr>{''.join(rows)}</table></div>"
         "</details></section>"
     )
-
-
-def _times(size: tuple[int, int]) -> str:
-    return f"{size[0]}×{size[1]}"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from edgeplast.errors import UsageError, one_of
-from edgeplast.models import describe
+from edgeplast.models import check_family
+from edgeplast.outline import Outline
 from edgeplast.progress import Progress, silent
+from edgeplast.recorded_graph import RecordedGraph
 from edgeplast.scores import DEFAULT_METHOD, ComponentScore, ScoreTable
 from edgeplast.scoring.anatomy import parts_of
 from edgeplast.scoring.examples import Examples
@@ -26,6 +28,7 @@ __all__ = ["METHODS", "Examples", "Method", "score"]
 def score(
     model: torch.nn.Module,
     images: Examples,
+    outlined: Callable[[], tuple[Outline, RecordedGraph]],
     *,
     method: str = DEFAULT_METHOD,
     others: Sequence[str] = (),
@@ -44,6 +47,7 @@ def score(
     Args:
         model: a model of the family (:func:`edgeplast.models.load_model`).
         images: preprocessed pictures of the data to adapt to.
+        outlined: gives the model's outline and forward graph, which go into the table; called when all is scored.
         method: what ``components`` of the table holds; one of :data:`METHODS`.
         others: further methods to measure on the same pictures.
         reference: pictures of the source domain; pairs then take one of each.
@@ -70,7 +74,7 @@ def score(
         raise UsageError(
             f"Granularity 'branch' exists for the method plasticity-branch alone; given: {', '.join(names)}."
         )
-    architecture = describe(model)
+    check_family(model)
     seconds: dict[str, float] = {}
     tables: dict[str, dict[str, ComponentScore]] = {}
     with torchrun_group(), prepared(model, choose_device(device)) as ready:
@@ -80,11 +84,13 @@ def score(
             start = time.perf_counter()
             tables[name] = _entries(METHODS[name].function(job), sizes)
             seconds[name] = time.perf_counter() - start
+    outline, graph = outlined()
     return ScoreTable(
         method=method,
         components=tables.pop(method),
         others=tables,
-        architecture=architecture,
+        outline=outline,
+        graph=graph,
         classes=tuple(images.classes),
         seconds=seconds,
         notes=tuple(job.notes),

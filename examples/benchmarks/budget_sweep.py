@@ -44,30 +44,12 @@ MB = 1_000_000
 
 def make_bundle(model: str, train: str, into: Path, checkpoint: Path | None) -> Bundle:
     """Export a model with a plan that is made by name, so that no images are needed."""
-    from edgeplast.components import HEAD, all_components, select
-    from edgeplast.models import describe
-    from edgeplast.plans import Plan, PlannedComponent
+    from edgeplast.plans import plan_by_names
+    from edgeplast_exporters.outlining import outlined
 
     network = with_classes(load_model(model, checkpoint=checkpoint), len(CLASSES))
-    size = describe(network, model)
-    chosen = {*select(train, size.depth), HEAD}
-    components = {
-        name: PlannedComponent(
-            trainable=name in chosen,
-            parameters=size.parameters.get(name, 0),
-            weight_bits=32 if name in chosen else 8,
-        )
-        for name in all_components(size.depth)
-    }
-    plan = Plan(
-        architecture=size,
-        components=components,
-        strategy="names",
-        budget=edgeplast.Budget(),
-        batch_size=16,
-        micro_batch_size=4,
-        classes=CLASSES,
-    )
+    outline = outlined(network, model)[0]
+    plan = plan_by_names(outline, train, micro_batch_size=4, classes=CLASSES)
     return edgeplast.export(network, plan, into=into, keep_head=True)
 
 

@@ -146,24 +146,14 @@ def _export(model: str, arguments: argparse.Namespace, into: Path) -> Any:
     import torch
 
     from edgeplast import verbs
-    from edgeplast.budget import Budget
-    from edgeplast.components import HEAD, all_components, select
-    from edgeplast.models import describe, import_timm
-    from edgeplast.plans import Plan, PlannedComponent
+    from edgeplast.models import import_timm
+    from edgeplast.plans import plan_by_names
+    from edgeplast_exporters.outlining import outlined
 
     torch.manual_seed(0)
     network = import_timm().create_model(model, num_classes=len(CLASSES)).eval()
-    architecture = describe(network, model)
-    trained = {*select(arguments.train, architecture.depth), HEAD}
-    components = {
-        name: PlannedComponent(
-            trainable=name in trained,
-            parameters=architecture.parameters[name],
-            weight_bits=32 if name in trained else arguments.weight_bits,
-        )
-        for name in all_components(architecture.depth)
-    }
-    plan = Plan(architecture=architecture, components=components, strategy="names", budget=Budget(), classes=CLASSES)
+    outline = outlined(network, model)[0]
+    plan = plan_by_names(outline, arguments.train, weight_bits=arguments.weight_bits, classes=CLASSES)
     return verbs.export(network, plan, into=into, keep_head=True)
 
 

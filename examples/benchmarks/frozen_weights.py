@@ -95,39 +95,38 @@ def _measure(arguments: argparse.Namespace, choice: tuple[str, ...], bundle: Pat
 
 def _before(arguments: argparse.Namespace, choice: tuple[str, ...], exported: Path) -> dict[str, float]:
     """Compare a bundle with those bits, the checkpoint's head kept and the rest frozen, with float32 on test images."""
+    import msgspec
     import numpy as np
 
     from edgeplast import verbs
-    from edgeplast.budget import Budget
     from edgeplast.bundle import Bundle
-    from edgeplast.components import HEAD, all_components
-    from edgeplast.models import describe, load_model, preprocessing_of
-    from edgeplast.plans import Plan, PlannedComponent
+    from edgeplast.models import load_model, preprocessing_of
+    from edgeplast.plans import plan_by_names
+    from edgeplast.prepared_images import PreparedImages
     from edgeplast_devices.images import open_images
     from edgeplast_devices.runtime import EvaluationSession
     from edgeplast_devices.weights import read_trainable
+    from edgeplast_exporters.outlining import outlined
 
     model = load_model(arguments.model, checkpoint=arguments.checkpoint)
-    architecture = describe(model, arguments.model)
+    outline = outlined(model, arguments.model)[0]
     stored = Bundle.open(exported).manifest.plan.components
     computed = dict(zip(choice[::2], choice[1::2], strict=True)).get("--frozen-compute", "fp32")
     how = preprocessing_of(model)
-    tests = verbs.PreparedImages(open_images(arguments.data, "test"), how)
+    tests = PreparedImages(open_images(arguments.data, "test"), how)
     images = [tests.tensor(i) for i in range(min(len(tests), _TEST_IMAGES))]
     found = []
     for rounding, compute in ((False, "fp32"), (True, computed)):
-        components = {
-            name: PlannedComponent(
-                trainable=name == HEAD,
-                parameters=architecture.parameters[name],
-                weight_bits=stored[name].weight_bits if rounding and name != HEAD else 32,
-            )
-            for name in all_components(architecture.depth)
-        }
-        plan = Plan(architecture=architecture, components=components, strategy="names", budget=Budget())
+        plan = plan_by_names(outline, "", weight_bits=32)
+        if rounding:
+            frozen = {
+                n: msgspec.structs.replace(c, weight_bits=stored[n].weight_bits) for n, c in plan.components.items()
+            }
+            head = {name: plan.components[name] for name in outline.head}
+            plan = msgspec.structs.replace(plan, components=frozen | head)
         with tempfile.TemporaryDirectory() as folder:
             bundle = verbs.export(
-                model, plan, into=Path(folder) / "b", classes=[str(i) for i in range(architecture.classes)],
+                model, plan, into=Path(folder) / "b", classes=[str(i) for i in range(outline.classes)],
                 keep_head=True, frozen_compute=compute, images=arguments.data,  # type: ignore[arg-type]
             )  # fmt: skip
             session = EvaluationSession(bundle.path / "evaluate.onnx", read_trainable(bundle), os.cpu_count() or 1)

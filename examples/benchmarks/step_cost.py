@@ -145,39 +145,27 @@ def _timed(step, arguments: argparse.Namespace) -> dict[str, float]:  # type: ig
 
 
 def _model(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
-    """Return the model with a head for seven classes, and the names of the parameters to train."""
-    from edgeplast.components import HEAD, component_of, select
-    from edgeplast.models import describe, import_timm, load_model, with_classes
+    """Return the model with a head for seven classes, a plan, and the names of the parameters to train."""
+    from edgeplast.models import import_timm, load_model, with_classes
+    from edgeplast.plans import plan_by_names
+    from edgeplast_exporters.outlining import outlined
 
     if arguments.checkpoint:
         model = with_classes(load_model(arguments.model, checkpoint=arguments.checkpoint), 7)
     else:
         model = import_timm().create_model(arguments.model, num_classes=7).eval()
-    chosen = {*select(arguments.train, describe(model).depth), HEAD}
-    return model, [name for name, _ in model.named_parameters() if component_of(name) in chosen]
+    outline = outlined(model, arguments.model)[0]
+    plan = plan_by_names(outline, arguments.train, weight_bits=arguments.weight_bits)
+    return model, plan, [name for c in outline.components if c.name in plan.trainable for name in c.parameters]
 
 
 def _prepare_edgeplast(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     import numpy as np
 
-    from edgeplast.budget import Budget
-    from edgeplast.components import all_components, component_of
-    from edgeplast.models import describe, preprocessing_of
-    from edgeplast.plans import Plan, PlannedComponent
+    from edgeplast.models import preprocessing_of
     from edgeplast_exporters import export
 
-    model, names = _model(arguments)
-    architecture = describe(model, arguments.model)
-    trained = {component_of(name) for name in names}
-    components = {
-        name: PlannedComponent(
-            trainable=name in trained,
-            parameters=architecture.parameters[name],
-            weight_bits=32 if name in trained else arguments.weight_bits,
-        )
-        for name in all_components(architecture.depth)
-    }
-    plan = Plan(architecture=architecture, components=components, strategy="names", budget=Budget())
+    model, plan, _ = _model(arguments)
     noise = np.random.default_rng(0).standard_normal((8, 3, *model.patch_embed.img_size), dtype=np.float32)
     export(
         model, plan, into=folder / "bundle", classes=[str(i) for i in range(7)],
@@ -194,7 +182,7 @@ def _prepare_artifacts(arguments: argparse.Namespace, folder: Path) -> dict[str,
     from edgeplast.quiet_runtime import import_quietly
 
     artifacts = import_quietly("training.artifacts")
-    model, names = _model(arguments)
+    model, _, names = _model(arguments)
     for block in model.blocks:
         block.attn.fused_attn = False
     path = folder / "forward.onnx"
@@ -228,7 +216,7 @@ def _pytorch(arguments: argparse.Namespace, checkpointing: bool) -> dict[str, fl
     import torch
 
     torch.set_num_threads(arguments.threads)
-    model, names = _model(arguments)
+    model, _, names = _model(arguments)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in set(names))
     if checkpointing:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from edgeplast.components import EMBED, HEAD, NORM, block_of
 from edgeplast.plans import Plan
 
 
@@ -12,13 +11,14 @@ def tier_components(plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
     Memory is decided by how deep the gradient goes, so tiers cut off the deepest part: half and a quarter of
     the planned blocks counted from the output, then the head alone. Sets that are equal appear once.
     """
-    blocks = sorted({b for name in plan.trainable if (b := block_of(name)) is not None})
+    parts = {c.name: c for c in plan.outline.components}
+    blocks = sorted({b for name in plan.trainable if (b := parts[name].block) is not None})
     tiers: list[tuple[str, tuple[str, ...]]] = [("full", plan.trainable)]
     for name, share in (("half", 2), ("quarter", 4)):
         kept = set(blocks[len(blocks) - len(blocks) // share :]) if blocks else set()
         if kept:
             tiers.append((name, _within(plan, kept)))
-    tiers.append(("head", tuple(name for name in plan.trainable if name == HEAD)))
+    tiers.append(("head", tuple(name for name in plan.trainable if parts[name].role == "head")))
     distinct: list[tuple[str, tuple[str, ...]]] = []
     for name, components in tiers:
         if components not in [c for _, c in distinct]:
@@ -27,6 +27,5 @@ def tier_components(plan: Plan) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def _within(plan: Plan, blocks: set[int]) -> tuple[str, ...]:
-    return tuple(
-        name for name in plan.trainable if name in (NORM, HEAD) or (name != EMBED and block_of(name) in blocks)
-    )
+    parts = {c.name: c for c in plan.outline.components}
+    return tuple(name for name in plan.trainable if parts[name].role in ("norm", "head") or parts[name].block in blocks)

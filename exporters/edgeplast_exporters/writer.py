@@ -26,12 +26,12 @@ from edgeplast.bundle import (
     TrainingGraph,
     describe_file,
 )
-from edgeplast.components import HEAD
+from edgeplast.components import component_of
 from edgeplast.errors import InputError
 from edgeplast.footprint import Footprint
 from edgeplast.graphs.graph import Graph
-from edgeplast.graphs.measures.arena import arena_lines
 from edgeplast.graphs.measures.flops import flops_per_image
+from edgeplast.graphs.measures.footprints import footprint_of
 from edgeplast.graphs.measures.liveness import transient_lines
 from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import check_finite, describe
@@ -41,9 +41,9 @@ from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.recomputation import RECOMPUTE, Recompute
 from edgeplast.units import format_bytes
-from edgeplast_exporters.capture import Captured, capture
-from edgeplast_exporters.capture.parity import check_parity
+from edgeplast_exporters.forward import forward_graph, stored_parameters
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
+from edgeplast_exporters.parity import check_forward
 from edgeplast_exporters.storing import FrozenCompute, FrozenStorage, store_frozen
 from edgeplast_exporters.tiers import tier_components
 from edgeplast_exporters.training import promote, training_graph
@@ -87,38 +87,20 @@ def export(
         InputError: plan and model do not fit each other, or a part of the model cannot be exported.
     """
     refuse_existing(into, force=force)
-    architecture = describe(model, plan.architecture.model)
+    architecture = describe(model, plan.outline.model)
     _check_fit(plan, architecture, classes)
     check_finite(model)
     progress("checking the graph against torch", 0, 1)
-    captured = capture(model, (len(preprocessing.mean), *preprocessing.image_size), name=architecture.model)
-    check_parity(model, captured)
+    check_forward(model)
     progress("checking the graph against torch", 1, 1)
-    return write_bundle(
-        captured, plan, into=into, classes=classes, preprocessing=preprocessing, frozen_compute=frozen_compute,
-        images=images, force=force, progress=progress,
-    )  # fmt: skip
-
-
-def write_bundle(
-    captured: Captured,
-    plan: Plan,
-    *,
-    into: Path,
-    classes: Sequence[str],
-    preprocessing: Preprocessing,
-    frozen_compute: FrozenCompute = "fp32",
-    images: Sequence[np.ndarray] = (),
-    force: bool = False,
-    progress: Progress = silent,
-) -> Bundle:
-    """Write the bundle of a model that is captured and proven; see :func:`export`."""
-    forward, model = captured.graph, captured.outline.model
-    _check_names(plan, captured)
-    trainable = [name for name, owner in captured.owner.items() if plan.components[owner].trainable]
+    forward = forward_graph(model)
+    parameters = stored_parameters(model)
+    trainable = [name for name in parameters if plan.components[component_of(name)].trainable]
     _check_size(forward)
     promoted = promote(forward, trainable)
-    frozen = store_frozen(captured, promoted, plan, frozen_compute=frozen_compute, images=images, progress=progress)
+    frozen = store_frozen(
+        forward, promoted, parameters, plan, frozen_compute=frozen_compute, images=images, progress=progress
+    )
     parameters = frozen.parameters
     plan = msgspec.structs.replace(plan, notes=(*plan.notes, *frozen.notes))
     stored = frozen.described(trainable)
@@ -128,11 +110,11 @@ def write_bundle(
         writing = _GraphWriter(folder, frozen, _count(parameters, trainable))
         evaluation = writing.write(promoted, EVALUATION_GRAPH)
         (folder / DEPLOYMENT_GRAPH).write_bytes(
-            to_onnx(frozen.deployable(forward), model, dict.fromkeys(forward.weights), plain=True)
+            to_onnx(frozen.deployable(forward), architecture.model, dict.fromkeys(forward.weights), plain=True)
         )
-        tiers = _write_tiers(writing, promoted, plan, captured.owner, progress)
+        tiers = _write_tiers(writing, promoted, plan, parameters, progress)
         manifest = Manifest(
-            model=model,
+            model=architecture.model,
             classes=tuple(classes),
             preprocessing=preprocessing,
             plan=plan,
@@ -158,23 +140,22 @@ class _GraphWriter:
         quantized = self.frozen.reading(graph)
         data = to_onnx(quantized, Path(file).stem, safetensors_layout(self.folder / FROZEN))
         (self.folder / file).write_bytes(data)
-        return Footprint(
-            transient=arena_lines(quantized),
-            frozen_bytes=sum(quantized.values[name].bytes for name in quantized.weights),
+        return footprint_of(
+            quantized,
+            graph_bytes=len(data),
             trained_parameters=trained_parameters,
             held_parameters=self.held_parameters,
-            graph_bytes=len(data),
         )
 
 
 def _write_tiers(
-    writing: _GraphWriter, promoted: Graph, plan: Plan, owner: dict[str, str], progress: Progress
+    writing: _GraphWriter, promoted: Graph, plan: Plan, parameters: dict[str, np.ndarray], progress: Progress
 ) -> list[Tier]:
     tiers = []
     chosen = tier_components(plan)
     for done, (tier, components) in enumerate(chosen):
         progress("writing training graphs", done, len(chosen))
-        names = [name for name, component in owner.items() if component in components]
+        names = [name for name in parameters if component_of(name) in components]
         kept = training_graph(promoted, names)
         variants: dict[Recompute, Graph] = {"none": kept}
         for how in RECOMPUTE[1:]:
@@ -184,7 +165,7 @@ def _write_tiers(
         graphs = [
             TrainingGraph(
                 file=(file := f"train-{tier}{_SUFFIX[how]}.onnx"),
-                footprint=writing.write(graph, file, _count(writing.frozen.parameters, names)),
+                footprint=writing.write(graph, file, _count(parameters, names)),
                 recompute=how,
                 step_flops=flops_per_image(graph),
             )
@@ -206,28 +187,19 @@ def _check_fit(plan: Plan, architecture: Architecture, classes: Sequence[str]) -
             f"The model's head has {architecture.classes} outputs but {len(classes)} classes were named. "
             "Give it a new head (edgeplast.models.with_classes), or name as many classes."
         )
-    made_for = f"The plan was made for another model ({plan.architecture.model})"
-    if plan.architecture.depth != architecture.depth:
+    made_for = f"The plan was made for another model ({plan.outline.model})"
+    if plan.outline.blocks != architecture.depth:
         raise InputError(
-            f"{made_for}: its depth is {plan.architecture.depth} blocks, and {architecture.depth} here. "
+            f"{made_for}: its depth is {plan.outline.blocks} blocks, and {architecture.depth} here. "
             "Score and plan this model."
         )
     for name, component in plan.components.items():
-        here = architecture.parameters.get(name, 0)
-        if name != HEAD and component.parameters != here:
+        here = architecture.parameters.get(name, component.parameters)
+        if name not in plan.outline.head and component.parameters != here:
             raise InputError(
                 f"{made_for}: {name} has {component.parameters} parameters there and {here} here. "
                 "Score and plan this model."
             )
-
-
-def _check_names(plan: Plan, captured: Captured) -> None:
-    unplanned = [name for name in captured.outline.names if name not in plan.components]
-    if unplanned:
-        raise InputError(
-            f"The plan says nothing of {', '.join(unplanned[:5])}{' …' if len(unplanned) > 5 else ''}: it was made for "
-            "another model. Score and plan this one."
-        )
 
 
 def _check_size(forward: Graph) -> None:

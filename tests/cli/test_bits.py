@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from small_models import small_vit
 from typer.testing import CliRunner
+from vit_graphs import vit
 
 from edgeplast.bundle import Bundle
 from edgeplast.cli.app import app
@@ -15,32 +16,33 @@ from edgeplast.errors import UsageError
 
 pytest.importorskip("torch", reason="exporting needs it")
 
+OUTLINE = vit(width=32, depth=3, heads=2, image=32, patch=8)[0]
 MODEL = ("vit_tiny_patch16_224", "--model-kwargs")
 KWARGS = '{"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}'
 
 
 def test_one_number_is_for_all() -> None:
-    assert weight_bits_of("4", 3) == (4, {})
+    assert weight_bits_of("4", OUTLINE) == (4, {})
 
 
 def test_named_components_differ_and_the_last_word_counts() -> None:
-    overall, named = weight_bits_of("8, fc1=4, attn:0-1=32, blocks.1.fc1=32", 3)
+    overall, named = weight_bits_of("8, fc1=4, attn:0-1=32, blocks.1.fc1=32", OUTLINE)
     assert overall == 8
     assert named == {
         "blocks.0.fc1": 4, "blocks.1.fc1": 32, "blocks.2.fc1": 4, "blocks.0.attn": 32, "blocks.1.attn": 32,
     }  # fmt: skip
-    assert weight_bits_of("blocks.2.fc2=4", 3) == (8, {"blocks.2.fc2": 4})
+    assert weight_bits_of("blocks.2.fc2=4", OUTLINE) == (8, {"blocks.2.fc2": 4})
 
 
 @pytest.mark.parametrize("given", ["7", "fc1", "fc1=5", "fc1=", "8.0"])
 def test_what_cannot_be_read(given: str) -> None:
     with pytest.raises(UsageError, match=r"--weight-bits.*cannot be read.*8,fc1=4"):
-        weight_bits_of(given, 3)
+        weight_bits_of(given, OUTLINE)
 
 
 def test_a_component_that_is_not_there() -> None:
     with pytest.raises(UsageError, match=r"blocks\.9\.fc1"):
-        weight_bits_of("8,blocks.9.fc1=4", 3)
+        weight_bits_of("8,blocks.9.fc1=4", OUTLINE)
 
 
 @pytest.fixture(scope="module")
@@ -121,4 +123,4 @@ def test_options_that_do_not_go_with_auto(checkpoint: Path, tmp_path: Path, word
 
 def test_auto_is_for_export_alone() -> None:
     with pytest.raises(UsageError, match=r"measured on the model.*goes with export"):
-        weight_bits_of("auto", 3)
+        weight_bits_of("auto", OUTLINE)

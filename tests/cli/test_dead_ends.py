@@ -14,6 +14,7 @@ from edgeplast.bundle import MANIFEST, Bundle
 from edgeplast.cli.app import run
 from edgeplast.errors import InputError, UsageError
 from edgeplast.files import possible
+from edgeplast.plans import Plan
 from edgeplast_devices.device_profiles import read_profile
 from edgeplast_devices.options import Interval
 from edgeplast_devices.predicting import Classifier
@@ -135,18 +136,29 @@ def test_metadata_of_a_model_that_cannot_be(
 
 
 def test_a_score_table_without_a_component(bundle: Bundle, tmp_path: Path, said: Callable) -> None:
-    architecture = json.loads((bundle.path / MANIFEST).read_text())["plan"]["architecture"]
-    missing = architecture["parameters"].pop("blocks.1.attn")
-    score = {"score": 1.0, "parameters": missing}
+    outline = json.loads((bundle.path / MANIFEST).read_text())["plan"]["outline"]
+    outline["components"] = [c for c in outline["components"] if c["name"] != "blocks.1.attn"]
+    score = {"score": 1.0, "parameters": 1}
     table = {
-        "format_version": 1,
+        "format_version": 2,
         "method": "plasticity",
         "components": {"blocks.0.attn": score},
-        "architecture": architecture,
+        "outline": outline,
     }
     (tmp_path / "scores.json").write_text(json.dumps(table))
     code, message = said("plan", tmp_path / "scores.json", "-o", tmp_path / "plan.json")
-    assert code == 3 and "The architecture says nothing of blocks.1.attn" in message
+    assert code == 3 and "components that the model has not: blocks.1.attn" in message
+
+
+def test_records_of_the_old_format_say_how_to_make_new_ones(tmp_path: Path, said: Callable) -> None:
+    old = tmp_path / "old.json"
+    old.write_text('{"format_version": 1, "architecture": {"model": "x"}, "components": {}}')
+    code, message = said("plan", old)
+    assert code == 3 and "has format 1; this edgeplast reads 2" in message and "edgeplast score MODEL" in message
+    with pytest.raises(
+        InputError, match=r"has format 1; this edgeplast reads 2\. Make it again: edgeplast score MODEL"
+    ):
+        Plan.read(old)
 
 
 SHOWING: list[Callable[[Any], tuple]] = [

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from torch import nn
 
-from edgeplast.models import describe
+from edgeplast.graphs.recording import recorded
 from edgeplast.scores import ComponentScore, ScoreTable
+from edgeplast_exporters.outlining import outlined
 
 
 class Noise:
@@ -27,14 +28,11 @@ class Noise:
 
 def table(model: nn.Module, scores: Mapping[str, float]) -> ScoreTable:
     """Scores of 1 for every component but those named; what is None has no score."""
-    architecture = describe(model)
-    given = {
-        f"blocks.{i}.{kind}": scores.get(f"blocks.{i}.{kind}", 1.0)
-        for i in range(architecture.depth)
-        for kind in ("norm1", "attn", "norm2", "fc1", "fc2")
-    } | dict(scores)
+    outline, graph = outlined(model)
+    given = {c.name: scores.get(c.name, 1.0) for c in outline.components if c.role == "inner"} | dict(scores)
     return ScoreTable(
         method="by hand",
         components={n: ComponentScore(score=s, parameters=1) for n, s in given.items() if s is not None},
-        architecture=architecture,
+        outline=outline,
+        graph=recorded(graph),
     )

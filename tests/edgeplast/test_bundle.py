@@ -16,8 +16,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgeplast.architecture import Architecture
-from edgeplast.budget import Budget
 from edgeplast.bundle import (
     DEPLOYMENT_GRAPH,
     EVALUATION_GRAPH,
@@ -32,28 +30,25 @@ from edgeplast.bundle import (
     TrainingGraph,
     describe_file,
 )
-from edgeplast.components import all_components
 from edgeplast.errors import DamagedError, EdgeplastError, InputError
 from edgeplast.footprint import Footprint, MemoryLine
-from edgeplast.plans import Plan, PlannedComponent
+from edgeplast.outline import Component, Outline
+from edgeplast.plans import plan_by_names
 from edgeplast.preprocessing import Preprocessing
 
 FILES = (FROZEN, TRAINABLE, EVALUATION_GRAPH, DEPLOYMENT_GRAPH, "train-full.onnx")
 
 
 def manifest_of(folder: Path) -> Manifest:
-    architecture = Architecture(
+    outline = Outline(
         model="tiny",
-        image_size=(16, 16),
-        tokens=5,
-        width=8,
-        depth=1,
-        heads=(2,),
-        mlp_width=(32,),
+        input_shape=(3, 16, 16),
         classes=2,
-        parameters={"head": 18},
+        components=(
+            Component(name="norm", kind="norm", role="norm", block=None, parameters={"norm.weight": (8,)}),
+            Component(name="head", kind="head", role="head", block=None, parameters={"head.weight": (2, 8)}),
+        ),
     )
-    components = {name: PlannedComponent(trainable=name == "head", parameters=18) for name in all_components(1)}
     footprint = Footprint(
         transient=(MemoryLine(10, 20),), frozen_bytes=1, trained_parameters=18, held_parameters=18, graph_bytes=5
     )
@@ -61,7 +56,7 @@ def manifest_of(folder: Path) -> Manifest:
         model="tiny",
         classes=("cat", "dog"),
         preprocessing=Preprocessing(image_size=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3),
-        plan=Plan(architecture=architecture, components=components, strategy="names", budget=Budget()),
+        plan=plan_by_names(outline, "head"),
         parameters={"head.weight": StoredParameter(component="head", shape=(2, 8), trainable=True)},
         tiers=(
             Tier(
@@ -234,8 +229,14 @@ def test_a_bundle_reached_through_a_link_opens(bundle: Path) -> None:
 
 
 def test_a_newer_format_asks_for_an_upgrade(bundle: Path) -> None:
-    edit(bundle, lambda content: content.update(format_version=2, something_new=True))
-    with pytest.raises(InputError, match=r"has format 2.*pip install --upgrade edgeplast"):
+    edit(bundle, lambda content: content.update(format_version=3, something_new=True))
+    with pytest.raises(InputError, match=r"has format 3.*pip install --upgrade edgeplast"):
+        Bundle.open(bundle)
+
+
+def test_an_older_format_says_how_to_make_a_new_one(bundle: Path) -> None:
+    edit(bundle, lambda content: content.update(format_version=1, plan={"architecture": {}}))
+    with pytest.raises(InputError, match=r"has format 1; this edgeplast reads 2\. Export the bundle again: edgeplast"):
         Bundle.open(bundle)
 
 
@@ -253,7 +254,7 @@ def test_a_folder_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '"text"', "{}", '{"format_version": 1}', '{"format_version": "1"}', "\x00\xff"]
+    "text", ["", "{", "[]", "null", '"text"', "{}", '{"format_version": 2}', '{"format_version": "1"}', "\x00\xff"]
 )
 def test_a_manifest_that_is_none_is_damage(bundle: Path, text: str) -> None:
     (bundle / MANIFEST).write_bytes(text.encode("latin-1"))
@@ -430,7 +431,7 @@ class TestCopies:
         (lambda c: c["parameters"]["head.weight"].update(shape=[0]), "Expected `int` >= 1"),
         (lambda c: c["parameters"]["head.weight"].update(weight_bits=3), "32, 8 or 4 bits"),
         (lambda c: c["preprocessing"].update(image_size=[10**6, 16]), "Expected `int` <= 8192"),
-        (lambda c: c["plan"]["architecture"].update(depth=10**15), "blocks"),
+        (lambda c: c["plan"]["outline"].update(components=[]), "no head"),
         (lambda c: c.update(classes=[f"{i}" * 1000 for i in range(9)] * 2), "two or more different class names"),
     ],
 )
@@ -457,7 +458,7 @@ def test_a_manifest_of_a_hundred_megabytes_is_not_read(bundle: Path) -> None:
 def test_what_the_largest_manifest_holds_costs_little_memory(bundle: Path, filler: str) -> None:
     """Typed fields refuse what does not belong into them before it grows to many times its size."""
     for key in ("classes", "tiers", "files", "unknown"):
-        head = f'{{"format_version":1,"{key}":['.encode()
+        head = f'{{"format_version":2,"{key}":['.encode()
         (bundle / MANIFEST).write_bytes(head + filler.encode() * (((4 << 20) - 100) // len(filler)) + b"0]}")
         tracemalloc.start()
         damage(bundle)

@@ -9,14 +9,11 @@ from itertools import chain, combinations, pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planning_models import MIB, architecture, small, table, workload
+from planning_models import MIB, Model, architecture, block_components, conv_net, small, table, workload
 
-from edgeplast.architecture import Architecture
 from edgeplast.budget import Budget
-from edgeplast.components import block_components, block_of
-from edgeplast.errors import BudgetError
 from edgeplast.planning import plan
-from edgeplast.planning.choosing import FRONT, candidates
+from edgeplast.planning.choosing import FRONT, candidates, subsets_of
 from edgeplast.planning.estimating import Estimate, micro_batches
 from edgeplast.plans import Plan
 from edgeplast.recomputation import RECOMPUTE
@@ -36,7 +33,7 @@ def score_of(made: Plan) -> float:
 
 @cache
 def every_way(arch_key: int, names: tuple[str, ...]) -> list[tuple[frozenset[str], Estimate]]:
-    w = workload(ARCHITECTURES[arch_key], batch_size=BATCH)
+    w = workload(MODELS[arch_key], batch_size=BATCH)
     subsets = chain.from_iterable(combinations(names, n) for n in range(len(names) + 1))
     return [
         (frozenset(subset), w.estimate({*subset, "norm", "head"}, size, recompute))
@@ -46,7 +43,7 @@ def every_way(arch_key: int, names: tuple[str, ...]) -> list[tuple[frozenset[str
     ]
 
 
-ARCHITECTURES: list[Architecture] = [small(), small(**WIDE), small(**WIDE, prefix=0)]
+MODELS: list[Model] = [small(), small(**WIDE), small(**WIDE, prefix=0)]
 
 
 def brute_force(arch_key: int, scores: dict[str, float], budget: Budget) -> float:
@@ -67,30 +64,36 @@ def between(arch_key: int, scores: dict[str, float], part: str, where: float) ->
     return lowest + where * (max(values) - lowest)
 
 
-@settings(max_examples=50, deadline=None)
+def searched(arch_key: int, scores: dict[str, float], budget: Budget, *, limited: bool = False) -> float | None:
+    """The score of what the search finds."""
+    w = workload(MODELS[arch_key], batch_size=BATCH)
+    found = candidates(w, scores, micro_batches(BATCH), limited=limited)
+    best = found.best(budget)
+    return None if best is None else float(found.score[best])
+
+
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2), scored, st.floats(0, 1))
 def test_the_choice_is_the_best_of_all_under_a_memory_limit(arch_key, scores, where):
-    budget = Budget(memory_bytes=round(between(arch_key, scores, "peak_bytes", where)) + 1)
-    made = plan(table(ARCHITECTURES[arch_key], scores), budget, batch_size=BATCH)
-    assert score_of(made) == pytest.approx(brute_force(arch_key, scores, budget))
+    budget = Budget(memory_bytes=round(between(arch_key, scores, "peak_bytes", where)) + 2)
+    assert searched(arch_key, scores, budget) == pytest.approx(brute_force(arch_key, scores, budget))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2), scored, st.floats(0.3, 1), st.floats(0.3, 1), st.floats(0.3, 1))
 def test_under_three_limits_at_once_at_most_a_twentieth_of_the_score_is_missed(arch_key, scores, memory, time, disk):
     budget = Budget(
-        memory_bytes=round(between(arch_key, scores, "peak_bytes", memory)) + 1,
+        memory_bytes=round(between(arch_key, scores, "peak_bytes", memory)) + 2,
         step_seconds=between(arch_key, scores, "step_seconds", time) * 1.0001,
-        disk_bytes=round(between(arch_key, scores, "disk_bytes", disk)) + 1,
+        disk_bytes=round(between(arch_key, scores, "disk_bytes", disk)) + 2,
     )
+    reached = searched(arch_key, scores, budget, limited=True)
     try:
         best = brute_force(arch_key, scores, budget)
     except ValueError:  # nothing fits
-        with pytest.raises(BudgetError):
-            plan(table(ARCHITECTURES[arch_key], scores), budget, batch_size=BATCH, strategy="names", train="norm,head")
+        assert reached is None
         return
-    made = plan(table(ARCHITECTURES[arch_key], scores), budget, batch_size=BATCH)
-    assert 0.95 * best <= score_of(made) <= best * (1 + 1e-9)
+    assert 0.95 * best <= reached <= best * (1 + 1e-9)
 
 
 @settings(max_examples=10, deadline=None)
@@ -99,8 +102,8 @@ def test_a_plan_stays_within_its_budget_by_its_own_estimate(mib, seconds, optimi
     arch = architecture(depth=3)
     budget = Budget(memory_bytes=mib * MIB, step_seconds=seconds)
     made = plan(table(arch), budget, optimizer=optimizer)
-    w = workload(made.architecture, optimizer=optimizer)
-    e = w.estimate(made.trainable, made.micro_batch_size, made.recompute)
+    w = workload(arch, optimizer=optimizer)
+    e = w.measured(made.trainable, made.micro_batch_size, made.recompute)
     assert made.predicted_peak_bytes == e.peak_bytes <= budget.memory_bytes
     assert seconds is None or e.step_seconds <= seconds
 
@@ -121,8 +124,8 @@ def test_search_and_estimate_agree_on_what_a_choice_costs():
     for i in range(0, len(found.score), max(1, len(found.score) // 200)):
         names = found.trained(i)
         e = w.estimate(names, int(found.micro_batch_size[i]), str(found.recompute[i]))
-        assert found.memory_bytes[i] == pytest.approx(e.peak_bytes, abs=1)
-        assert found.disk_bytes[i] == e.disk_bytes
+        assert found.memory_bytes[i] == pytest.approx(e.peak_bytes, abs=2)
+        assert found.disk_bytes[i] == pytest.approx(e.disk_bytes, abs=1)
         assert found.step_seconds[i] == pytest.approx(e.step_seconds)
         assert found.score[i] == pytest.approx(sum(scores.get(name, 0) for name in names))
 
@@ -150,7 +153,7 @@ def test_between_ways_that_train_the_same_the_fastest_is_taken():
 
 def test_what_larger_micro_batches_would_save_is_said_only_where_they_save_something():
     scores = table(architecture())
-    plans = [plan(scores, Budget(memory_bytes=mib * MIB)) for mib in range(130, 320, 10)]
+    plans = [plan(scores, Budget(memory_bytes=mib * MIB)) for mib in range(130, 320, 30)]
     notes = [note for made in plans for note in made.notes if "--micro-batch 4 would be" in note]
     assert notes and all(int(re.search(r"would be (-?\d+)% faster", note)[1]) > 0 for note in notes)
 
@@ -160,7 +163,7 @@ def test_depth_counts():
     arch = architecture()
     scores = table(arch, {"blocks.0.fc1": 1.0, "blocks.11.fc1": 0.9})
     made = plan(scores, Budget(memory_bytes=160 * MIB), micro_batch_size=16)
-    assert [block_of(name) for name in made.trainable] == [11, None, None]
+    assert made.trainable == ("blocks.11.fc1", "norm", "head")
 
 
 def test_components_without_a_positive_score_never_train():
@@ -173,12 +176,30 @@ def test_components_without_a_positive_score_never_train():
 
 
 def test_blocks_of_different_sizes_are_weighed_by_their_own_cost():
-    import msgspec
-
-    arch = architecture(depth=2)
-    narrow = msgspec.structs.replace(
-        arch, mlp_width=(768, 192), parameters={**arch.parameters, "blocks.1.fc1": 193 * 192, "blocks.1.fc2": 193 * 192}
-    )
+    narrow = architecture(depth=2, narrow={1: 1})
     scores = table(narrow, {"blocks.0.fc2": 1.0, "blocks.1.fc1": 0.6, "blocks.1.fc2": 0.6})
-    room = workload(narrow).estimate(["blocks.1.fc1", "blocks.1.fc2", "norm", "head"], 1, False).peak_bytes
+    room = workload(narrow).measured(["blocks.1.fc1", "blocks.1.fc2", "norm", "head"], 1, "none").peak_bytes
     assert plan(scores, Budget(memory_bytes=room)).trainable == ("blocks.1.fc1", "blocks.1.fc2", "norm", "head")
+
+
+@pytest.mark.parametrize("model", [conv_net(), conv_net(width=32, depth=5, image=32)])
+def test_convolutions_are_planned_too(model):
+    scores = table(model)
+    everything = plan(scores, Budget())
+    assert set(everything.trainable) == set(model[0].names) - {"stem"}
+    head = workload(model).measured(["head"], 1, "none").peak_bytes
+    less = plan(scores, Budget(memory_bytes=(everything.predicted_peak_bytes + head) // 2))
+    assert less.predicted_peak_bytes <= (everything.predicted_peak_bytes + head) // 2
+    assert plan(scores, Budget(), train="conv1:1").trainable == ("layers.1.conv1", "head")
+    assert plan(scores, Budget(), train="layers.1").trainable == ("layers.1.conv1", "layers.1.conv2", "head")
+    assert plan(scores, Budget(), strategy="last-k:1").trainable[-2:] == (f"layers.{model[0].blocks - 1}.conv2", "head")
+
+
+def test_of_many_components_of_a_unit_some_sets_are_tried():
+    names = [f"conv{i}" for i in range(20)]
+    scores = {name: float((7 * i) % 20) for i, name in enumerate(names)}
+    sets = subsets_of(names, scores)
+    assert len(sets) < 90 and len(sets) == len(set(sets))
+    assert () in sets and tuple(names) in sets and ("conv19",) in sets
+    assert all(list(chosen) == [n for n in names if n in chosen] for chosen in sets)
+    assert sorted(subsets_of(names[:2], scores)) == [(), ("conv0",), ("conv0", "conv1"), ("conv1",)]

@@ -1,49 +1,80 @@
+"""What a choice costs: walks of units against the whole graph, and against what any cost must satisfy."""
+
 from __future__ import annotations
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planning_models import architecture, small
+from planning_models import Model, architecture, conv_net, small, table, workload
 
-from edgeplast.components import all_components, select
-from edgeplast.errors import UsageError
-from edgeplast.planning import base_bytes, estimate
-from edgeplast.planning.estimating import micro_batches
-from edgeplast.planning.flops import step_seconds
-from edgeplast.planning.sizes import block_sizes, patches, pooled_tokens, with_classes
-from edgeplast.planning.weights import stored_bytes
-from edgeplast.recomputation import RECOMPUTE
+from edgeplast.budget import Budget
+from edgeplast.errors import InputError, UsageError
+from edgeplast.graphs.measures.liveness import transient_lines
+from edgeplast.graphs.passes.recompute import recompute as computed_again
+from edgeplast.graphs.recording import recorded, restored
+from edgeplast.graphs.training import promote, training_graph
+from edgeplast.planning import plan
+from edgeplast.planning.estimating import Workload, micro_batches, resized
+from edgeplast.planning.segment_costs import total_lines
+from edgeplast.recomputation import RECOMPUTE, Recompute
 
-TINY = architecture()
-sets = st.sets(st.sampled_from(all_components(2)), max_size=8).map(lambda names: {*names, "head"})
+SMALL = small()
+MODELS: dict[str, Model] = {
+    "token": small(depth=3),
+    "average": small(depth=2, prefix=0),
+    "two tokens": small(depth=2, prefix=2),
+    "uneven": small(depth=3, narrow={1: 2}),
+    "convolutions": conv_net(),
+}
+sets = st.sets(st.sampled_from(SMALL[0].names), max_size=8).map(lambda names: {*names, "head"})
 
 
-def test_peak_is_the_sum_of_its_parts():
-    e = estimate(TINY, select("attn,norm,head", 12), micro_batch_size=16, weight_bits=32)
-    assert e.base_bytes == base_bytes(12)
-    assert e.frozen_bytes + e.state_bytes // 4 == 4 * sum(TINY.parameters.values())
-    assert e.images_bytes == 16 * 4 * 3 * 224 * 224
-    parts = e.base_bytes + 2 * e.frozen_bytes + e.state_bytes + e.images_bytes + round(1.25 * e.transient_bytes)
-    assert e.peak_bytes == parts
-
-
-def test_optimizer_state_is_counted():
-    adamw, sgd = (estimate(TINY, select("fc1,head", 12), optimizer=o) for o in ("adamw", "sgd"))
-    assert adamw.state_bytes * 3 == sgd.state_bytes * 4
+def alive(w: Workload, names: set[str], how: Recompute) -> tuple[int, int]:
+    """Most bytes alive at micro-batches 1 and 16, of the graph that would be written."""
+    chosen = [p for p, owner in w.owner.items() if owner in names]
+    graph = w.reading(computed_again(training_graph(promote(w.graph, chosen), chosen), how))
+    lines = transient_lines(graph)
+    return max(line.at(1) for line in lines), max(line.at(16) for line in lines)
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    sets,
-    st.sampled_from(all_components(2)),
-    st.sampled_from([1, 4, 16]),
-    st.sampled_from(RECOMPUTE),
-    st.sampled_from([8, 32]),
-)
-def test_training_more_never_costs_less(trained, more, size, recompute, bits):
-    arch = small()
-    less = estimate(arch, trained, micro_batch_size=size, recompute=recompute, weight_bits=bits)
-    added = estimate(arch, {*trained, more}, micro_batch_size=size, recompute=recompute, weight_bits=bits)
+@given(st.data(), st.sampled_from(sorted(MODELS)), st.sampled_from(RECOMPUTE), st.sampled_from([32, 8, 4]))
+def test_costs_of_units_add_up_to_those_of_the_whole_graph(data, model, how, bits):
+    w = workload(MODELS[model], bits)
+    names = {*data.draw(st.sets(st.sampled_from(w.outline.names))), *w.outline.head}
+    lines = total_lines(w.unit_costs(names, how))
+    for size, true in zip((1, 16), alive(w, names, how), strict=True):
+        assert max(line.at(size) for line in lines) == pytest.approx(true, rel=0.01)
+    rough, real = w.estimate(names, 16, how), w.measured(names, 16, how)
+    assert rough.flops_per_image == real.flops_per_image
+    assert rough.peak_bytes == pytest.approx(real.peak_bytes, rel=0.02)
+    assert (rough.state_bytes, rough.frozen_bytes, rough.images_bytes) == (
+        real.state_bytes,
+        real.frozen_bytes,
+        real.images_bytes,
+    )
+
+
+def test_alike_units_are_walked_once():
+    assert len(workload(architecture()).units) == 15
+    assert workload(architecture()).costs.distinct == 5  # embedding, a block, the last one, norm, head
+    assert workload(small(depth=4, narrow={1: 2})).costs.distinct == 6
+    mixed = dict.fromkeys(SMALL[0].names, 8)
+    assert Workload(*SMALL, mixed).costs.distinct == 5
+    deep = small(depth=3)
+    assert Workload(*deep, dict.fromkeys(deep[0].names, 8) | {"blocks.1.fc1": 4}).costs.distinct == 6
+
+
+def test_optimizer_state_is_counted():
+    adamw, sgd = (workload(SMALL, optimizer=o).estimate(["head"], 4, "none") for o in ("adamw", "sgd"))
+    assert adamw.state_bytes * 3 == sgd.state_bytes * 4
+
+
+@settings(max_examples=40, deadline=None)
+@given(sets, st.sampled_from(SMALL[0].names), st.sampled_from([1, 4, 16]), st.sampled_from(RECOMPUTE))
+def test_training_more_never_costs_less(trained, more, size, recompute):
+    w = workload(SMALL)
+    less, added = (w.estimate(names, size, recompute) for names in (trained, {*trained, more}))
     # A frozen 8-bit matrix costs a float copy while it is read, which training it saves; the state outweighs it.
     assert added.peak_bytes >= less.peak_bytes
     assert added.flops_per_image >= less.flops_per_image
@@ -53,15 +84,16 @@ def test_training_more_never_costs_less(trained, more, size, recompute, bits):
 @settings(max_examples=40, deadline=None)
 @given(sets, st.integers(1, 16), st.sampled_from(RECOMPUTE))
 def test_more_images_cost_more_and_recomputation_trades_time_for_memory(trained, size, recompute):
-    arch = small(depth=2)
-    e = estimate(arch, trained, micro_batch_size=size, recompute=recompute)
-    assert estimate(arch, trained, micro_batch_size=size + 1, recompute=recompute).peak_bytes > e.peak_bytes
-    assert estimate(arch, trained, micro_batch_size=size, recompute="full").flops_per_image >= e.flops_per_image
+    w = workload(SMALL)
+    e = w.estimate(trained, size, recompute)
+    assert w.estimate(trained, size + 1, recompute).peak_bytes > e.peak_bytes
+    assert w.estimate(trained, size, "full").flops_per_image >= e.flops_per_image
 
 
 def test_recomputation_saves_memory_in_deep_models_and_costs_a_third_more_time():
-    chosen = select("attn,norm,head", 12)
-    kept, partly, again = (estimate(TINY, chosen, recompute=r) for r in RECOMPUTE)
+    w = workload(architecture())
+    chosen = w.outline.select("attn,norm,head")
+    kept, partly, again = (w.estimate(chosen, 16, r) for r in RECOMPUTE)
     assert again.transient_bytes < kept.transient_bytes / 4
     assert 1.2 < again.step_seconds / kept.step_seconds < 1.4
     assert partly.transient_bytes < 0.75 * kept.transient_bytes  # a quarter of the bytes for a thirtieth of the time
@@ -69,41 +101,35 @@ def test_recomputation_saves_memory_in_deep_models_and_costs_a_third_more_time()
 
 
 def test_small_micro_batches_take_longer():
-    times = [step_seconds(1e9, 16, size, 1e9) for size in (16, 8, 4, 3, 2, 1)]
+    w = workload(SMALL, flops_per_second=1e9)
+    times = [w.step_seconds(1e9, size) for size in (16, 8, 4, 3, 2, 1)]
     assert times == pytest.approx([16, 16, 16, 18.4, 18.4, 22.4])
 
 
 def test_stored_bytes_by_bits():
     matrix, bias = 192 * 768, 192
-    assert stored_bytes(TINY, "blocks.0.fc2", 32) == 4 * (matrix + bias)
-    assert stored_bytes(TINY, "blocks.0.fc2", 8) == matrix + 4 * 192 + 4 * bias
-    assert stored_bytes(TINY, "blocks.0.fc2", 4) == matrix // 2 + 4 * matrix // 32 + 4 * bias
-    assert stored_bytes(TINY, "blocks.0.norm1", 8) == 4 * 384
+    tiny = architecture(depth=1)
+    stored = {bits: workload(tiny, bits).stored for bits in (32, 8, 4)}
+    assert stored[32]["blocks.0.fc2"] == 4 * (matrix + bias)
+    assert stored[8]["blocks.0.fc2"] == matrix + 4 * 192 + 4 * bias
+    assert stored[4]["blocks.0.fc2"] == matrix // 2 + 4 * matrix // 32 + 4 * bias
+    assert stored[8]["blocks.0.norm1"] == 4 * 384
 
 
-def test_rows_that_the_head_reads():
-    assert (patches(TINY), pooled_tokens(TINY)) == (196, 1)
-    average = architecture(prefix=0)
-    assert (patches(average), pooled_tokens(average)) == (196, 196)
-    distilled = architecture(prefix=2)
-    assert (patches(distilled), pooled_tokens(distilled)) == (196, 2)
-
-
-def test_pruned_heads_and_hidden_units_are_seen():
-    parameters = {**TINY.parameters, "blocks.0.attn": 192 * 3 * 128 + 3 * 128 + 128 * 192 + 192}
-    import msgspec
-
-    pruned = msgspec.structs.replace(
-        TINY, heads=(2, *TINY.heads[1:]), mlp_width=(500, *TINY.mlp_width[1:]), parameters=parameters
-    )
-    first = block_sizes(pruned)[0]
-    assert (first.attention, first.heads, first.hidden) == (128, 2, 500)
-
-
-def test_a_new_head_changes_its_parameters_alone():
-    assert with_classes(TINY, 1000).parameters["head"] == 193 * 1000
-    assert with_classes(architecture(prefix=2), 10).parameters["head"] == 2 * 193 * 10
-    assert with_classes(TINY, None) is TINY
+@pytest.mark.parametrize("prefix", [0, 1, 2])
+def test_a_new_head_changes_its_parameters_alone(prefix):
+    before = small(prefix=prefix)
+    outline, graph = resized(*before, 11)
+    assert outline.classes == graph.values["logits"].shape[1] == 11
+    assert outline.component("head").size == 33 * 11
+    same = [name for name in before[0].names if name != "head"]
+    assert [outline.component(n) for n in same] == [before[0].component(n) for n in same]
+    like = small(prefix=prefix, classes=11)
+    found, expected = (workload(m).measured(["head"], 4, "none") for m in ((outline, graph), like))
+    assert found == expected
+    assert resized(*before, None) == before
+    with pytest.raises(UsageError, match="at least 2 classes"):
+        resized(*before, 1)
 
 
 def test_micro_batches_are_halved_down_to_one():
@@ -117,21 +143,47 @@ def test_micro_batches_are_halved_down_to_one():
     [
         ({"optimizer": "adam"}, r"Unknown optimizer 'adam'. Did you mean 'adamw'\? Known: adamw, sgd"),
         ({"weight_bits": 16}, r"weight_bits=16 is not possible.*32, 8 or 4"),
-        ({"micro_batch_size": 0, "batch_size": 16}, r"micro_batch_size=0 must be at least 1"),
         ({"batch_size": -1}, r"batch_size=-1 and .* must be positive"),
         ({"flops_per_second": 0.0}, r"flops_per_second=0 must be positive"),
     ],
 )
 def test_what_means_nothing_is_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
-        estimate(small(), ["head"], **arguments)
+        workload(SMALL, **arguments)
 
 
-def test_unknown_components_are_refused():
+def test_unknown_components_and_no_images_are_refused():
     with pytest.raises(UsageError, match=r"Unknown component 'blocks\.9\.attn'"):
-        estimate(small(), ["blocks.9.attn", "head"])
+        workload(SMALL).estimate(["blocks.9.attn", "head"], 4, "none")
+    with pytest.raises(UsageError, match=r"micro_batch_size=0 must be at least 1"):
+        workload(SMALL).estimate(["head"], 0, "none")
 
 
-def test_one_class_is_refused():
-    with pytest.raises(UsageError, match="at least 2 classes"):
-        with_classes(TINY, 1)
+def test_a_graph_comes_back_from_its_record_as_it_was():
+    for outline, graph in MODELS.values():
+        again = restored(recorded(graph))
+        assert (again.nodes, again.values, again.inputs, again.outputs, again.weights) == (
+            graph.nodes,
+            graph.values,
+            graph.inputs,
+            graph.outputs,
+            graph.weights,
+        )
+        assert workload((outline, again)).measured(outline.head, 1, "none") == workload((outline, graph)).measured(
+            outline.head, 1, "none"
+        )
+
+
+def test_a_damaged_record_is_refused():
+    import msgspec
+
+    record = recorded(SMALL[1])
+    swapped = msgspec.structs.replace(record, nodes=record.nodes[::-1])
+    with pytest.raises(InputError, match=r"recorded graph is damaged: .* reads .* before it is made.*Score the model"):
+        restored(swapped)
+    cut = msgspec.structs.replace(record, values=record.values[:5])
+    with pytest.raises(InputError, match=r"recorded graph is damaged"):
+        restored(cut)
+    other = table(SMALL, graph=recorded(conv_net()[1]))
+    with pytest.raises(InputError, match=r"lacks the parameter blocks.*Score the model again"):
+        plan(other, Budget())

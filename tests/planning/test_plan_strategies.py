@@ -3,16 +3,17 @@ from __future__ import annotations
 import re
 
 import pytest
-from planning_models import MIB, architecture, small, table
+from planning_models import MIB, architecture, block_components, small, table, workload
 
 from edgeplast.budget import Budget
-from edgeplast.components import all_components, block_components, select
 from edgeplast.errors import BudgetError, UsageError
-from edgeplast.planning import STRATEGIES, base_bytes, plan
+from edgeplast.planning import STRATEGIES, plan
+from edgeplast.planning.estimating import process_bytes
 from edgeplast.scores import ComponentScore, ScoreTable
 from edgeplast.units import format_bytes
 
 ARCH = small(depth=4)
+OUTLINE = ARCH[0]
 SCORES = table(ARCH)
 RANKED = sorted(SCORES.components, key=lambda name: -SCORES.components[name].score)
 
@@ -26,16 +27,16 @@ def test_best_without_limits_trains_all_that_is_scored():
 
 
 def test_uniform_trains_everything():
-    assert trained("uniform") == set(all_components(4))
+    assert trained("uniform") == set(OUTLINE.names)
 
 
 @pytest.mark.parametrize("kind", ["norm1", "attn", "norm2", "fc1", "fc2"])
 def test_a_component_type_trains_in_all_blocks(kind):
-    assert trained(kind) == {*select(kind, 4), "norm", "head"}
+    assert trained(kind) == {*OUTLINE.select(kind), "norm", "head"}
 
 
 def test_last_k_trains_whole_blocks():
-    assert trained("last-k:2") == {*select("blocks:2-3", 4), "norm", "head"}
+    assert trained("last-k:2") == {*OUTLINE.select("blocks:2-3"), "norm", "head"}
 
 
 @pytest.mark.parametrize("strategy", ["freeze-low:0.75", "focus-high:0.25", "focus-high 0.25"])
@@ -49,9 +50,9 @@ def test_names_are_taken_as_they_are_and_the_head_added():
 
 
 def test_every_listed_strategy_works():
-    numbers = {"FRACTION": "0.5", "BLOCKS": "2"}
+    numbers = {"FRACTION": "0.5", "BLOCKS": "2", "KIND": "fc2"}
     for listed in STRATEGIES:
-        strategy = re.sub("FRACTION|BLOCKS", lambda m: numbers[m.group()], listed)
+        strategy = re.sub("FRACTION|BLOCKS|KIND", lambda m: numbers[m.group()], listed)
         assert "head" in trained(strategy, **({"train": "norm"} if strategy == "names" else {}))
 
 
@@ -67,7 +68,7 @@ def test_a_plan_says_how_everything_is_stored():
 def test_the_new_head_is_planned_for():
     assert plan(SCORES, Budget(), classes=11).components["head"].parameters == 33 * 11
     named = plan(SCORES, Budget(), classes=("a", "b", "c", "d"))
-    assert (named.classes, named.architecture.classes) == (("a", "b", "c", "d"), 4)
+    assert (named.classes, named.outline.classes) == (("a", "b", "c", "d"), 4)
     from_images = table(ARCH)
     from_images = ScoreTable.from_json(
         from_images.to_json().replace(b'"classes": []', b'"classes": ["x", "y"]'), where=""
@@ -77,7 +78,7 @@ def test_the_new_head_is_planned_for():
 
 def test_another_method_of_the_table_can_decide():
     other = {"blocks.3.fc2": ComponentScore(score=1.0, parameters=1)}
-    scores = ScoreTable(method="plasticity", components=SCORES.components, others={"fisher": other}, architecture=ARCH)
+    scores = table(ARCH, others={"fisher": other})
     assert plan(scores, Budget(), method="fisher").trainable == ("blocks.3.fc2", "norm", "head")
     with pytest.raises(UsageError, match="Unknown score method in this table 'snr'"):
         plan(scores, Budget(), method="snr")
@@ -94,7 +95,7 @@ def test_another_method_of_the_table_can_decide():
         ({"strategy": "attn:3"}, r"'attn' takes no number; 'attn:3' was given"),
         ({"strategy": "names"}, r"'names' needs the names: give train, e\.g\. --train"),
         ({"strategy": "attn", "train": "fc1"}, r"Both strategy 'attn' and train='fc1'.*Give one"),
-        ({"train": "blocks.7.attn"}, r"Unknown component 'blocks\.7\.attn'"),
+        ({"train": "blocks.7.attn"}, r"'blocks\.7\.attn' names nothing in vit_for_tests"),
         ({"micro_batch_size": 17}, r"micro_batch_size=17 must lie between 1 and the batch size 16"),
         ({"classes": 1}, r"at least 2 classes"),
         ({"component_weight_bits": {"fc9": 8}}, r"component_weight_bits names 'fc9', which is no component"),
@@ -112,7 +113,7 @@ def test_ranks_need_scores():
 
 def test_scores_of_single_heads_cannot_be_planned_by():
     heads = {"blocks.0.attn.head.0": ComponentScore(score=1.0, parameters=1)}
-    scores = ScoreTable(method="plasticity", components=heads, architecture=ARCH)
+    scores = table(ARCH, components=heads)
     with pytest.raises(UsageError, match=r"blocks\.0\.attn\.head\.0, which is no component.*--granularity component"):
         plan(scores, Budget())
 
@@ -130,7 +131,10 @@ TINY = architecture(depth=6)
 def test_below_the_runtime_the_base_is_named_and_the_smallest_budget_works():
     message = refusal(TINY, Budget(memory_bytes=50 * MIB))
     assert "Nothing of vit_for_tests can be trained within 50 MiB of memory" in message
-    assert f"The runtime alone takes about {format_bytes(base_bytes(6))}" in message
+    assert (
+        f"The runtime alone takes about {format_bytes(process_bytes(2 * workload(TINY).evaluation_graph_bytes))}"
+        in message
+    )
     mib = int(re.search(r"The head alone needs .* give --memory (\d+)MiB or more", message).group(1))
     assert plan(table(TINY), Budget(memory_bytes=mib * MIB)).trainable[-1] == "head"
     assert "runtime" not in refusal(TINY, Budget(memory_bytes=(mib - 1) * MIB))

@@ -7,9 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from edgeplast.architecture import Architecture
 from edgeplast.reporting.agreement import agreement, kendall_tau
-from edgeplast.reporting.cost import activation_bytes, training_bytes
 from edgeplast.scores import ComponentScore
 
 
@@ -45,23 +43,3 @@ def test_only_components_that_both_score_count() -> None:
     first = {f"blocks.{i}.attn": ComponentScore(score=i, parameters=1) for i in range(8)}
     second = {f"blocks.{i}.attn": ComponentScore(score=-i, parameters=1) for i in range(2, 8)}
     assert agreement(first, second)[::3] == (-1, 6)
-
-
-def tiny_architecture() -> Architecture:
-    return Architecture(model="toy", image_size=(8, 8), tokens=5, width=4, depth=2, heads=(2, 2), mlp_width=(16, 16),
-                        classes=3, parameters={})  # fmt: skip
-
-
-def test_training_memory_is_the_documented_count() -> None:
-    size, crossed = tiny_architecture(), 9 * 5 * 4 + 2 * 25  # N = 5, D = 4, H = 2
-    assert activation_bytes(size, "blocks.1.norm1") == 4 * crossed
-    assert activation_bytes(size, "blocks.0.norm1") == 4 * 2 * crossed
-    assert activation_bytes(size, "blocks.1.attn") == 4 * (crossed + 2 * 5 * 4)
-    assert activation_bytes(size, "blocks.1.attn.head.0") == 4 * (crossed + 2 * 5 * 4)
-    assert activation_bytes(size, "blocks.1.fc1") == 4 * (crossed + 5 * 4)
-    assert activation_bytes(size, "blocks.1.fc2") == 4 * (crossed + 5 * 16)
-    kinds = ("norm1", "attn", "norm2", "fc1", "fc2")
-    extra = sum(activation_bytes(size, f"blocks.1.{kind}") - 4 * crossed for kind in kinds)
-    assert extra == 4 * 7 * 5 * 4  # 16 - 9 = 7, as for a wholly trained block
-    assert activation_bytes(size, "head") == 0
-    assert training_bytes(size, "blocks.1.norm1", 8) == 4 * crossed + 8 * 12

@@ -7,15 +7,22 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
+from vit_graphs import vit
 
-from edgeplast.architecture import Architecture
 from edgeplast.errors import InputError, MissingExtraError
+from edgeplast.graphs.recording import recorded
+from edgeplast.planning import memory_alone
 from edgeplast.reporting.scores import score_report
 from edgeplast.scores import ComponentScore, ScoreTable
 
 pytest.importorskip("matplotlib")
+
+
+def report(given: ScoreTable, into: Path, png: Path | None = None) -> None:
+    score_report(given, into, png, memory=memory_alone(given))
 
 
 def table(*, others: tuple[str, ...] = ("jacobian", "last-k"), depth: int = 3, wide: bool = False) -> ScoreTable:
@@ -31,10 +38,10 @@ def table(*, others: tuple[str, ...] = ("jacobian", "last-k"), depth: int = 3, w
             for kind in ("norm1", "attn", "norm2", "fc1", "fc2")
         }  # fmt: skip
 
-    size = Architecture(model="toy <b>&", image_size=(8, 8), tokens=5, width=4, depth=depth, heads=(2,) * depth,
-                        mlp_width=(16,) * depth, classes=3, parameters={})  # fmt: skip
+    outline, graph = vit(width=4, depth=depth, heads=2, image=8, patch=4, classes=3)
+    outline = msgspec.structs.replace(outline, model="toy <b>&")
     return ScoreTable(method="plasticity", components=scores(1), others={m: scores(2) for m in others},
-                      architecture=size, classes=("cat", "<script>"), seconds={"plasticity": 1.5},
+                      outline=outline, graph=recorded(graph), classes=("cat", "<script>"), seconds={"plasticity": 1.5},
                       notes=("plasticity: settled & done",))  # fmt: skip
 
 
@@ -55,7 +62,7 @@ class Outline(HTMLParser):
 
 
 def test_the_page_shows_everything_and_needs_no_network(tmp_path: Path) -> None:
-    score_report(table(), tmp_path / "report.html", tmp_path / "report.png")
+    report(table(), tmp_path / "report.html", tmp_path / "report.png")
     page = (tmp_path / "report.html").read_text()
     outline = Outline(page)
     for title in ("Blocks × components", "By component type", "Ranking, and what training costs",
@@ -85,35 +92,37 @@ def test_the_page_shows_everything_and_needs_no_network(tmp_path: Path) -> None:
 
 def test_the_same_table_gives_the_same_page(tmp_path: Path) -> None:
     for name in ("one.html", "two.html"):
-        score_report(table(), tmp_path / name)
+        report(table(), tmp_path / name)
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
 
 
 @pytest.mark.parametrize("given", [table(others=()), table(depth=1), table(wide=True), table(depth=24)])
 def test_it_draws_one_method_one_block_many_blocks_and_scores_over_decades(given: ScoreTable, tmp_path: Path) -> None:
-    score_report(given, tmp_path / "report.html", tmp_path / "report.png")
+    report(given, tmp_path / "report.html", tmp_path / "report.png")
     assert ("Do the methods agree?" in (tmp_path / "report.html").read_text()) == bool(given.others)
 
 
 def test_scores_of_zero_and_below_can_be_drawn(tmp_path: Path) -> None:
-    size = table().architecture
+    like = table()
     components = {
         f"blocks.{i}.attn": ComponentScore(score=float(i - 1), parameters=0, standard_error=0.1) for i in range(3)
     }
     same = {name: ComponentScore(score=0.0, parameters=0) for name in components}
-    given = ScoreTable(method="elastic", components=components, others={"fps": same}, architecture=size)
-    score_report(given, tmp_path / "report.html", tmp_path / "report.png")
+    given = ScoreTable(
+        method="elastic", components=components, others={"fps": same}, outline=like.outline, graph=like.graph
+    )
+    report(given, tmp_path / "report.html", tmp_path / "report.png")
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     target = tmp_path / "taken.html"
     target.write_text("old")
     with pytest.raises((InputError, OSError)):
-        score_report(table(), target, target / "x.png")  # a file where a folder would have to be
+        report(table(), target, target / "x.png")  # a file where a folder would have to be
     assert not list(tmp_path.glob(".*partial"))
 
 
 def test_without_matplotlib_the_command_to_type_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"matplotlib is not installed; .* pip install 'edgeplast\[offline\]'"):
-        score_report(table(), tmp_path / "report.html")
+        report(table(), tmp_path / "report.html")

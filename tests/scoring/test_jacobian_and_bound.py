@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scoring_models import Pictures, embedding, passage, tiny
+from scoring_models import Pictures, embedding, passage, score, tiny
 
 from edgeplast.errors import UsageError
-from edgeplast.scoring import score
 from edgeplast.scoring.bound import attention_bound, norm_bound
 from edgeplast.scoring.jacobian import direction
 

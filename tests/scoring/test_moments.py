@@ -13,12 +13,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scoring_models import Pictures, tiny
+from scoring_models import Pictures, score, tiny
 
 from edgeplast.errors import InputError
 from edgeplast.progress import silent
 from edgeplast.scores import ScoreTable
-from edgeplast.scoring import score
 from edgeplast.scoring.moments import Moments, accumulate, expected_tau, settled
 
 
@@ -83,8 +82,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {here!r})
-from scoring_models import Pictures, tiny
-from edgeplast.scoring import score
+from scoring_models import Pictures, score, tiny
 import torch.distributed as dist
 import os
 images = Pictures(18)

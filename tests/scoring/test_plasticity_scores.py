@@ -7,12 +7,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-from scoring_models import DATA, WEIGHTS, Pictures, ratios_embedding, ratios_true, tiny
+from scoring_models import DATA, WEIGHTS, Pictures, ratios_embedding, ratios_true, score, tiny
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgeplast.models import load_model
-from edgeplast.scoring import score
 from edgeplast.scoring.examples import draw_pairs
 
 
@@ -35,7 +34,7 @@ def test_plasticity_is_its_definition() -> None:
         assert entry.score == pytest.approx(expected[name][0], rel=1e-5), name
         assert entry.standard_error == pytest.approx(expected[name][1], rel=1e-3), name
         assert entry.samples == 7
-        assert entry.parameters == table.architecture.parameters[name]
+        assert entry.parameters == table.outline.component(name).size
 
 
 def test_plasticity_embedding_is_the_authors_recipe_across_two_sets() -> None:

@@ -7,11 +7,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-from scoring_models import Pictures, tiny
+from scoring_models import Pictures, score, tiny
 from torch import nn
 
 from edgeplast.models import with_classes
-from edgeplast.scoring import score
 from edgeplast.scoring.baselines import weight_norm_formula
 from edgeplast.scoring.forward_rivals import cls_delta_formula, fps_formula
 from edgeplast.scoring.gradients import (

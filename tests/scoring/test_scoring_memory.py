@@ -12,9 +12,8 @@ import pytest
 SCRIPT = """
 import sys
 sys.path.insert(0, {here!r})
-from scoring_models import Pictures
+from scoring_models import Pictures, score
 
-from edgeplast.scoring import score
 import edgeplast.models, edgeplast.scoring.moments as moments
 moments.LEAST_SAMPLES = 10**9  # no early stopping: every pair is measured
 model = edgeplast.models.import_timm().create_model({model!r}, pretrained=False)

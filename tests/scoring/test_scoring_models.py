@@ -7,13 +7,13 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from scoring_models import Pictures, tiny
+from scoring_models import Pictures, score, tiny
 from torch import nn
 
 from edgeplast.errors import EdgeplastError, InputError, UsageError
 from edgeplast.models import import_timm
 from edgeplast.scores import ScoreTable
-from edgeplast.scoring import METHODS, score
+from edgeplast.scoring import METHODS
 
 import_timm()
 from timm.layers import GluMlp, SwiGLU, SwiGLUPacked  # noqa: E402
@@ -58,7 +58,7 @@ def test_a_distillation_token_is_one_more_token() -> None:
     model = VisionTransformerDistilled(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4, num_classes=3)
     nn.init.normal_(model.head.weight, std=0.1)
     table = score(model.eval(), Pictures(8), others=["rgn", "activation-fisher"], pairs=4)
-    assert table.architecture.tokens == 18
+    assert table.outline.blocks == 2
     assert all(e.score > 0 for e in table.by("rgn").values())
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeplast.errors import FallbackWarning, InputError
-from edgeplast.verbs import PreparedImages
+from edgeplast.prepared_images import PreparedImages
 from edgeplast_devices.images import open_images, open_splits, preprocess, understood
 
 

@@ -1,0 +1,73 @@
+"""Pictures as a model on the workstation gets them: preprocessed, and each with a stand-in where it cannot be read."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeplast.errors import FallbackWarning, InputError
+from edgeplast.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from edgeplast_devices.images import ImageSet, UnreadableImageError
+
+_WORKSTATION_DECODE_BYTES = 1 << 30
+"""What decoding one picture may take where there is no budget to keep to."""
+
+_NAMED_UNREADABLE = 10
+
+
+class PreparedImages:
+    """An image set as tensors: what scoring, calibration and pruning ask for; made as a device makes them.
+
+    A picture that cannot be read is replaced by the next one of its class that can, and named in a FallbackWarning.
+    """
+
+    def __init__(self, images: ImageSet, preprocessing: Preprocessing) -> None:
+        self._images = images.allowing(max(images.decode_limit_bytes, _WORKSTATION_DECODE_BYTES))
+        self.preprocessing = preprocessing
+        self.classes, self.labels = images.classes, images.labels
+        self._unreadable: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def tensor(self, index: int) -> np.ndarray:
+        """Return float32 (3, H, W).
+
+        Raises:
+            InputError: neither it nor another picture of its class can be read.
+        """
+        from edgeplast_devices.images import UnreadableImageError, preprocess, resized_size
+
+        reason = None
+        for other in np.roll(np.arange(len(self)), -index).tolist():
+            if self.labels[other] != self.labels[index]:
+                continue
+            try:
+                picture = self._images.open(other, at_least=resized_size(self.preprocessing))
+            except UnreadableImageError as error:
+                reason = reason or error
+                self._say(error, other)
+            else:
+                return preprocess(picture, self.preprocessing)
+        assert reason is not None
+        label = int(self.labels[index])
+        what = f"class {self.classes[label]!r}" if label >= 0 else "these pictures"
+        raise InputError(f"Of {what} not one can be read; the first: {reason}") from reason
+
+    def _say(self, error: UnreadableImageError, index: int) -> None:
+        """Warn of a picture that cannot be read, once; of many by their number."""
+        if index in self._unreadable:
+            return
+        self._unreadable.add(index)
+        count = len(self._unreadable)
+        if count <= _NAMED_UNREADABLE:
+            text = f"left out: {error.name}: {error.reason}; another picture of its class stands in for it"
+        elif count % (10 * _NAMED_UNREADABLE) == 0:
+            text = f"left out: {count} pictures by now that cannot be read"
+        else:
+            return
+        warnings.warn(text, FallbackWarning, stacklevel=3)

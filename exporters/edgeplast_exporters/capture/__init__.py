@@ -1,5 +1,0 @@
-"""Capturing any vision model: a traced module becomes a graph, its weights and its outline."""
-
-from edgeplast_exporters.capture.capturing import Captured, capture
-
-__all__ = ["Captured", "capture"]
