@@ -1,4 +1,4 @@
-"""The Plan: which components train, how the frozen ones are stored, and with what step the device starts."""
+"""The Plan: which components train, how the frozen ones are stored, and the step that its prediction is for."""
 
 from __future__ import annotations
 
@@ -55,9 +55,11 @@ class Plan(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
         budget: what was asked for.
         optimizer: whose state the budget was computed with.
         batch_size: images an optimizer step is computed from.
-        micro_batch_size: images that pass through the graph at once; gradients of a batch add up.
+        micro_batch_size: images that pass through the graph at once; gradients of a batch add up. With ``recompute``
+            the fastest step that fits the budget around an assumed process; the device measures its own, and starts
+            with the fastest step that fits around that.
         recompute: how much of the blocks is computed again in the backward pass instead of kept.
-        predicted_peak_bytes: estimate for this choice.
+        predicted_peak_bytes: of that step, by the graph that the exporter writes.
         classes: class names of the new head, in label order; empty where the scored images had none.
         notes: what a reader should know of the choice.
     """

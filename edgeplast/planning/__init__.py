@@ -48,7 +48,7 @@ def plan(
     flops_per_second: float = FLOPS_PER_SECOND,
     progress: Progress = silent,
 ) -> Plan:
-    """Choose what trains under a budget, and with which step the device starts.
+    """Choose what trains under a budget, and the fastest step that fits it.
 
     Args:
         scores: of the model's components.
