@@ -1,4 +1,4 @@
-"""Getting hold of a vision transformer: from timm by name, from a checkpoint, or the user's own module.
+"""Getting hold of a vision model: from timm by name, from a checkpoint, or the user's own module.
 
 A model name, checkpoint and class names go in; a ``torch.nn.Module`` in evaluation mode, its
 :class:`~edgeplast.architecture.Architecture` and its :class:`~edgeplast.preprocessing.Preprocessing` come out.
@@ -184,7 +184,9 @@ def create(name: str, options: Mapping[str, Any], *, pretrained: bool = False) -
             model: torch.nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:  # of its own, of the hub's client, and of whatever carries that one's requests
         if "img_size" in str(error):
-            raise InputError(f"{name} is outside the supported family. Inside are {FAMILY}.") from error
+            raise InputError(
+                f"{name} has no img_size: it takes pictures of any size. Leave --image-size out."
+            ) from error
         if isinstance(error, KeyError) and "architecture" in str(error):
             raise InputError(
                 f"{name} has a config.json that names no architecture of timm's: a repository of another library, such "
@@ -192,7 +194,6 @@ def create(name: str, options: Mapping[str, Any], *, pretrained: bool = False) -
                 "edgeplast export vit_base_patch16_224 --checkpoint FOLDER …"
             ) from error
         raise InputError(f"timm cannot create {name}: {error or type(error).__name__}") from error
-    check_family(model, name)
     return model
 
 
@@ -299,15 +300,13 @@ def preprocessing_of(model: torch.nn.Module) -> Preprocessing:
     """Return the evaluation preprocessing that timm's data configuration gives for a model.
 
     Raises:
-        InputError: the model is outside the family, or its configuration out of range.
+        InputError: timm does not know the model, or its configuration is out of range.
     """
     import_timm()
-    check_family(model)
     from timm.data.config import resolve_model_data_config
 
     config = resolve_model_data_config(model)
-    m: Any = model
-    height, width = (int(side) for side in m.patch_embed.img_size)
+    _, height, width = input_shape_of(model)
     red, green, blue = (float(v) for v in config["mean"])
     red_std, green_std, blue_std = (float(v) for v in config["std"])
     return Preprocessing(
@@ -327,9 +326,12 @@ def with_classes(model: torch.nn.Module, classes: int, *, seed: int = 0) -> torc
     likely at the first step, and the result does not depend on an initial draw.
 
     Args:
-        model: a model of the family.
+        model: timm's, or any module whose last Linear makes the logits.
         classes: outputs of the new head, at least 2.
         seed: of timm's own initialisation of whatever else a new head brings.
+
+    Raises:
+        InputError: there is no head to replace.
     """
     import copy
 
@@ -338,24 +340,82 @@ def with_classes(model: torch.nn.Module, classes: int, *, seed: int = 0) -> torc
     m: Any = copy.deepcopy(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        m.reset_classifier(classes)
-    for head in (m.head, getattr(m, "head_dist", None)):
-        if isinstance(head, torch.nn.Linear):
-            torch.nn.init.zeros_(head.weight)
+        if hasattr(m, "reset_classifier"):
+            m.reset_classifier(classes)
+        else:
+            _replace_last_linear(m, classes)
+    for head in _heads(m):
+        torch.nn.init.zeros_(head.weight)
+        if head.bias is not None:
             torch.nn.init.zeros_(head.bias)
     return m.eval()
+
+
+def _heads(model: torch.nn.Module) -> list[Any]:
+    """Return the modules with weights that make the logits: timm's classifiers, or the last Linear."""
+    import torch
+
+    m: Any = model
+    if hasattr(m, "get_classifier"):
+        found = m.get_classifier()
+        heads = list(found) if isinstance(found, tuple | list | torch.nn.ModuleList) else [found]
+        heads += [] if getattr(m, "head_dist", None) is None else [m.head_dist]
+        return [h for h in dict.fromkeys(heads) if isinstance(getattr(h, "weight", None), torch.nn.Parameter)]
+    return [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1:]
+
+
+def _replace_last_linear(model: torch.nn.Module, classes: int) -> None:
+    import torch
+
+    linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    if not linears:
+        raise InputError(
+            f"{type(model).__name__} has no Linear that a new head could take the place of. Give it one, or export it "
+            "with its own head: keep_head=True, --keep-head."
+        )
+    path, _, name = linears[-1].rpartition(".")
+    old: Any = model.get_submodule(linears[-1])
+    setattr(model.get_submodule(path), name, torch.nn.Linear(old.in_features, classes, bias=old.bias is not None))
 
 
 def has_head(model: torch.nn.Module) -> bool:
     """Whether a model classifies; a backbone alone, such as every DINOv2, does not."""
     import torch
 
-    return not isinstance(getattr(model, "head", None), torch.nn.Identity)
+    m: Any = model
+    return not isinstance(m.get_classifier() if hasattr(m, "get_classifier") else None, torch.nn.Identity)
 
 
 def with_head(model: torch.nn.Module, classes: int) -> torch.nn.Module:
     """Return the model itself, or for a backbone alone a copy with a fresh head for so many classes, at least 2."""
     return model if has_head(model) else with_classes(model, max(2, classes))
+
+
+def name_of(model: torch.nn.Module) -> str:
+    """Return the name of a model: what it was loaded as, timm's, or its class."""
+    return str(model.__dict__.get("edgeplast_name") or _timm_name(model))
+
+
+def input_shape_of(model: torch.nn.Module) -> tuple[int, int, int]:
+    """Return channels, height and width of the images that a model takes, as far as timm knows it.
+
+    Raises:
+        InputError: the model does not say; the caller must.
+    """
+    m: Any = model
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    shape = tuple(int(n) for n in config.get("input_size") or ())
+    size = getattr(getattr(m, "patch_embed", None), "img_size", None)
+    if size is not None:
+        first = next(p for p in m.patch_embed.parameters() if p.ndim > 1)
+        channels = int(first.shape[1]) if first.ndim == 4 else (shape or (3,))[0]
+        return channels, int(size[0]), int(size[1])
+    if len(shape) != 3:
+        raise InputError(
+            f"{type(model).__name__} does not say what images it takes. Give their channels, height and width, "
+            "input_shape=(3, 224, 224), or where pictures are prepared a Preprocessing."
+        )
+    return shape
 
 
 def _timm_name(model: torch.nn.Module) -> str:

@@ -66,7 +66,8 @@ def score(
     target = PreparedImages(_image_set(images, progress), prepared)
     model = with_head(model, len(target.classes))
     source = None if reference is None else PreparedImages(_image_set(reference, progress), prepared)
-    outline = outline_of(model)()  # what has no graph is refused before minutes of scoring
+    shape = (len(prepared.mean), *prepared.image_size)
+    outline = outline_of(model, shape)()  # what has no graph is refused before minutes of scoring
     return score_model(model, target, lambda: outline, reference=source, progress=progress, **how)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from edgeplast.bundle import BLOCK_OF_4_BITS, Manifest
-from edgeplast.components import COMPONENT_TYPES, component_of, type_of
+from edgeplast.components import COMPONENT_TYPES, type_of
 from edgeplast.errors import BudgetError, UsageError
 from edgeplast.plans import Plan, PlannedComponent
 from edgeplast.preprocessing import Preprocessing
@@ -26,12 +26,12 @@ from edgeplast.progress import Progress, silent
 from edgeplast.units import format_bytes
 from edgeplast_exporters.bit_steps import Bits, total, way_down
 from edgeplast_exporters.calibration import sample_inputs
-from edgeplast_exporters.forward import forward_graph, stored_parameters
+from edgeplast_exporters.capture import capture
 from edgeplast_exporters.held_out_accuracy import AccuracyTarget, HeldOutAccuracy
 from edgeplast_exporters.quantization import quantizable
 from edgeplast_exporters.rounding_errors import rounded_matrix, rounding_errors
 from edgeplast_exporters.training import promote
-from edgeplast_exporters.writer import export
+from edgeplast_exporters.writer import write_bundle
 
 CHOICES = (32, 8, 4)
 
@@ -77,9 +77,11 @@ def choose_bits(
     """
     if size_bytes is None and accuracy is None:
         raise UsageError("Bits can be chosen for a size or for an accuracy. Give at least one of them.")
-    forward, parameters = forward_graph(model), stored_parameters(model)
-    trainable = [name for name in parameters if plan.components[component_of(name)].trainable]
-    weights = quantizable(promote(forward, trainable))
+    shape = (len(preprocessing.mean), *preprocessing.image_size)
+    captured = capture(model, shape, name=plan.outline.model)
+    forward, parameters, owner = captured.graph, captured.weights, captured.owner
+    trainable = [name for name in captured.parameters if plan.components[owner[name]].trainable]
+    weights = [name for name in quantizable(promote(forward, trainable)) if name in owner]
     if not weights:
         raise UsageError("Every matrix trains, in float32: there is nothing whose bits could be chosen. Train less.")
     rows = {n: s.rows for n, s in sample_inputs(forward, parameters, images, weights, progress=progress).items()}
@@ -88,14 +90,13 @@ def choose_bits(
     allowed = [bits for bits in CHOICES if bits <= most_bits]
     errors = {c: {b: plasticity[c] * ({32: 0.0} | found)[b] for b in allowed} for c, found in measured.items()}
     sizes = {
-        c: {b: sum(_bytes(parameters[n].shape, b) for n in weights if component_of(n) == c) for b in allowed}
-        for c in measured
+        c: {b: sum(_bytes(parameters[n].shape, b) for n in weights if owner[n] == c) for b in allowed} for c in measured
     }
     states = way_down(errors, sizes)
 
     def exported(state: Bits) -> tuple[Manifest, int]:
         with tempfile.TemporaryDirectory() as folder:
-            trial = export(model, with_bits(plan, state), into=Path(folder) / "b", classes=classes,
+            trial = write_bundle(captured, with_bits(plan, state), into=Path(folder) / "b", classes=classes,
                            preprocessing=preprocessing)  # fmt: skip
             return trial.manifest, trial.bytes
 
@@ -111,7 +112,7 @@ def choose_bits(
         measuring = HeldOutAccuracy(forward, parameters, images, accuracy, progress=progress)
 
         def rounded(state: Bits) -> dict[str, np.ndarray]:
-            return {n: rounded_matrix(parameters[n], state[component_of(n)], rows[n]) for n in weights}
+            return {n: rounded_matrix(parameters[n], state[owner[n]], rows[n]) for n in weights}
 
         chosen, note = measuring.furthest(states[first:], rounded)
         notes.append(note)

@@ -64,7 +64,7 @@ def sample_inputs(
     """Run the forward graph on images and note what the products with some weights read.
 
     Args:
-        forward: from ``forward_graph``; not changed.
+        forward: of the captured model; not changed.
         parameters: of the model, float32.
         images: preprocessed pictures, float32 (3, H, W) each.
         weights: names of matrices that Gemm reads.

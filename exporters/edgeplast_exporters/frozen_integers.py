@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeplast.components import component_of
 from edgeplast.contract import factor_name, matrix_name, scale_name
 from edgeplast.errors import InputError
 from edgeplast.graphs.graph import Graph
@@ -113,7 +112,8 @@ def _error(
     forward: Graph, parameters: Mapping[str, np.ndarray], found: FrozenIntegers, images: Sequence[np.ndarray]
 ) -> float:
     """Compare what the last integer product's component makes with float32, on images not calibrated on."""
-    last = component_of(list(found.products)[-1])
+    weight = list(found.products)[-1]
+    last = next(n.component for n in forward.nodes if weight in n.inputs)
     name = next(n.outputs[0] for n in reversed(forward.nodes) if n.component == last)
     exact = _stacked(run_float(forward, parameters, images, [name]))
     graph = compute_in_integers(forward, found.products)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from safetensors.numpy import save_file
 
 from edgeplast.contract import IMAGES
 from edgeplast.quiet_runtime import import_quietly
-from edgeplast_exporters.forward import forward_graph, stored_parameters
+from edgeplast_exporters.capture import capture
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
 
 
@@ -37,9 +38,10 @@ def inference_seconds(
     with tempfile.TemporaryDirectory() as folder:
         sessions, images = [], []
         for i, model in enumerate(models):
-            graph, path = forward_graph(model), Path(folder) / f"{i}.onnx"
-            parameters = stored_parameters(model)
-            save_file({name: parameters[name] for name in graph.weights}, path.with_suffix(".safetensors"))
+            embed: Any = model.patch_embed
+            captured = capture(model, (embed.proj.in_channels, *embed.img_size))
+            graph, path = captured.graph, Path(folder) / f"{i}.onnx"
+            save_file({name: captured.weights[name] for name in graph.weights}, path.with_suffix(".safetensors"))
             path.write_bytes(to_onnx(graph, "timed", safetensors_layout(path.with_suffix(".safetensors")), plain=True))
             sessions.append(onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"]))
             shape = (1, *graph.values[IMAGES].shape[1:])

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeplast.components import block_of, component_of
+from edgeplast.components import block_of
 from edgeplast.graphs.graph import Graph, Node
 from edgeplast.progress import Progress, silent
 from edgeplast_exporters.calibration import run_float
@@ -35,7 +35,7 @@ def rounding_errors(
     """Measure the output error of each component with rounded weights.
 
     Args:
-        forward: from ``forward_graph``; not changed.
+        forward: of the captured model; not changed.
         parameters: of the model, float32.
         images: preprocessed pictures, float32 (3, H, W) each.
         rows: each frozen matrix that may be stored in fewer bits, to samples of what it reads, for 4-bit scales.
@@ -49,8 +49,9 @@ def rounding_errors(
     probed = forward.copy()
     extra: dict[str, np.ndarray] = {}
     pairs: dict[tuple[str, int], tuple[str, str]] = {}
-    for component in dict.fromkeys(component_of(name) for name in rows):
-        own = [name for name in rows if component_of(name) == component]
+    owner = {name: node.component for node in forward.nodes for name in node.inputs if name in rows}
+    for component in dict.fromkeys(owner[name] for name in rows):
+        own = [name for name in rows if owner[name] == component]
         for count in bits:
             rounded = {name: rounded_matrix(parameters[name], count, rows[name]) for name in own}
             pairs[component, count] = _copied(probed, forward, component, own, f"{count} bits")

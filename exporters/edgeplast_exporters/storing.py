@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 
 from edgeplast.bundle import StoredParameter
-from edgeplast.components import component_of
 from edgeplast.contract import packed_name, quantized_name, scale_name
 from edgeplast.errors import UsageError
 from edgeplast.graphs.graph import Graph
@@ -17,6 +16,7 @@ from edgeplast.graphs.passes.expand_activations import expand_activations
 from edgeplast.plans import Plan
 from edgeplast.progress import Progress, silent
 from edgeplast_exporters.calibration import LEAST_IMAGES, sample_inputs
+from edgeplast_exporters.capture import Captured
 from edgeplast_exporters.four_bits import pack, quantize_blocks
 from edgeplast_exporters.frozen_integers import HELD_OUT_SHARE, FrozenIntegers, fit_integers
 from edgeplast_exporters.integer_products import compute_in_integers, integer_candidates, with_float_matrices
@@ -37,19 +37,23 @@ class FrozenStorage:
         bits: weight name to bits, of every frozen matrix.
         integers: the products that are integer arithmetic, if any.
         rows: weight name to samples of what it reads, for 4-bit scales; may be empty.
+        owner: parameter name to its component.
+        constants: what graphs read besides parameters, by name.
     """
 
     parameters: dict[str, np.ndarray]
     bits: dict[str, int]
     integers: FrozenIntegers | None
     rows: dict[str, np.ndarray]
+    owner: Mapping[str, str]
+    constants: Mapping[str, np.ndarray]
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the plan should know."""
         if self.integers is None:
             return ()
-        last = component_of(list(self.integers.products)[-1])
+        last = self.owner[list(self.integers.products)[-1]]
         return (
             f"{len(self.integers.products)} matrices up to {last} multiply in integers; what {last} computes differs "
             f"from float32 by {self.integers.error:.1%} on images that were not calibrated on.",
@@ -64,7 +68,10 @@ class FrozenStorage:
         return quantize_frozen(graph, eight, four_bits=four)
 
     def deployable(self, forward: Graph) -> Graph:
-        """Return the forward graph that computes the same from float32 parameters."""
+        """Return the forward graph that computes the same from float32 parameters, with all constants in it."""
+        forward = forward.copy()
+        forward.weights = [name for name in forward.weights if name not in self.constants]
+        forward.constants |= self.constants
         if self.integers is None:
             return forward
         scales = {n: self.integers.stored[scale_name(n)] for n in self.integers.products}
@@ -75,7 +82,7 @@ class FrozenStorage:
         products = self.integers.products if self.integers else {}
         return {
             name: StoredParameter(
-                component=component_of(name),
+                component=self.owner[name],
                 shape=array.shape,
                 trainable=name in set(trainable),
                 weight_bits=self.bits.get(name, 32),
@@ -86,7 +93,7 @@ class FrozenStorage:
 
     def arrays(self, trainable: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the content of the file of frozen weights."""
-        result: dict[str, np.ndarray] = {}
+        result: dict[str, np.ndarray] = dict(self.constants)
         products = self.integers.products if self.integers else {}
         for name, array in self.parameters.items():
             if name in products or name in set(trainable):
@@ -102,9 +109,8 @@ class FrozenStorage:
 
 
 def store_frozen(
-    forward: Graph,
+    captured: Captured,
     promoted: Graph,
-    parameters: Mapping[str, np.ndarray],
     plan: Plan,
     *,
     frozen_compute: FrozenCompute = "fp32",
@@ -114,9 +120,8 @@ def store_frozen(
     """Decide how each frozen matrix is stored and computed with.
 
     Args:
-        forward: the forward graph.
-        promoted: the same with everything that may train as an input.
-        parameters: of the model, float32; not changed.
+        captured: the model; not changed.
+        promoted: its graph with everything that may train as an input.
         plan: gives the bits of each component.
         frozen_compute: ``"int8"`` for integer arithmetic before everything that trains.
         images: to calibrate on.
@@ -126,19 +131,20 @@ def store_frozen(
         UsageError: integers without images, or with nothing to compute in them.
         InputError: integers change too much; too few images.
     """
-    bits = {name: plan.components[component_of(name)].weight_bits for name in quantizable(promoted)}
-    changed, integers = dict(parameters), None
+    forward, owner = captured.graph, captured.owner
+    bits = {name: plan.components[owner[name]].weight_bits for name in quantizable(promoted) if name in owner}
+    changed, integers = dict(captured.parameters), None
     if frozen_compute == "int8":
         weights = [name for name in integer_candidates(promoted) if bits.get(name) == 8]
         _check_integers_possible(weights, images)
-        integers = fit_integers(forward, parameters, images, weights, progress=progress)
-        changed = integers.parameters
+        integers = fit_integers(forward, captured.weights, images, weights, progress=progress)
+        changed = {name: integers.parameters[name] for name in changed}
     small = [name for name, b in bits.items() if b == 4]
     rows: dict[str, np.ndarray] = {}
     if small and len(images) >= LEAST_IMAGES:
-        samples = sample_inputs(forward, changed, images, small, progress=progress)
+        samples = sample_inputs(forward, changed | captured.constants, images, small, progress=progress)
         rows = {name: sample.rows for name, sample in samples.items()}
-    return FrozenStorage(changed, bits, integers, rows)
+    return FrozenStorage(changed, bits, integers, rows, owner, captured.constants)
 
 
 def _check_integers_possible(weights: Sequence[str], images: Sequence[np.ndarray]) -> None:

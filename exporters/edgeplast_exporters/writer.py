@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from edgeplast.architecture import Architecture
 from edgeplast.bundle import (
     DEPLOYMENT_GRAPH,
     EVALUATION_GRAPH,
@@ -26,7 +25,6 @@ from edgeplast.bundle import (
     TrainingGraph,
     describe_file,
 )
-from edgeplast.components import component_of
 from edgeplast.errors import InputError
 from edgeplast.footprint import Footprint
 from edgeplast.graphs.graph import Graph
@@ -34,16 +32,17 @@ from edgeplast.graphs.measures.flops import flops_per_image
 from edgeplast.graphs.measures.footprints import footprint_of
 from edgeplast.graphs.measures.liveness import transient_lines
 from edgeplast.graphs.passes.recompute import recompute
-from edgeplast.models import check_finite, describe
+from edgeplast.models import check_finite
+from edgeplast.outline import Outline
 from edgeplast.outputs import building_folder, refuse_existing
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.recomputation import RECOMPUTE, Recompute
 from edgeplast.units import format_bytes
-from edgeplast_exporters.forward import forward_graph, stored_parameters
+from edgeplast_exporters.capture import Captured, capture
+from edgeplast_exporters.capture.parity import check_parity
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
-from edgeplast_exporters.parity import check_forward
 from edgeplast_exporters.storing import FrozenCompute, FrozenStorage, store_frozen
 from edgeplast_exporters.tiers import tier_components
 from edgeplast_exporters.training import promote, training_graph
@@ -87,20 +86,36 @@ def export(
         InputError: plan and model do not fit each other, or a part of the model cannot be exported.
     """
     refuse_existing(into, force=force)
-    architecture = describe(model, plan.outline.model)
-    _check_fit(plan, architecture, classes)
     check_finite(model)
     progress("checking the graph against torch", 0, 1)
-    check_forward(model)
+    captured = capture(model, (len(preprocessing.mean), *preprocessing.image_size), name=plan.outline.model)
+    _check_fit(plan, captured.outline, classes)
+    check_parity(model, captured)
     progress("checking the graph against torch", 1, 1)
-    forward = forward_graph(model)
-    parameters = stored_parameters(model)
-    trainable = [name for name in parameters if plan.components[component_of(name)].trainable]
+    return write_bundle(
+        captured, plan, into=into, classes=classes, preprocessing=preprocessing, frozen_compute=frozen_compute,
+        images=images, force=force, progress=progress,
+    )  # fmt: skip
+
+
+def write_bundle(
+    captured: Captured,
+    plan: Plan,
+    *,
+    into: Path,
+    classes: Sequence[str],
+    preprocessing: Preprocessing,
+    frozen_compute: FrozenCompute = "fp32",
+    images: Sequence[np.ndarray] = (),
+    force: bool = False,
+    progress: Progress = silent,
+) -> Bundle:
+    """Write the bundle of a model that is captured and proven; see :func:`export`."""
+    forward, model = captured.graph, captured.outline.model
+    trainable = [name for name, owner in captured.owner.items() if plan.components[owner].trainable]
     _check_size(forward)
     promoted = promote(forward, trainable)
-    frozen = store_frozen(
-        forward, promoted, parameters, plan, frozen_compute=frozen_compute, images=images, progress=progress
-    )
+    frozen = store_frozen(captured, promoted, plan, frozen_compute=frozen_compute, images=images, progress=progress)
     parameters = frozen.parameters
     plan = msgspec.structs.replace(plan, notes=(*plan.notes, *frozen.notes))
     stored = frozen.described(trainable)
@@ -110,11 +125,11 @@ def export(
         writing = _GraphWriter(folder, frozen, _count(parameters, trainable))
         evaluation = writing.write(promoted, EVALUATION_GRAPH)
         (folder / DEPLOYMENT_GRAPH).write_bytes(
-            to_onnx(frozen.deployable(forward), architecture.model, dict.fromkeys(forward.weights), plain=True)
+            to_onnx(frozen.deployable(forward), model, dict.fromkeys(forward.weights), plain=True)
         )
-        tiers = _write_tiers(writing, promoted, plan, parameters, progress)
+        tiers = _write_tiers(writing, promoted, plan, captured.owner, progress)
         manifest = Manifest(
-            model=architecture.model,
+            model=model,
             classes=tuple(classes),
             preprocessing=preprocessing,
             plan=plan,
@@ -149,13 +164,13 @@ class _GraphWriter:
 
 
 def _write_tiers(
-    writing: _GraphWriter, promoted: Graph, plan: Plan, parameters: dict[str, np.ndarray], progress: Progress
+    writing: _GraphWriter, promoted: Graph, plan: Plan, owner: dict[str, str], progress: Progress
 ) -> list[Tier]:
     tiers = []
     chosen = tier_components(plan)
     for done, (tier, components) in enumerate(chosen):
         progress("writing training graphs", done, len(chosen))
-        names = [name for name in parameters if component_of(name) in components]
+        names = [name for name, component in owner.items() if component in components]
         kept = training_graph(promoted, names)
         variants: dict[Recompute, Graph] = {"none": kept}
         for how in RECOMPUTE[1:]:
@@ -165,7 +180,7 @@ def _write_tiers(
         graphs = [
             TrainingGraph(
                 file=(file := f"train-{tier}{_SUFFIX[how]}.onnx"),
-                footprint=writing.write(graph, file, _count(parameters, names)),
+                footprint=writing.write(graph, file, _count(writing.frozen.parameters, names)),
                 recompute=how,
                 step_flops=flops_per_image(graph),
             )
@@ -181,25 +196,28 @@ def _saves_memory(again: Graph, kept: Graph) -> bool:
     return max(line.at(1) for line in transient_lines(again)) < max(line.at(1) for line in transient_lines(kept))
 
 
-def _check_fit(plan: Plan, architecture: Architecture, classes: Sequence[str]) -> None:
-    if architecture.classes != len(classes):
+def _check_fit(plan: Plan, outline: Outline, classes: Sequence[str]) -> None:
+    if outline.classes != len(classes):
         raise InputError(
-            f"The model's head has {architecture.classes} outputs but {len(classes)} classes were named. "
+            f"The model's head has {outline.classes} outputs but {len(classes)} classes were named. "
             "Give it a new head (edgeplast.models.with_classes), or name as many classes."
         )
     made_for = f"The plan was made for another model ({plan.outline.model})"
-    if plan.outline.blocks != architecture.depth:
+    if plan.outline.blocks != outline.blocks:
         raise InputError(
-            f"{made_for}: its depth is {plan.outline.blocks} blocks, and {architecture.depth} here. "
+            f"{made_for}: its depth is {plan.outline.blocks} blocks, and {outline.blocks} here. "
             "Score and plan this model."
         )
+    here = {component.name: component.size for component in outline.components}
     for name, component in plan.components.items():
-        here = architecture.parameters.get(name, component.parameters)
-        if name not in plan.outline.head and component.parameters != here:
+        size = here.pop(name, 0)
+        if name not in plan.outline.head and component.parameters != size:
             raise InputError(
-                f"{made_for}: {name} has {component.parameters} parameters there and {here} here. "
+                f"{made_for}: {name} has {component.parameters} parameters there and {size} here. "
                 "Score and plan this model."
             )
+    if here:
+        raise InputError(f"{made_for}: it says nothing of {', '.join([*here][:5])}. Score and plan this model.")
 
 
 def _check_size(forward: Graph) -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from small_models import small_vit
 
 from edgeplast.errors import InputError, UsageError
-from edgeplast.models import describe, import_timm, load_model, preprocessing_of, with_classes
+from edgeplast.models import create, describe, import_timm, input_shape_of, load_model, preprocessing_of, with_classes
 from edgeplast.pretrained.files import read_state_dict
 
 SMALL = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -79,10 +79,28 @@ def test_an_unknown_name_suggests_the_nearest():
         load_model("vit_tny_patch16_224")
 
 
-@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "mixer_s32_224"])
-def test_a_model_outside_the_family_says_what_is_inside(name: str):
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "swin_tiny_patch4_window7_224"])
+def test_other_models_get_pictures_and_a_head_and_have_no_sizes_of_a_transformer(name: str) -> None:
+    options = {"num_classes": 5} | ({"embed_dim": 12, "depths": (1, 1)} if name.startswith("swin") else {})
+    model = create(name, options)
+    assert preprocessing_of(model).image_size == input_shape_of(model)[1:]
+    fresh = with_classes(model, 4)
+    with torch.no_grad():
+        logits = fresh(torch.randn(2, *input_shape_of(model)))
+    assert logits.shape == (2, 4) and not logits.any(), "a fresh head is zero"
     with pytest.raises(InputError, match=f"{name} is outside the supported family.*Inside are models built like"):
-        load_model(name)
+        describe(model, name)
+
+
+def test_a_module_of_ones_own_gets_a_head_where_its_last_linear_is() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 6), torch.nn.ReLU(), torch.nn.Linear(6, 7))
+    fresh = with_classes(model, 4)
+    assert fresh(torch.randn(2, 3, 4, 4)).tolist() == [[0.0] * 4] * 2
+    assert model(torch.randn(2, 3, 4, 4)).shape == (2, 7)
+    with pytest.raises(InputError, match=r"Flatten has no Linear.*keep_head"):
+        with_classes(torch.nn.Flatten(), 4)
+    with pytest.raises(InputError, match=r"Flatten does not say what images it takes.*input_shape=\(3, 224, 224\)"):
+        input_shape_of(torch.nn.Flatten())
 
 
 def test_checkpoint_and_hub_together_are_refused(tmp_path: Path):

@@ -57,7 +57,7 @@ def test_what_is_no_module_is_told_how_one_is_made(tmp_path: Path, given: Any):
 
 
 def test_a_module_of_another_family_is_named(tmp_path: Path):
-    with pytest.raises(InputError, match="Sequential is outside the supported family"):
+    with pytest.raises(InputError, match="Sequential does not say what images it takes"):
         edgeplast.score(torch.nn.Sequential(torch.nn.Linear(2, 2)), blob_folder(tmp_path, train=4, test=0))
 
 

@@ -18,13 +18,12 @@ from torch import nn
 from edgeplast.components import component_of, select
 from edgeplast.contract import gradient_input, gradient_output, quantized_name, scale_name
 from edgeplast.graphs.graph import Graph
-from edgeplast.models import import_timm
+from edgeplast.models import import_timm, input_shape_of, name_of
 from edgeplast.outline import Outline
 from edgeplast.plans import Plan, plan_by_names
 from edgeplast.quiet_runtime import import_quietly
-from edgeplast_exporters.forward import forward_graph, matrix, stored_parameters
+from edgeplast_exporters.capture import Captured, capture
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
-from edgeplast_exporters.outlining import outlined
 from edgeplast_exporters.quantization import quantize_rows
 from edgeplast_exporters.training import promote, training_graph
 
@@ -41,7 +40,32 @@ def small(name: str = "vit_tiny_patch16_224", *, seed: int = 0, **options: Any) 
         "num_heads": 4,
         "num_classes": len(CLASSES),
     }
-    return randomised(import_timm().create_model(name, **(settings | options)), seed)
+    model = randomised(import_timm().create_model(name, **(settings | options)), seed)
+    model.__dict__["recipe"] = repr((name, sorted((settings | options).items())))
+    return model
+
+
+_captured: dict[str, Captured] = {}
+
+
+def captured(model: nn.Module) -> Captured:
+    """The model as the exporter captures it; models of one recipe differ in their numbers alone."""
+    recipe = model.__dict__.get("recipe")
+    found = _captured.get(recipe) if recipe else None
+    if found is None:
+        found = capture(model, input_shape_of(model), name=name_of(model))
+        if recipe:
+            _captured[recipe] = found
+    return found
+
+
+def forward_graph(model: nn.Module) -> Graph:
+    return captured(model).graph.copy()
+
+
+def matrix(tensor: torch.Tensor) -> torch.Tensor:
+    """A parameter as the graphs of vision transformers store it: the patch kernel as a matrix (out, rest)."""
+    return tensor.reshape(tensor.shape[0], -1) if tensor.ndim == 4 else tensor
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -161,8 +185,10 @@ def assert_gradients_agree(
 
 def plan_of(model: nn.Module, pattern: str = "attn,head", *, bits: int = 8, outline: Outline | None = None) -> Plan:
     """A plan that trains what a pattern selects and stores the rest in so many bits."""
-    return plan_by_names(outline or outlined(model)[0], pattern, weight_bits=bits)
+    return plan_by_names(outline or captured(model).outline, pattern, weight_bits=bits)
 
 
 def parameters(model: nn.Module) -> dict[str, np.ndarray]:
-    return stored_parameters(model)
+    graph = captured(model).graph
+    arrays = {name: p.detach().numpy() for name, p in model.named_parameters()}
+    return {name: np.ascontiguousarray(array.reshape(graph.values[name].shape)) for name, array in arrays.items()}

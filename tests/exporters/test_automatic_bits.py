@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from exporter_models import CLASSES, parameters, pictures, plan_of, small
+from exporter_models import CLASSES, forward_graph, parameters, pictures, plan_of, small
 from torch import nn
 
 from edgeplast.bundle import EVALUATION_GRAPH, Bundle
@@ -22,7 +22,6 @@ from edgeplast.units import format_bytes
 from edgeplast_exporters import export
 from edgeplast_exporters.automatic_bits import choose_bits, relative_plasticity
 from edgeplast_exporters.calibration import sample_inputs
-from edgeplast_exporters.forward import forward_graph
 from edgeplast_exporters.held_out_accuracy import AccuracyTarget
 from edgeplast_exporters.rounding_errors import rounded_matrix, rounding_errors
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from exporter_models import parameters_of, small
+from exporter_models import forward_graph, parameters_of, small
 
 from edgeplast.graphs.checking import check
 from edgeplast.graphs.passes.dequantize import quantizable, quantize_frozen
 from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.graphs.training import promote, training_graph
-from edgeplast_exporters.forward import forward_graph
 from edgeplast_exporters.integer_products import IntegerProduct, compute_in_integers, integer_candidates
 
 MODELS: dict[str, dict[str, Any]] = {

@@ -7,7 +7,6 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,12 +16,13 @@ from safetensors.numpy import load_file
 from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, TRAINABLE, Bundle
 from edgeplast.components import component_of
 from edgeplast.errors import EdgeplastError, InputError, UsageError
-from edgeplast.models import describe, preprocessing_of
+from edgeplast.models import preprocessing_of
 from edgeplast.plans import Plan
 from edgeplast_devices.runtime import EvaluationSession, TrainingSession
 from edgeplast_devices.weights import all_parameters, read_trainable
 from edgeplast_exporters import export
-from edgeplast_exporters.parity import check_forward
+from edgeplast_exporters.capture import capture
+from edgeplast_exporters.capture.parity import check_parity
 from edgeplast_exporters.tiers import tier_components
 
 
@@ -210,17 +210,6 @@ def refused(model: torch.nn.Module, folder: Path, message: str, plan: Plan | Non
     assert_nothing_written(folder)
 
 
-def plan_sized_as(model: torch.nn.Module) -> Plan:
-    """The plan of the usual small model, as if its components had as many parameters as those here."""
-    plan = plan_of(small())
-    try:
-        sizes = describe(model).parameters
-    except InputError:  # that is what is tested
-        return plan
-    sized = {n: msgspec.structs.replace(c, parameters=sizes.get(n, c.parameters)) for n, c in plan.components.items()}
-    return msgspec.structs.replace(plan, components=sized)
-
-
 def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
     refused(small(embed_dim=48), tmp_path, "another model.*Score and plan this model", plan_of(small()))
 
@@ -237,11 +226,13 @@ def test_one_class_twice_is_refused(tmp_path: Path) -> None:
     refused(small(), tmp_path, "different class names", classes=("a", "b", "a"))
 
 
-def test_a_forward_method_of_its_own_is_found_out(tmp_path: Path) -> None:
+def test_a_forward_method_of_its_own_is_captured() -> None:
     model = small()
+    plain = model(torch.zeros(1, 3, 32, 32))
     whole = model.forward_features
     model.forward_features = lambda x, **options: 1.01 * whole(x, **options) + 0.1
-    refused(model, tmp_path, "the model disagree")
+    assert check_parity(model, capture(model, (3, 32, 32))) < 1e-4
+    assert not torch.allclose(model(torch.zeros(1, 3, 32, 32)), plain)
 
 
 def test_a_module_that_cannot_run_is_refused_with_its_own_error(tmp_path: Path) -> None:
@@ -250,20 +241,23 @@ def test_a_module_that_cannot_run_is_refused_with_its_own_error(tmp_path: Path) 
     refused(model, tmp_path, "itself fails on images.*TypeError")
 
 
-def test_a_hook_is_found_out(tmp_path: Path) -> None:
+def test_a_hook_is_captured() -> None:
     model = small()
+    plain = model(torch.zeros(1, 3, 32, 32))
     model.blocks[0].attn.register_forward_hook(lambda module, given, result: result * 1.5)
-    refused(model, tmp_path, "the model disagree.*hooks")
+    assert check_parity(model, capture(model, (3, 32, 32))) < 1e-4
+    assert not torch.allclose(model(torch.zeros(1, 3, 32, 32)), plain)
 
 
-def test_a_fresh_head_of_zeros_hides_no_difference(tmp_path: Path) -> None:
+def test_a_fresh_head_of_zeros_hides_no_difference() -> None:
     model = small()
     torch.nn.init.zeros_(model.head.weight)
     torch.nn.init.zeros_(model.head.bias)
-    assert check_forward(model) < 1e-4
-    model.blocks[0].attn.scale *= 1.5
-    model.blocks[0].attn.fused_attn = True  # torch's fused kernel does not ask for the scale
-    refused(model, tmp_path, "the model disagree")
+    captured = capture(model, (3, 32, 32))
+    assert check_parity(model, captured) < 1e-4
+    model.blocks[0].attn.register_forward_hook(lambda module, given, result: result * 1.5)
+    with pytest.raises(InputError, match=r"model disagree: logits differ by .*VisionTransformer computes something"):
+        check_parity(model, captured)
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
@@ -273,44 +267,66 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shared", ["block", "matrix"])
-def test_shared_parameters_are_refused(tmp_path: Path, shared: str) -> None:
+def test_shared_parameters_are_one_weight(shared: str) -> None:
     model = small()
     if shared == "block":
         model.blocks[1] = model.blocks[0]
     else:
         model.blocks[1].mlp.fc1.weight = model.blocks[0].mlp.fc1.weight
-    refused(model, tmp_path, r"one to one.*blocks\.1.*a copy each", plan_sized_as(model))
+    captured = capture(model, (3, 32, 32))
+    assert check_parity(model, captured) < 1e-4
+    assert {*captured.parameters} == {name for name, _ in model.named_parameters()}
+    assert sum("blocks.0.mlp.fc1.weight" in node.inputs for node in captured.graph.nodes) == 2
 
 
 OUTSIDE: dict[str, tuple[dict[str, Any], str]] = {
-    "attention pooling": ({"global_pool": "map"}, "attn_pool"),
-    "pooling by mean and maximum": ({"global_pool": "avgmax"}, "global_pool='avgmax'"),
-    "no pooling": ({"global_pool": ""}, "global_pool=''"),
-    "grey pictures": ({"in_chans": 1}, "patch_embed.*3 channels"),
-    "no classifier": ({"num_classes": 0}, "head"),
+    "no pooling": ({"global_pool": ""}, r"returns a tensor of shape \(2, 17, 3\).*picks the logits"),
+    "grey pictures": ({"in_chans": 1}, "itself fails on images.*expected input.*1 channels"),
+    "no classifier": ({"num_classes": 0}, "32 outputs but 3 classes"),
+    "another block": ({"block_fn": "ParallelThingsBlock"}, "another model.*Score and plan this model"),
 }
 
 
 @pytest.mark.parametrize("kind", OUTSIDE)
-def test_what_has_no_graph_is_refused_by_name(kind: str, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(kind: str, tmp_path: Path) -> None:
     options, message = OUTSIDE[kind]
-    model = small(**options)
-    refused(model, tmp_path, message, plan_sized_as(model))
+    refused(made(**options), tmp_path, message)
 
 
-@pytest.mark.parametrize("block", ["ResPostBlock", "ParallelScalingBlock", "ParallelThingsBlock", "DiffAttention"])
-def test_other_blocks_are_refused_by_name(block: str, tmp_path: Path) -> None:
+def made(**options: Any) -> torch.nn.Module:
+    """A small model; blocks and attention are named as timm names them."""
     import timm.layers
     from timm.models import vision_transformer
 
-    if block == "DiffAttention":
-        model = small(attn_layer=timm.layers.DiffAttention)
-    else:
-        model = small(block_fn=getattr(vision_transformer, block))
-    refused(model, tmp_path, block, plan_sized_as(model))
+    for part, module in (("block_fn", vision_transformer), ("attn_layer", timm.layers)):
+        if part in options:
+            options[part] = getattr(module, options[part])
+    return small(**options)
 
 
-def test_patches_that_overlap_are_refused(tmp_path: Path) -> None:
+INSIDE: dict[str, dict[str, Any]] = {
+    "attention pooling": {"global_pool": "map"},
+    "pooling by mean and maximum": {"global_pool": "avgmax"},
+    "parallel branches": {"block_fn": "ParallelThingsBlock"},
+    "one product for attention and MLP": {"block_fn": "ParallelScalingBlock"},
+    "norms after": {"block_fn": "ResPostBlock", "init_values": 0.5},
+    "differential attention": {"attn_layer": "DiffAttention"},
+}
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+def test_whatever_is_made_of_operators_is_exported(kind: str, tmp_path: Path) -> None:
+    model = made(**INSIDE[kind])
+    assert check_parity(model, capture(model, (3, 32, 32))) < 1e-4
+    bundle = written(model, tmp_path / "b", plan_of(model, "blocks.1"))
+    assert {p.component for p in bundle.manifest.parameters.values()} == {*bundle.manifest.plan.components}
+
+
+def test_patches_that_overlap_are_a_convolution() -> None:
     model = small()
-    model.patch_embed.proj.stride = (4, 4)
-    refused(model, tmp_path, r"patch_embed\.proj.*whole patches")
+    model.patch_embed.proj.padding = (4, 4)
+    model.pos_embed = torch.nn.Parameter(torch.randn(1, 26, 32))
+    model.patch_embed.strict_img_size = False
+    captured = capture(model, (3, 32, 32))
+    assert check_parity(model, captured) < 1e-4
+    assert [node.op for node in captured.graph.nodes].count("Conv") == 1

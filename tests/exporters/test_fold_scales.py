@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exporter_models import parameters_of, session_of, small
+from exporter_models import forward_graph, parameters_of, session_of, small
 
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.passes.fold_scales import fold_scales
-from edgeplast_exporters.forward import forward_graph
 from edgeplast_exporters.training import promote, training_graph
 
 HALF = math.sqrt(0.5)

@@ -16,7 +16,6 @@ from edgeplast.contract import gradient_input, gradient_output
 from edgeplast.errors import InputError
 from edgeplast.graphs.differentiate import differentiate
 from edgeplast.graphs.graph import Graph, Value
-from edgeplast_exporters.forward import activation
 
 BATCH = 3
 
@@ -96,6 +95,11 @@ def expanded(g: Graph, token: Value, like: Value) -> Value:
     return g.add(g.expand_to_batch(token, like), like)
 
 
+def gelu_by_tanh(g: Graph, x: Value) -> Value:
+    cubic = g.add(x, g.scale(g.mul(x, g.mul(x, x)), 0.044715))
+    return g.mul(g.scale(x, 0.5), g.add(g.unary("Tanh", g.scale(cubic, 0.7978845608028654)), g.constant(1.0)))
+
+
 RULES: dict[str, Rule] = {
     **binary("Add", torch.add),
     **binary("Sub", torch.sub),
@@ -109,11 +113,11 @@ RULES: dict[str, Rule] = {
     "Gelu": unary("Gelu", functional.gelu),
     "Softmax": Rule(((2, 4, 5),), lambda g, x: g.unary("Softmax", x, axis=-1), lambda x: x.softmax(-1)),
     "Softmax that weighs values": Rule(((1, 2, 4, 5), (1, 2, 5, 3)), attention_rows, lambda z, v: z.softmax(-1) @ v),
-    "SiLU": Rule(((4, 5),), lambda g, x: activation(g, "Silu", x), functional.silu),
-    "QuickGELU": Rule(((4, 5),), lambda g, x: activation(g, "QuickGelu", x), lambda x: x * (1.702 * x).sigmoid()),
-    "GELU by tanh": Rule(
-        ((4, 5),), lambda g, x: activation(g, "GeluTanh", x), lambda x: functional.gelu(x, approximate="tanh")
+    "SiLU": Rule(((4, 5),), lambda g, x: g.mul(x, g.unary("Sigmoid", x)), functional.silu),
+    "QuickGELU": Rule(
+        ((4, 5),), lambda g, x: g.mul(x, g.unary("Sigmoid", g.scale(x, 1.702))), lambda x: x * (1.702 * x).sigmoid()
     ),
+    "GELU by tanh": Rule(((4, 5),), gelu_by_tanh, lambda x: functional.gelu(x, approximate="tanh")),
     "ReduceMean of the last": Rule(((4, 5),), lambda g, x: g.reduce("ReduceMean", x, -1), lambda x: x.mean(-1, True)),
     "ReduceMean of the tokens": Rule(
         ((1, 4, 5),), lambda g, x: g.reduce("ReduceMean", x, 1, keep=False), lambda x: x.mean(1)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from exporter_models import (
+    forward_graph,
     labels,
     mean_targets,
     parameters,
@@ -28,7 +29,6 @@ from edgeplast.contract import quantized_name, scale_name
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.liveness import transient_lines
 from edgeplast.graphs.passes.recompute import recompute
-from edgeplast_exporters.forward import forward_graph
 from edgeplast_exporters.quantization import quantizable, quantize_frozen, quantize_rows
 
 

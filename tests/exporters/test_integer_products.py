@@ -12,6 +12,7 @@ import torch
 from exporter_models import (
     CLASSES,
     assert_gradients_agree,
+    forward_graph,
     labels,
     mean_targets,
     parameters,
@@ -40,7 +41,6 @@ from edgeplast_devices.runtime import EvaluationSession, TrainingSession
 from edgeplast_devices.weights import all_parameters, read_trainable
 from edgeplast_exporters import export
 from edgeplast_exporters.activation_ranges import quantized
-from edgeplast_exporters.forward import forward_graph
 from edgeplast_exporters.frozen_integers import FrozenIntegers, fit_integers
 from edgeplast_exporters.integer_products import (
     IntegerProduct,

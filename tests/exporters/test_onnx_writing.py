@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from exporter_models import (
+    forward_graph,
     labels,
     mean_targets,
     parameters,
@@ -27,7 +28,6 @@ from safetensors.numpy import save_file
 from edgeplast.contract import gradient_input
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.passes.recompute import recompute
-from edgeplast_exporters.forward import forward_graph
 from edgeplast_exporters.onnx_writer import StoredTensor, safetensors_layout, to_onnx
 from edgeplast_exporters.quantization import quantizable, quantize_frozen
 

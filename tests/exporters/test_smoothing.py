@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from exporter_models import parameters, pictures, session_of, small
+from exporter_models import forward_graph, parameters, pictures, session_of, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,7 +15,6 @@ from torch import nn
 from edgeplast.graphs.graph import Graph
 from edgeplast_exporters.activation_ranges import choose_range, clipped_share, grid, product_error, quantized
 from edgeplast_exporters.calibration import Sample, sample_inputs
-from edgeplast_exporters.forward import forward_graph
 from edgeplast_exporters.frozen_integers import fit_integers
 from edgeplast_exporters.integer_products import integer_candidates
 from edgeplast_exporters.smoothing import Smoothed, smooth

@@ -10,6 +10,7 @@ import pytest
 import torch
 from exporter_models import (
     assert_gradients_agree,
+    forward_graph,
     labels,
     mean_targets,
     parameters,
@@ -26,7 +27,6 @@ from torch import nn
 
 from edgeplast.components import all_components
 from edgeplast.errors import InputError
-from edgeplast_exporters.forward import forward_graph
 from edgeplast_exporters.training import promote, training_graph
 
 FAMILY: dict[str, tuple[str, dict[str, Any]]] = {

@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from edgeplast.graphs.graph import Graph, Node, Value
+from edgeplast.graphs.operators import operator
 
-_ELEMENTWISE = {"Add", "Sub", "Mul", "Div"}
-_UNARY = {"Gelu", "Relu", "Sigmoid", "Tanh", "Sqrt", "Exp", "Log", "Erf", "HardSigmoid", "Clip", "Sin", "Cos", "Abs"}
 _LEAST_TIMES = 3
 """The rows that there are over those wanted, at least: with more wanted, two slices cost what fewer rows save."""
 
@@ -113,9 +112,9 @@ def _passed_on(graph: Graph, node: Node, rows: _Rows) -> Iterator[tuple[str, _Ro
         yield first.name, rows
     elif node.op == "MatMul" and rows.axis == last - 1 and not node.attributes["transA"] and first.batched:
         yield first.name, rows.at(len(first.shape) - 2)
-    elif node.op in _ELEMENTWISE:
+    elif operator(node.op).kind == "pointwise":
         found = []
-        for name in node.inputs:
+        for name in filter(None, node.inputs):
             value = graph.values[name]
             axis = rows.axis - (len(out.shape) - len(value.shape))
             if axis >= 0 and value.shape[axis] == rows.size and (value.batched or rows.axis > 0):
@@ -133,7 +132,7 @@ def _keeps_rows(node: Node, axis: int, last: int) -> bool:
         return axis != int(node.attributes["axis"])
     if node.op == "ReduceMean":
         return bool(node.attributes["keepdims"]) and axis != int(node.attributes["axes"][0])
-    return node.op in _UNARY
+    return node.op == "BatchNormalization" and axis == 0 and last == 1
 
 
 class _Writer:

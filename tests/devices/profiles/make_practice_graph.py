@@ -16,7 +16,7 @@ INPUTS, HIDDEN, CLASSES = 8, 16, 4
 def practice_graph() -> bytes:
     """Norm, linear, GELU, linear, cross-entropy, and the gradients: the operators of a transformer's MLP."""
     from edgeplast.graphs.graph import Graph
-    from edgeplast_exporters.forward import LOGITS
+    from edgeplast.graphs.training import LOGITS
     from edgeplast_exporters.onnx_writer import to_onnx
     from edgeplast_exporters.training import promote, training_graph
 

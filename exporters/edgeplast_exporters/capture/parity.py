@@ -1,0 +1,81 @@
+"""Proof that a captured graph computes what the torch module computes, before anything is written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgeplast.contract import IMAGES
+from edgeplast.errors import InputError
+from edgeplast.graphs.graph import Graph
+from edgeplast.quiet_runtime import import_quietly
+from edgeplast_exporters.capture.capturing import Captured
+from edgeplast_exporters.capture.tracing import prepared
+from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
+
+TOLERANCE = 1e-3
+"""Largest allowed difference of a logit over the largest logit; equal float32 arithmetic stays below 1e-5."""
+
+
+def check_parity(model: torch.nn.Module, captured: Captured, *, seed: int = 0) -> float:
+    """Compare the graph of a captured model with the model itself on random images.
+
+    A fresh head is all zeros and would hide whatever comes before it, so the comparison is made with random numbers
+    wherever a whole parameter is zero.
+
+    Args:
+        model: not changed; what is compared is its evaluation mode, in float32.
+        captured: from :func:`~edgeplast_exporters.capture.capture` of this model.
+        seed: of the images and those numbers.
+
+    Returns:
+        the largest difference of a logit, relative to the largest logit.
+
+    Raises:
+        InputError: they disagree.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = captured.weights
+    images = np.random.default_rng(seed).standard_normal((2, *captured.outline.input_shape), dtype=np.float32)
+    with prepared(model) as probe:
+        silent = {n: p for n, p in probe.named_parameters() if n in weights and not p.detach().any()}
+        for name, parameter in silent.items():
+            parameter.data.normal_(std=max(parameter[0].numel(), 1) ** -0.5, generator=generator)
+            weights[name] = parameter.detach().numpy().copy().reshape(weights[name].shape)
+        try:
+            with torch.no_grad():
+                reference: np.ndarray = probe(torch.from_numpy(images)).numpy()
+        finally:
+            for parameter in silent.values():
+                parameter.data.zero_()
+    logits = run_once(captured.graph, weights, images)
+    largest = float(np.abs(reference).max())
+    difference = float(np.abs(logits - reference).max()) / largest
+    if not difference <= TOLERANCE:
+        raise InputError(
+            f"The exported graph and the model disagree: logits differ by {difference:.2g} of the largest "
+            f"(allowed: {TOLERANCE:g}). {type(model).__name__} computes something at random or keeps a state between "
+            "calls; its forward method must depend on the images and its parameters alone."
+        )
+    return difference
+
+
+def run_once(graph: Graph, weights: Mapping[str, np.ndarray], images: np.ndarray) -> np.ndarray:
+    """Return the logits that a forward graph computes on the installed runtime."""
+    from safetensors.numpy import save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        stored = Path(folder) / "weights.safetensors"
+        save_file({name: weights[name] for name in graph.weights}, stored)
+        path = Path(folder) / "forward.onnx"
+        path.write_bytes(to_onnx(graph, "forward", safetensors_layout(stored)))
+        onnxruntime = import_quietly()
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # as on the device
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        logits: np.ndarray = session.run(None, {IMAGES: images})[0]
+        return logits
