@@ -64,7 +64,7 @@ def test_a_module_of_another_family_is_named(tmp_path: Path):
 def test_backbones_without_a_head_get_one_and_have_none_to_keep(tmp_path: Path):
     backbone = small_vit(num_classes=0)
     scores = edgeplast.score(backbone, blob_folder(tmp_path / "blobs", train=4, test=0), pairs=4)
-    assert scores.architecture.classes == 3
+    assert scores.outline.classes == 3
     bundle = edgeplast.export(backbone, edgeplast.plan(scores), into=tmp_path / "b")
     assert bundle.manifest.classes == CLASSES and isinstance(backbone.head, torch.nn.Identity)
     with pytest.raises(InputError, match="has no head to keep"):
