@@ -135,7 +135,7 @@ class Mixes(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.inner = nn.Module()
-        self.inner.forward = lambda x: (x @ x.t()).softmax(-1) @ x  # type: ignore[method-assign]
+        self.inner.forward = lambda x: (x @ x.t()).softmax(-1) @ x
         self.head = nn.Linear(3, 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
