@@ -11,7 +11,6 @@ import numpy as np
 
 from edgeplast.adaptation import RungChange
 from edgeplast.bundle import FROZEN, Bundle
-from edgeplast.components import HEAD
 from edgeplast.errors import BudgetError
 from edgeplast.placement import ON_CPU, Placement
 from edgeplast_devices.guard import Guard
@@ -263,8 +262,8 @@ class Trainer:
         rate, head_rate = self.options.learning_rate, self.options.head_learning_rate
         if not rate or head_rate is None or head_rate == rate:
             return {}
-        owner = self.bundle.manifest.parameters
-        return {name: head_rate / rate for name in self.parameters if owner[name].component == HEAD}
+        owner, heads = self.bundle.manifest.parameters, self.bundle.manifest.plan.outline.head
+        return {name: head_rate / rate for name in self.parameters if owner[name].component in heads}
 
     def _trained(self, rung: Rung) -> list[str]:
         owner = self.bundle.manifest.parameters

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from edgeplast.bundle import BLOCK_OF_4_BITS, FROZEN, TRAINABLE, Bundle, StoredParameter
-from edgeplast.components import HEAD
 from edgeplast.contract import matrix_name, packed_name, quantized_name, scale_name
 from edgeplast.errors import DamagedError
 from edgeplast_devices.tensors import TensorFile, open_arrays, read_arrays
@@ -35,7 +34,10 @@ def head_is_new(bundle: Bundle) -> bool:
     Raises:
         DamagedError: see :func:`read_trainable`.
     """
-    names = [n for n, stored in bundle.manifest.parameters.items() if stored.trainable and stored.component == HEAD]
+    manifest = bundle.manifest
+    heads = manifest.plan.outline.head
+    names = [n for n, stored in manifest.parameters.items() if stored.trainable and stored.component in heads]
+    bundle.check_unchanged(TRAINABLE)
     with open_arrays(bundle.path / TRAINABLE) as file:
         new = not any(file.read(name).any() for name in names)
     bundle.check_unchanged(TRAINABLE)

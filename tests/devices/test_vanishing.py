@@ -104,9 +104,10 @@ def test_for_a_moment(world: World, whole: Adaptation, gone: str) -> None:
     world.at_step(7, world.vanish)
     world.on_sleep = lambda: world.come_back() if world.slept == 3 else None
     same(world.adapt(), whole)
-    assert world.slept == 3 and len(world.told) == 1
-    assert "cannot be reached (no such file" in world.told[0]
-    assert world.told[0].endswith("Bring it back. Waiting for it, 60 seconds at most.")
+    told = [text for text in world.told if " classes: " not in text]
+    assert world.slept == 3 and len(told) == 1
+    assert "cannot be reached (no such file" in told[0]
+    assert told[0].endswith("Bring it back. Waiting for it, 60 seconds at most.")
 
 
 @pytest.mark.parametrize("gone", [".", "train"])
@@ -163,7 +164,7 @@ def test_one_picture_that_is_deleted_is_left_out_and_named(world: World) -> None
 class TestStepsThatSeeNoPicture:
     def damage(self, world: World, fraction: float) -> None:
         for number, file in enumerate(sorted((world.data / "train").rglob("*.png"))):
-            if number % 100 < 100 * fraction:
+            if number % 10 < 10 * fraction:
                 file.write_bytes(truncated_png())
 
     def test_they_have_failed_and_have_no_loss(self, world: World, bundle: Bundle) -> None:
