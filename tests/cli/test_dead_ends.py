@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import pytest
 
 import edgeplast
-from edgeplast.bundle import MANIFEST, Bundle
+from edgeplast.bundle import MANIFEST, TRAINABLE, Bundle
 from edgeplast.cli.app import run
-from edgeplast.errors import InputError, UsageError
+from edgeplast.errors import DamagedError, InputError, UsageError
 from edgeplast.files import possible
 from edgeplast.plans import Plan
 from edgeplast_devices.device_profiles import read_profile
@@ -159,6 +160,61 @@ def test_records_of_the_old_format_say_how_to_make_new_ones(tmp_path: Path, said
         InputError, match=r"has format 1; this edgeplast reads 2\. Make it again: edgeplast score MODEL"
     ):
         Plan.read(old)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no ulimit")
+@pytest.mark.parametrize("verb", ["deploy", "adapt"])
+def test_a_file_larger_than_the_file_system_takes(
+    said: Callable, bundle: Bundle, blobs: Path, tmp_path: Path, verb: str
+) -> None:
+    import resource
+
+    words = (verb, bundle.path, "-o", tmp_path / "out", *(("--data", blobs) if verb == "adapt" else ()))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bundle.manifest.files[TRAINABLE].bytes // 2, before[1]))
+    try:
+        code, message = said(*words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 3 and "a file is larger than the file system or a limit (ulimit -f) allows" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_deleted_while_it_is_used(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
+    """A run has its own copy and ends well; others say so, as does a run whose own folder is deleted."""
+    import shutil
+
+    options = edgeplast.TrainingOptions(epochs=1, threads=1)
+
+    def deleting(copy: Path, gone: Path) -> dict[str, Any]:
+        shutil.copytree(bundle.path, copy)
+        return {"progress": lambda *told: shutil.rmtree(gone, ignore_errors=True)}
+
+    a, b, c, d = (tmp_path / name for name in "abcd")
+    report = edgeplast.adapt(a, blobs, into=tmp_path / "out", options=options, **deleting(a, a))
+    assert report.steps and Bundle.open(tmp_path / "out").manifest.adapted_from == bundle.fingerprint
+    with pytest.raises(DamagedError, match=r"changed while it was used: .*evaluate.onnx was changed"):
+        edgeplast.evaluate(b, blobs, **deleting(b, b))
+    with pytest.raises(DamagedError, match=r"changed while it was used: .*trainable.safetensors was changed"):
+        edgeplast.deploy(c, tmp_path / "m.onnx", **deleting(c, c))
+    with pytest.raises(DamagedError, match=r"o.partial changed while it was used"):
+        edgeplast.adapt(d, blobs, into=tmp_path / "o", options=options, **deleting(d, tmp_path / "o.partial"))
+    assert not (tmp_path / "m.onnx").exists() and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("graphs", [None, []], ids=["none", "without graphs"])
+def test_a_bundle_of_empty_tiers(
+    said: Callable, bundle: Bundle, blobs: Path, tmp_path: Path, graphs: list | None
+) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
+    content = json.loads((copy / MANIFEST).read_text())
+    content["tiers"] = [] if graphs is None else [{**tier, "graphs": graphs} for tier in content["tiers"]]
+    (copy / MANIFEST).write_text(json.dumps(content))
+    for words in (("inspect", copy), ("adapt", copy, "--data", blobs, "-o", tmp_path / "out")):
+        code, message = said(*words)
+        assert code == 5 and "A bundle needs at least one tier, and each tier a training graph" in message
 
 
 SHOWING: list[Callable[[Any], tuple]] = [
