@@ -4,11 +4,16 @@ onnxruntime follows the names in a model's external data: builds of 2024 to any 
 file below the model's folder. So the names are read first, from the protobuf wire format (protobuf.dev, "Encoding";
 field numbers of onnx.proto3): the fields that can hold a tensor are walked, all others skipped, and a model of two
 gigabytes costs its headers alone.
+
+On the way each tensor is asked whether it has as many bytes as its shape says: runtimes of 2024 believe it, read past
+the end, and take the process with them.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO
@@ -32,6 +37,15 @@ _INSIDE: dict[int, dict[int, int]] = {
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _KEY, _VALUE = 1, 2
 _LOCATION = b"location"
+_WORTH_A_WALK = re.compile(rb"location|\xa0\x01[\x04\x05\x09-\x0c]")
+"""An entry that names a file, or an attribute whose type is a tensor or a graph, or several: few nodes have one."""
+
+_MOSTLY_WITHOUT = (_NODE, _ATTRIBUTE, _FUNCTION, _ENTRY)
+_DIMS, _DATA_TYPE, _RAW_DATA, _PLACE = 1, 2, 9, 14
+_BITS = dict.fromkeys((2, 3, 9, 17, 18, 19, 20), 8) | dict.fromkeys((4, 5, 10, 16), 16) | dict.fromkeys((1, 6, 12), 32)
+_BITS |= dict.fromkeys((7, 11, 13, 14), 64) | {15: 128, 21: 4, 22: 4, 23: 4}
+"""Bits of an element by ``TensorProto.DataType``."""
+
 _DEEPEST = 100
 """protobuf's own limit of messages inside messages."""
 
@@ -89,12 +103,30 @@ class _NotOnnxError(Exception):
     """The bytes are no message of the kind that they should be."""
 
 
+class _Tensor:
+    """What the fields of a tensor say, as far as they were read."""
+
+    def __init__(self) -> None:
+        self.shape: list[int] = []
+        self.kind, self.raw_bytes, self.is_elsewhere = 0, -1, False
+
+    def check(self) -> None:
+        """Raise where there are not as many bytes as the shape says."""
+        if self.raw_bytes >= 0 and self.kind in _BITS and not self.is_elsewhere:
+            needed = -(-math.prod(self.shape) * _BITS[self.kind] // 8)
+            if needed != self.raw_bytes:
+                shown = f"{self.shape[:8]} … ({len(self.shape)})" if len(self.shape) > 8 else str(self.shape)
+                raise _NotOnnxError(f"a tensor of shape {shown} has {self.raw_bytes} bytes instead of {needed}")
+
+
 class _Walk:
     """One pass over a file, from front to back, that holds a window of it."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size
         self._window, self._start, self._at = b"", 0, 0  # bytes, where in the file they begin, and the next one in them
+        self._number = 0  # the content of the last field that was one
+        self._tensor = _Tensor()
 
     def names(self) -> set[str]:
         """Return the locations of all entries of external data."""
@@ -106,21 +138,45 @@ class _Walk:
                 kind, _ = stack.pop()
                 if kind == _ENTRY and entry[0] == _LOCATION:
                     found.add(entry[1].decode("utf-8", "replace"))
+                if kind == _TENSOR:
+                    self._tensor.check()
                 if not stack:
                     return found
             kind, end = stack[-1]
             field, wire, length = self._field(end)
             inner = _INSIDE.get(kind, {}).get(field) if wire == _BYTES else None
-            if inner is not None and not self._lacks_key(length):
+            if inner is not None and (inner not in _MOSTLY_WITHOUT or not self._lacks_key(length)):
                 if len(stack) == _DEEPEST:
                     raise _NotOnnxError(f"more than {_DEEPEST} messages lie inside one another")
                 stack.append((inner, self._position + length))
                 entry = [b"", b""]
+                # Twice the same attribute's tensor is one: parsers merge them.
+                if inner == _ATTRIBUTE or (inner == _TENSOR and (kind, field) != (_ATTRIBUTE, 5)):
+                    self._tensor = _Tensor()
+            elif kind == _TENSOR and field in (_DIMS, _DATA_TYPE, _RAW_DATA, _PLACE):
+                self._note(field, wire, length)
             elif kind == _ENTRY and wire == _BYTES and field in (_KEY, _VALUE):
                 entry[field - _KEY] = self._take(length)
             else:
                 self._skip(length)
         raise _NotOnnxError(f"it has more than {_MOST_FIELDS:,} fields")
+
+    def _note(self, field: int, wire: int, length: int) -> None:
+        """Take up what a field says of the tensor that is walked."""
+        if field == _RAW_DATA and wire == _BYTES:
+            self._tensor.raw_bytes = length
+        elif field == _DATA_TYPE and wire == _VARINT:
+            self._tensor.kind = self._number
+        elif field == _PLACE and wire == _VARINT:
+            self._tensor.is_elsewhere = self._number == 1
+        elif field == _DIMS and wire == _VARINT:
+            self._tensor.shape.append(self._number)
+        elif field == _DIMS and wire == _BYTES:
+            end = self._position + length
+            while self._position < end:
+                self._tensor.shape.append(self._varint(10))
+            return
+        self._skip(length)
 
     @property
     def _position(self) -> int:
@@ -133,7 +189,7 @@ class _Walk:
         if not 0 < field < 1 << 29:
             raise _NotOnnxError(f"it has a field number {field}")
         if wire == _VARINT:
-            self._varint(10)
+            self._number = self._varint(10)
             length = 0
         elif wire == _BYTES:
             length = self._varint(5)
@@ -158,11 +214,11 @@ class _Walk:
         raise _NotOnnxError("a number in it has too many bytes")
 
     def _lacks_key(self, length: int) -> bool:
-        """Whether the next bytes cannot hold an entry that names a file: true of nearly all nodes, and quickly seen."""
+        """Whether the next bytes cannot hold a tensor that matters: true of nearly all nodes, and quickly seen."""
         if length > _READ_BYTES:
             return False
         self._hold(length)
-        return self._window.find(_LOCATION, self._at, self._at + length) < 0
+        return _WORTH_A_WALK.search(self._window, self._at, self._at + length) is None
 
     def _take(self, length: int) -> bytes:
         if length > _LONGEST_NAME:

@@ -7,12 +7,12 @@ timm's names. It is given to ``score``, ``export`` and ``prune`` in the place of
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
 from edgeplast.bundle import StoredFile
-from edgeplast.documents import Count, Document, Whole
+from edgeplast.documents import AtLeastOne, Count, Document, Whole
 from edgeplast.errors import InputError
 from edgeplast.stamps import kind_at
 
@@ -28,9 +28,9 @@ class ModelCost(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         latency_seconds: one image through that graph on the machine that pruned, batch 1; None: not measured.
     """
 
-    parameters: Count
-    macs: Count
-    latency_seconds: float | None = None
+    parameters: AtLeastOne
+    macs: AtLeastOne
+    latency_seconds: Annotated[float, msgspec.Meta(gt=0)] | None = None
 
 
 class PrunedBlock(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -146,7 +146,7 @@ def _line(text: bytes) -> Line | None:
         return None
     try:
         return _decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from edgeplast.adaptation import EpochReport, RungChange
-from edgeplast.documents import Document
+from edgeplast.documents import AtLeastOne, Count, Document
 from edgeplast.errors import DamagedError, InputError
 from edgeplast.evaluation import Evaluation
 from edgeplast.files import sha256
@@ -82,20 +82,20 @@ class RunState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     bundle: str
     images: dict[str, str]
     options: TrainingOptions
-    allowed_bytes: int | None
+    allowed_bytes: Count | None
     tier: str
     recompute: Recompute
-    micro_batch: int
-    epoch: int
-    position: int
-    steps: int
-    updates: dict[str, int]
-    failed_steps: int
+    micro_batch: AtLeastOne
+    epoch: Count
+    position: Count
+    steps: Count
+    updates: dict[str, Count]
+    failed_steps: Count
     losses: list[float]
     gradient_norms: list[float]
     step_seconds: list[float]
     history: list[EpochReport]
-    best_epoch: int
+    best_epoch: Count
     best_loss: float | None
     best_file: str | None
     before: Evaluation | None
@@ -104,15 +104,15 @@ class RunState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unreadable_examples: dict[str, list[tuple[str, str]]]
     seconds: float
     train_seconds: float
-    peak_bytes: int
-    resumed_at: list[int]
+    peak_bytes: Count
+    resumed_at: list[Count]
     stopped_because: str
     replaces: bool = False
-    steps_per_loss: int = 1
+    steps_per_loss: AtLeastOne = 1
     pending_losses: list[float] = []
     pending_norms: list[float] = []
-    epoch_loss: tuple[float, int] = (0.0, 0)
-    failed_in_all: int = 0
+    epoch_loss: tuple[float, Count] = (0.0, 0)
+    failed_in_all: Count = 0
 
 
 @dataclass(frozen=True)

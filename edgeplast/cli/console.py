@@ -35,7 +35,7 @@ def fail(message: str, exit_code: int, as_json: bool) -> int:
     if as_json:
         import msgspec
 
-        print_json(msgspec.json.encode({"error": message, "exit_code": exit_code}))
+        print_json(msgspec.json.encode({"error": printable(message, keep="\n"), "exit_code": exit_code}))
     say(f"error: {message}", err=True)
     return exit_code
 

@@ -142,12 +142,26 @@ def _check(taken: dict[str, Any], path: Path) -> None:
         values = taken.get(key)
         if values is None:
             continue
-        numbers = isinstance(values, list | tuple) and all(isinstance(v, int | float) for v in values)
-        if not numbers or len(values) != 3:
-            raise InputError(f"{path} beside the weights: {key} is {values!r}; three numbers are needed, for RGB.")
+        if not isinstance(values, list | tuple) or not all(map(_is_number, values)) or len(values) != 3:
+            raise InputError(
+                f"{path} beside the weights: {key} is {repr(values)[:200]}; three numbers are needed, for RGB."
+            )
         taken[key] = tuple(float(v) for v in values)
-    if taken.get("interpolation", "bicubic") not in INTERPOLATIONS:
+    if not _is_number(fraction := taken.get("crop_pct", 1.0)) or not 0 < fraction <= 1:
         raise InputError(
-            f"{path} beside the weights: interpolation {taken['interpolation']!r} is not known; known: "
+            f"{path} beside the weights: crop_pct is {str(fraction)[:200]}; it is a number above 0, up to 1. Mend "
+            "it, or give --crop and move the file away."
+        )
+    if (mode := taken.get("crop_mode", "center")) not in ("center", "squash", "border"):
+        raise InputError(
+            f"{path} beside the weights: crop_mode is {str(mode)[:200]}; known: center, squash, border. Mend it."
+        )
+    if (interpolation := taken.get("interpolation", "bicubic")) not in INTERPOLATIONS:
+        raise InputError(
+            f"{path} beside the weights: interpolation {str(interpolation)[:200]!r} is not known; known: "
             f"{', '.join(INTERPOLATIONS)}. Mend it, or give --interpolation and move the file away."
         )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9

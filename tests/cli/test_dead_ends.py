@@ -76,6 +76,16 @@ def test_the_same_from_python(bundle: Bundle, blobs: Path, tmp_path: Path, name:
             verb()
 
 
+@pytest.mark.parametrize(
+    "words", [("plan", "--\udcff"), ("\udcff",), ("inspect", "a", "\udcff"), ("inspect", "\udcff")]
+)
+def test_words_that_are_no_text(said: Callable, words: tuple[str, ...]) -> None:
+    """What a shell passes on from a file name in another encoding."""
+    for more in ((), ("--json",)):
+        code, message = said(*words, *more)
+        assert code in (2, 3) and "\\udcff" in message
+
+
 @pytest.mark.parametrize("text", ["9" * 400, "9" * 400 + "h", "9" * 30, "1e999", "nan", "0", "0" * 400, "1.5", "٣", ""])
 def test_an_interval_that_is_none(said: Callable, bundle: Bundle, blobs: Path, tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match=r"is no interval; give for example 20steps, 30s, 5min or 1h") as caught:

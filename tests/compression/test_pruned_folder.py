@@ -141,6 +141,14 @@ def test_a_loss_of_distillation_is_two_numbers_or_none(folder: Path):
         PrunedRecord.read(folder / "pruned.json")
 
 
+@pytest.mark.parametrize("cost", [{"parameters": 0, "macs": 1}, {"parameters": 1, "macs": 1, "latency_seconds": 0}])
+def test_a_model_costs_something(folder: Path, cost: dict):
+    content = json.loads((folder / "pruned.json").read_text())
+    (folder / "pruned.json").write_text(json.dumps({**content, "before": cost}))
+    with pytest.raises(InputError, match="is not a valid pruned model: Expected"):
+        PrunedRecord.read(folder / "pruned.json")
+
+
 def test_a_newer_record_asks_for_an_upgrade(folder: Path):
     record = json.loads((folder / "pruned.json").read_text())
     (folder / "pruned.json").write_text(json.dumps({**record, "format_version": 9}))

@@ -146,3 +146,9 @@ class TestTelemetry:
         assert [found.resident_bytes >> 27 for found in lines] == [1, 1, 1, 2]
         assert [steps_per_line(10**n) for n in range(8)] == [1, 1, 1, 1, 1, 10, 100, 1000]
         assert sum(1 for step in range(1, STEPS, 100) if step % steps_per_line(step) == 0) < 30_000
+
+
+def test_a_line_nested_without_end_is_no_line(tmp_path: Path) -> None:
+    good = b'{"kind":"epoch","time":1.0,"step":1,"epoch":1,"training_loss":1.0,"validation_accuracy":null,"validation_loss":null}\n'
+    (tmp_path / "t.jsonl").write_bytes(b'{"kind":"step","x":' + b"[" * 20_000 + b"\n" + good)
+    assert [type(line).__name__ for line in read_telemetry(tmp_path / "t.jsonl")] == ["EpochLine"]

@@ -24,7 +24,7 @@ quick = settings(deadline=None, max_examples=300, suppress_health_check=[HealthC
 def _tensor(*names: str, raw: int = 0) -> Any:
     from onnx import TensorProto
 
-    tensor = TensorProto(name="w", data_type=1, dims=[1], raw_data=b"\x6a" * raw)
+    tensor = TensorProto(name="w", data_type=TensorProto.UINT8, dims=[raw], raw_data=b"\x6a" * raw)
     for name in names:
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.add(key="offset", value="0")
@@ -86,6 +86,35 @@ def test_large_tensors_around_it_are_skipped(tmp_path: Path, around: int) -> Non
     graph = GraphProto(initializer=[_tensor(raw=around), _tensor("a"), _tensor(raw=around), _tensor("b", "c")])
     (tmp_path / "m.onnx").write_bytes(ModelProto(producer_name="x" * around, graph=graph).SerializeToString())
     assert external_files(tmp_path / "m.onnx") == {"a", "b", "c"}
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    ("shape", "kind", "size"), [([2], 7, 7), ([1], 7, 158), ([2, -1], 1, 8), ([3], 22, 1), ([], 1, 0)]
+)
+@pytest.mark.parametrize("place", ["initializer", "constant", "twice"])
+def test_a_tensor_with_other_bytes_than_its_shape_says(
+    tmp_path: Path, shape: list[int], kind: int, size: int, place: str
+) -> None:
+    """A runtime that believes the shape reads past the end and takes the process with it."""
+    from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+
+    tensor = TensorProto(name="w", data_type=kind, dims=shape, raw_data=bytes(size))
+    if place == "initializer":
+        graph = GraphProto(initializer=[TensorProto(data_type=1, dims=[2, 1], raw_data=bytes(8)), tensor])
+    else:
+        value = AttributeProto(name="value", type=AttributeProto.TENSOR, t=tensor)
+        graph = GraphProto(node=[NodeProto(op_type="Constant", attribute=[value])])
+    data = ModelProto(graph=graph).SerializeToString()
+    if place == "twice":  # each fits its shape, and both together, as a parser merges them, do not
+        whole = TensorProto(data_type=1, dims=[2], raw_data=bytes(8)).SerializeToString()
+        attribute = b"\xa0\x01\x04" + 2 * (b"\x2a" + bytes([len(whole)]) + whole)
+        node = b"\x2a" + bytes([len(attribute)]) + attribute
+        graph_bytes = b"\x0a" + bytes([len(node)]) + node
+        data = b"\x3a" + bytes([len(graph_bytes)]) + graph_bytes
+    (tmp_path / "m.onnx").write_bytes(data)
+    with pytest.raises(InputError, match=r"is no ONNX model: a tensor of shape \[.*\] has \d+ bytes instead of \d+"):
+        external_files(tmp_path / "m.onnx")
 
 
 @needs_onnx

@@ -89,6 +89,28 @@ def test_a_resampling_that_is_no_number_of_pillows_says_nothing(tmp_path: Path, 
     assert "interpolation" not in read_configuration(tmp_path).pictures
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("crop_pct", [0.9], r"crop_pct is \[0.9\]; it is a number above 0, up to 1"),
+        ("crop_pct", ".", r"crop_pct is \.; it is a number"),
+        ("crop_pct", -1, "crop_pct is -1"),
+        ("crop_pct", True, "crop_pct is True"),
+        ("crop_mode", {"a": 1}, "crop_mode is .*; known: center, squash, border"),
+        ("interpolation", ["bicubic"], "interpolation .* is not known"),
+        ("mean", [10**400, 0, 0], "mean is .*; three numbers are needed"),
+        ("std", [float("nan"), 1, 1], "std is .*; three numbers are needed"),
+        ("mean", ["0", 0, 0], "mean is .*; three numbers are needed"),
+    ],
+)
+def test_a_setting_of_timms_that_makes_no_sense(tmp_path: Path, key: str, value: object, reason: str):
+    content = {"architecture": NAME, "pretrained_cfg": {key: value}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=reason) as caught:
+        read_configuration(tmp_path)
+    assert len(str(caught.value)) < 600
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "[" * 100_000])
 def test_a_damaged_file_is_named(tmp_path: Path, text: str):
     (tmp_path / "config.json").write_text(text)

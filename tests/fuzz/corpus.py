@@ -48,6 +48,7 @@ def make(folder: Path, bundle: Bundle | None = None) -> Path:
     scores = {
         name: ComponentScore(score=float(rng.random()), parameters=part.parameters, standard_error=0.01, samples=8)
         for name, part in plan.components.items()
+        if name.startswith("blocks.")
     }
     others = {"gradient": dict(reversed(scores.items()))}
     ScoreTable(

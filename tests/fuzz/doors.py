@@ -581,7 +581,9 @@ class Options(Door):
 
     def open(self) -> None:
         if find_spec("torch") is not None:  # loading takes long, and is nobody's fault
-            import timm  # noqa: F401
+            from edgeplast.models import import_timm
+
+            import_timm()
         self.options = {verb: _options_of(verb) for verb in VERBS if verb not in OFFLINE or find_spec("torch")}
 
     def once(self, rng: random.Random) -> None:
@@ -605,9 +607,7 @@ class Options(Door):
         if kind == 0:
             return str(rng.choice(damage.SIZES))
         if kind == 1:
-            return rng.choice(
-                (*damage.NAMES[4:], "9" * 400 + "MiB", "1e999GiB", "nan", "inf", "-1", "١", "0.5", "1e-320")
-            )
+            return rng.choice((*ODD_WORDS, "9" * 400 + "MiB", "1e999GiB", "nan", "inf", "-1", "١", "0.5", "1e-320"))
         if kind == 2:
             return rng.choice(WORDS)
         kinds = ("bundle", "model.onnx", "plan.json", "scores.json", "data", "blobs.npz", "pictures/rgb.png", "weights")
@@ -619,6 +619,7 @@ WORDS = (
     "last-k:" + "9" * 400, "keep:0.5", "cuda", "cpu", "all", "best", "a,b", "attn=4,mlp=8", "4", "sgd", "{}", "[1,2",
     "local-dir:x", "vit", "9" * 400 + "MiB", "1e999GiB", "nan", "inf", "-1", "1e-320",
 )  # fmt: skip
+ODD_WORDS = tuple(name.replace("\ud800", "\udcff") for name in damage.NAMES[4:] if not name.startswith("/"))
 VERBS = ("plan", "adapt", "evaluate", "deploy", "predict", "inspect", "devices", "report", "score", "export", "prune")
 OFFLINE = ("score", "export", "prune", "report")
 

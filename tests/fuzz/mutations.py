@@ -96,7 +96,7 @@ def in_json(rng: random.Random, document: bytes, times: Sequence[int] = (1, 1, 2
         elif kind == 1 and isinstance(holder, dict):
             holder[rng.choice(NAMES)] = holder.pop(key) if rng.random() < 0.5 else value(rng)
         elif kind == 2 and isinstance(holder, list) and holder is not root:
-            holder[key:key] = [holder[key]] * rng.choice((1, 2, 300))
+            holder[key:key] = [holder[key]] * (1 if isinstance(holder[key], dict | list) else rng.choice((1, 2, 300)))
         elif kind == 3:
             other, there = _somewhere(rng, root)
             holder[key], other[there] = other[there], (holder[key] if other is holder else other[there])

@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -39,6 +39,7 @@ DECODE_LIMIT_BYTES = 64 << 20
 the format's own means or a strip at a time, and left out where neither can be done."""
 
 _OWN_FAULT_BYTES = 4 << 20
+_LARGE_READ_BYTES = 1 << 16
 _FACTORS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -167,7 +168,8 @@ def _opened(stream: BinaryIO, name: str, limit_bytes: int) -> Iterator[tuple[Ima
         raise UnreadableImageError(
             name, f"{what} takes {format_bytes(in_all)} and {format_bytes(limit_bytes)} are allowed; save it as a JPEG"
         )
-    shown, orientation = essentials(stream, kind)
+    essential, orientation = essentials(stream, kind)
+    shown = cast(BinaryIO, _Bounded(essential))
     with warnings.catch_warnings(), _one_thread(kind):
         # Pillow warns about large pictures, palettes and odd metadata; what matters is checked here.
         warnings.simplefilter("ignore")
@@ -336,6 +338,24 @@ class _RGB:
 
 def _turned(picture: Image.Image, orientation: int) -> Image.Image:
     return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
+
+
+class _Bounded:
+    """A stream of which no more is asked than it has.
+
+    Pillow asks for as many bytes as a damaged chunk claims, and Python makes room for them before it reads.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._length = stream, _length(stream)
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _LARGE_READ_BYTES:
+            size = max(0, min(size, self._length - self._stream.tell()))
+        return self._stream.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _size(picture: Image.Image) -> str:

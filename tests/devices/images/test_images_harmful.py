@@ -84,6 +84,19 @@ def chunk(name: bytes, data: bytes) -> bytes:
     return strips._packed(name, data)
 
 
+@pytest.mark.parametrize("name", [b"IDAT", b"PLTE", b"tEXt", b"abcd"])
+def test_a_chunk_of_a_png_that_claims_gigabytes(peak, name):
+    """Nobody makes room for what is not there: a small picture would end a run for want of memory."""
+    plain = encoded(picture(1))
+    at = plain.index(b"IDAT") - 4
+    evil = plain[:at] + (0xFFFF0000).to_bytes(4, "big") + name + plain[at + 8 :]
+    try:
+        decoding.decode(io.BytesIO(evil), "x")
+    except UnreadableImageError as error:
+        assert "damaged" in str(error) or "truncated" in str(error)
+    assert peak() < 4 << 20
+
+
 def test_texts_and_profiles_of_a_png_are_never_unpacked(peak):
     plain = encoded(picture(1))
     text = zlib.compress(bytes(1 << 20), 9)
