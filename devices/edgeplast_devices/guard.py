@@ -184,8 +184,8 @@ def guard_for(bundle: Bundle, budget: Budget | None, notice: Callable[[str], Non
         if budget.memory_bytes is not None:
             budget = Budget(memory_bytes=min(budget.memory_bytes, machine_bytes()))
             notice(
-                f"Memory: {budget}, for which the bundle was exported. --memory SIZE allows another amount, "
-                "--memory none any."
+                f"Budget: {budget}, as the bundle was exported for. --memory SIZE sets another one, "
+                "--memory none lifts it."
             )
     return Guard(allowed_bytes(budget.memory_bytes), machine_bytes())
 

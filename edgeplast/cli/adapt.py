@@ -151,6 +151,7 @@ class _Epochs:
 
 def _show(report: Adaptation, output: Path) -> None:
     memory, seconds = report.memory, report.seconds
+    steps = f"{report.steps} step" + ("" if report.steps == 1 else "s")
     allowed = "no limit" if memory.budget_bytes is None else format_bytes(memory.budget_bytes)
     rows = [
         (f"accuracy ({report.measured_on})", _change(report.accuracy, ".1%")),
@@ -160,7 +161,7 @@ def _show(report: Adaptation, output: Path) -> None:
             f"{format_bytes(memory.measured_peak_bytes)} (predicted {format_bytes(memory.predicted_peak_bytes)}, "
             f"allowed {allowed}{_enforced(memory.enforced_by)})",
         ),
-        ("time", f"{format_seconds(seconds.total)}: {report.steps} steps of {format_seconds(seconds.step_median)}"),
+        ("time", f"{format_seconds(seconds.total)}: {steps} of {format_seconds(seconds.step_median)}"),
         (
             "trained",
             f"tier {report.tier}: {len(report.trained)} components, "

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from edgeplast.bundle import Bundle
 from edgeplast.cli.console import print_json, say
-from edgeplast.cli.options import ProviderOption, provider_of
-from edgeplast.errors import UsageError
-from edgeplast.units import parse_bytes
+from edgeplast.cli.options import ProviderOption, budget_of, provider_of
+from edgeplast.errors import EdgeplastError, UsageError
 
 if TYPE_CHECKING:
+    from edgeplast_devices.device_profiles import Profile
     from edgeplast_devices.doctor.findings import Finding
 
 _MARKS = {"pass": ("✓", "green"), "warn": ("!", "yellow"), "fail": ("✗", "red"), "skip": ("–", "bright_black")}
@@ -24,7 +25,9 @@ _NAME_WIDTH, _MOST_COLUMNS = 10, 110
 
 def doctor(
     bundle: Annotated[Path | None, typer.Argument(help="Bundle to try (default: a practice model).")] = None,
-    memory: Annotated[str | None, typer.Option(help="Budget to check, e.g. 256MiB.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Budget to check, e.g. 256MiB (default: the bundle's), or none.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Take its budget; see `edgeplast devices`.")] = None,
     images: Annotated[int | None, typer.Option(help="Training images, for the time of an epoch.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).")] = None,
@@ -40,7 +43,7 @@ def doctor(
         if number is not None and number < 1:
             raise UsageError(f"--{flag} {number} is out of range; give 1 or more.")
     profile = profile_defaults(device) if device else None
-    budget = parse_bytes(memory) if memory else profile.budget_bytes if profile else None
+    budget = _budget_of(memory, profile, bundle)
     findings: list[Finding] = []
     load = ("edgeplast.cli.app", "edgeplast.cli.adapt")
     chosen = provider_of(provider, profile)
@@ -56,6 +59,21 @@ def doctor(
     else:
         say(_verdict(findings, bundle))
     return code
+
+
+def _budget_of(memory: str | None, profile: Profile | None, bundle: Path | None) -> int | None:
+    """Return the bytes that ``adapt`` would keep to if it were given the same."""
+    from edgeplast_devices.memory import machine_bytes
+
+    if memory is not None or profile is not None:
+        return budget_of(memory, profile).memory_bytes
+    if bundle is None:
+        return None
+    try:
+        exported_for = Bundle.open(bundle).manifest.plan.budget.memory_bytes
+    except EdgeplastError:
+        return None  # what is wrong with it is a finding of its own
+    return None if exported_for is None else min(exported_for, machine_bytes())
 
 
 def _show(finding: Finding) -> None:

@@ -169,7 +169,7 @@ def test_deploy_and_predict(typed, adapted: Path, blobs: Path, tmp_path: Path) -
     code, out, _ = typed("predict", model, blobs / "test", "--json")
     assert len(json.loads(out)) == len(out.splitlines()) - 1 == 36  # a line each, as soon as it is known
     code, out, err = typed("predict", model, tmp_path / "bad.png", "--json")
-    assert code == 3 and json.loads(out)["exit_code"] == 3 and "None of the 1 pictures" in err
+    assert code == 3 and json.loads(out)["exit_code"] == 3 and "The picture could not be read" in err
 
 
 def test_evaluate_says_what_the_images_were_taken_for(typed, adapted: Path, blobs: Path) -> None:

@@ -129,7 +129,7 @@ class TestTheBundlesOwnBudget:
         manifest.write(made.path / MANIFEST)
         given = ("adapt", made.path, "--data", blobs, "--epochs", 1, "--json")
         by_default = _run(*given, "-o", tmp_path / "a")
-        assert "Memory: 150 MiB of memory, for which the bundle was exported" in by_default.stderr
+        assert "Budget: 150 MiB of memory, as the bundle was exported for" in by_default.stderr
         assert "--memory none" in by_default.stderr
         assert json.loads(by_default.stdout)["memory"]["budget_bytes"] == 150 * MiB
         lifted = _run(*given, "-o", tmp_path / "b", "--memory", "none")

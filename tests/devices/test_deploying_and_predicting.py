@@ -124,7 +124,7 @@ def test_several_places_are_one_run_and_every_picture_says_where_it_lies(
 
 def test_only_unreadable_pictures_are_an_error(model: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(truncated_png())
-    with pytest.raises(InputError, match=r"None of the 1 pictures.*bad\.jpg"):
+    with pytest.raises(InputError, match=r"The picture could not be read.*bad\.jpg"):
         edgeplast.predict(model, tmp_path / "bad.jpg")
     with pytest.raises(InputError, match="does not exist"):
         edgeplast.predict(model, tmp_path / "none.jpg")

@@ -102,7 +102,7 @@ def check_memory(budget: int | None, total: int, available: int, group_limit: in
     state = f"{format_bytes(available)} free of {format_bytes(total)}"
     figures = {"memory_bytes": total, "available_bytes": available, "allowed_bytes": most}
     if budget is None:
-        return passed("memory", f"{state}; without --memory no budget is checked", **figures)
+        return passed("memory", f"{state}; no budget to check", **figures)
     if budget > most:
         advice = f"Give less than --memory {most >> 20}MiB, or raise the limit."
         message = f"the budget of {format_bytes(budget)} is more than the {format_bytes(most)} that {owner}"

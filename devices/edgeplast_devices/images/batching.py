@@ -65,7 +65,8 @@ class Unreadable:
         if total and self.count >= total:
             some = "; ".join(f"{name}: {reason}" for name, reason in self.examples[:3])
             raise InputError(
-                f"None of the {total} pictures could be read{f' ({some})' if some else ''}. Check that the data set "
+                f"{'The picture' if total == 1 else f'None of the {total} pictures'} could "
+                f"{'not ' if total == 1 else ''}be read{f' ({some})' if some else ''}. Check that the data set "
                 "is complete and that its files are pictures."
             )
 

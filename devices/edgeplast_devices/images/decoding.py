@@ -34,9 +34,13 @@ Pillow keeps four bytes a pixel of RGB: this is a photo of 4 megapixels (12 MiB 
 JPEGs are decoded at a half, a quarter or an eighth of their size, which the format offers almost for free.
 """
 
-DECODE_LIMIT_BYTES = 64 << 20
-"""What decoding one picture may take unless the image set says otherwise. Above it the picture is decoded smaller, by
-the format's own means or a strip at a time, and left out where neither can be done."""
+DECODE_LIMIT_BYTES = 256 << 20
+"""What decoding one picture may take unless the image set says otherwise: a WebP of 12 megapixels takes 200 MiB.
+Above it the picture is decoded smaller, by the format's own means or a strip at a time, and left out where neither can
+be done."""
+
+SMALLER_ABOVE_BYTES = 64 << 20
+"""Above it a picture that can be decoded smaller is, whatever the limit; one that cannot may take up to the limit."""
 
 _OWN_FAULT_BYTES = 4 << 20
 _LARGE_READ_BYTES = 1 << 16
@@ -287,13 +291,13 @@ def _choose(
                 best = max((w for w in ways if keeps_twice(w.scale)), key=lambda w: w.scale, default=best)
             fit = [w for w in (best, *ways) if w.scale >= best.scale and w.needed <= limit_bytes]
             best = next((w for w in fit if w.decoding <= EXACT_DECODE_BYTES), fit[-1] if fit else best)
-        elif best.needed > limit_bytes:
+        elif best.needed > (most := min(limit_bytes, SMALLER_ABOVE_BYTES)):
             if picture.format == "JPEG2000":
                 ways = [way(scale) for scale in (2, 4, 8, 16)]
             elif can_be_read_in_strips(picture):
                 ways = [way(factor=factor) for factor in _FACTORS if factor <= min(width, height)]
                 ways = [w for w in ways if keeps_twice(w.factor)][-1:] + ways
-            best = next((w for w in ways if w.needed <= limit_bytes), best)
+            best = next((w for w in ways if w.needed <= most), best)
     if best.needed <= limit_bytes:
         return best
     least = min([best, *ways], key=lambda w: w.needed)

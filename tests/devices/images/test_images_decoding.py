@@ -154,6 +154,18 @@ def test_other_formats_are_refused_above_the_limit_where_they_cannot_be_read_sma
         assert least < decoding.needed_bytes(io.BytesIO(data), "x") < least + 3 * len(data) + 400 * 300 + (400 << 10)
 
 
+def test_a_webp_of_a_camera_is_read_where_no_budget_stands_and_a_png_of_its_size_smaller():
+    size = (2592, 1944)
+    webp, png = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", size, (90, 60, 30)).save(webp, "WEBP", method=0)
+    Image.new("RGB", (5184, 3888), (90, 60, 30)).save(png, "PNG", compress_level=1)
+    webp.seek(0), png.seek(0)
+    assert decoding.needed_bytes(webp, "x", at_least=(224, 224)) > decoding.SMALLER_ABOVE_BYTES
+    webp.seek(0)
+    assert decoding.decode(webp, "x", at_least=(224, 224)).size == size
+    assert decoding.decode(png, "x", at_least=(224, 224)).width < 5184
+
+
 def test_a_progressive_jpeg_counts_its_coefficients():
     data = encoded(picture(3, (1600, 1200)), "JPEG", progressive=True)  # 4:2:0, three bytes a pixel
     needed = 1600 * 1200 * 3 + 200 * 150 * 4 + (384 << 10)

@@ -82,7 +82,7 @@ batch = next(batches(images, how, 1, augmentation=Augmentation(), unreadable=Unr
 augmented = peak()
 reason = ""
 try:
-    images.open(0)
+    images.allowing(64 << 20).open(0)
 except UnreadableImageError as error:
     reason = error.reason
 assert "8660 x 5774 pixels takes 191 MiB and 64 MiB are allowed; shrink the picture" in reason, reason

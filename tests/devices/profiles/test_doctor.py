@@ -10,11 +10,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import recorded_trees as trees
 from make_practice_graph import practice_graph
 
-from edgeplast.bundle import TRAINABLE, Bundle
+from edgeplast.budget import Budget
+from edgeplast.bundle import MANIFEST, TRAINABLE, Bundle
 from edgeplast.cli.app import run
 from edgeplast_devices.control_groups import group_limit
 from edgeplast_devices.detection import recognise, this_machine
@@ -65,7 +67,7 @@ def test_the_command_suits_the_python_and_the_installed_are_seen() -> None:
 
 
 def test_memory() -> None:
-    _is(machine.check_memory(None, 8 * GiB, 5 * GiB, None), "pass", "5 GiB free of 8 GiB; without --memory")
+    _is(machine.check_memory(None, 8 * GiB, 5 * GiB, None), "pass", "5 GiB free of 8 GiB; no budget to check")
     _is(machine.check_memory(GiB, 8 * GiB, 5 * GiB, None), "pass", "the budget is 1 GiB")
     _is(machine.check_memory(GiB, 8 * GiB, GiB // 2, None), "warn", "more than is free now", "Close other programs")
     _is(machine.check_memory(9 * GiB, 8 * GiB, GiB, None), "fail", "8 GiB that the machine has", "8192MiB", 4)
@@ -290,6 +292,19 @@ def test_a_budget_too_small_fails_with_4(bundle: Bundle, capsys: pytest.CaptureF
     code, found = _doctor(capsys, str(bundle.path), "--memory", "30MiB")
     assert code == 4 and found["budget"]["status"] == "fail" and found["its step"]["status"] == "pass"
     assert re.search(r"Allow --memory \d+MiB", found["budget"]["advice"])
+
+
+def test_the_budget_is_the_bundles_own_as_it_is_in_adapt(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(bundle.path, tmp_path / "copy")
+    plan = msgspec.structs.replace(bundle.manifest.plan, budget=Budget(memory_bytes=30 << 20))
+    msgspec.structs.replace(bundle.manifest, plan=plan).write(copy / MANIFEST)
+    code, found = _doctor(capsys, str(copy))
+    assert code == 4 and found["budget"]["status"] == "fail"
+    assert "the budget is 30 MiB" in found["memory"]["message"]
+    code, found = _doctor(capsys, str(copy), "--memory", "none")
+    assert code == 0 and "no budget" in found["memory"]["message"]
 
 
 def test_a_damaged_bundle_fails_with_5_and_is_not_run(
