@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import torch
 
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.recording import recorded
-from edgeplast.models import input_shape_of, name_of
+from edgeplast.models import input_shape_of, name_of, source_of
 from edgeplast.outline import Outline
 from edgeplast.recorded_graph import RecordedGraph
 from edgeplast_exporters.capture import capture
@@ -28,7 +29,9 @@ def outlined(
         InputError: a part of the model has no graph; the message names the module.
     """
     captured = capture(model, input_shape or input_shape_of(model), name=name or name_of(model))
-    return captured.outline, captured.graph
+    source = source_of(model)  # a pruned model remembers what was taken out
+    kept = source.kept_fraction if source else {}
+    return msgspec.structs.replace(captured.outline, kept_fraction=kept), captured.graph
 
 
 def outline_of(

@@ -93,7 +93,14 @@ class TestStableNames:
         result = json.loads(out)
         assert code == 0 and result.keys() >= {"model", "components", "tiers", "files", "bytes"}
         for component in result["components"].values():
-            assert component.keys() == {"trainable", "weight_bits", "kept_fraction", "parameters", "score"}
+            assert component.keys() == {
+                "trainable",
+                "weight_bits",
+                "kept_fraction",
+                "parameters",
+                "score",
+                "standard_error",
+            }
         assert result["components"]["blocks.0.fc1"]["weight_bits"] == 8
         assert result["components"]["blocks.2.fc1"]["trainable"] is True
         assert result["bytes"] == sum(f["bytes"] for f in result["files"].values()) + (

@@ -149,6 +149,7 @@ class TestTelemetry:
 
 
 def test_a_line_nested_without_end_is_no_line(tmp_path: Path) -> None:
-    good = b'{"kind":"epoch","time":1.0,"step":1,"epoch":1,"training_loss":1.0,"validation_accuracy":null,"validation_loss":null}\n'
+    good = b'{"kind":"epoch","time":1.0,"step":1,"epoch":1,"training_loss":1.0,'
+    good += b'"validation_accuracy":null,"validation_loss":null}\n'
     (tmp_path / "t.jsonl").write_bytes(b'{"kind":"step","x":' + b"[" * 20_000 + b"\n" + good)
     assert [type(line).__name__ for line in read_telemetry(tmp_path / "t.jsonl")] == ["EpochLine"]
