@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def name_of(model: torch.nn.Module) -> str:
     """Return the name of a model: what it was loaded as, timm's, or its class."""
-    return str(model.__dict__.get("edgeplast_name") or _timm_name(model))
+    return str(model.__dict__.get("edgeplast_name") or timm_name(model))
 
 
 def input_shape_of(model: torch.nn.Module) -> tuple[int, int, int]:
@@ -37,7 +37,8 @@ def input_shape_of(model: torch.nn.Module) -> tuple[int, int, int]:
     return shape
 
 
-def _timm_name(model: torch.nn.Module) -> str:
+def timm_name(model: torch.nn.Module) -> str:
+    """Return the name that timm gave a model, else that of its class."""
     config: Any = getattr(model, "pretrained_cfg", None) or {}
     return str(config.get("architecture") or type(model).__name__)
 

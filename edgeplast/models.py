@@ -19,6 +19,7 @@ from edgeplast.errors import InputError, MissingExtraError, UsageError
 from edgeplast.model_facts import check_finite as check_finite
 from edgeplast.model_facts import input_shape_of as input_shape_of
 from edgeplast.model_facts import name_of as name_of
+from edgeplast.model_facts import timm_name as _timm_name
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.pretrained.configuration import check_activation, read_configuration
 from edgeplast.pretrained.files import read_state_dict
