@@ -16,7 +16,7 @@ class Examples(Protocol):
 
     Attributes:
         classes: class names in label order; empty if the pictures have no labels.
-        labels: int64 (len,), the class index of each picture; -1 where nobody said.
+        labels: integers (len,), the class index of each picture; -1 where nobody said.
     """
 
     classes: tuple[str, ...]
@@ -85,6 +85,11 @@ def draw_pictures(images: Examples, count: int, seed: int) -> list[int]:
             turn[labels == c] = np.arange((labels == c).sum())
         order = order[np.argsort(turn, kind="stable")]
     return [int(i) for i in order[:count]]
+
+
+def labels_of(images: Examples, indices: Sequence[int]) -> torch.Tensor:
+    """Return the labels of some pictures, int64 (n,), as torch's losses take them; a set may keep smaller integers."""
+    return torch.from_numpy(np.asarray(images.labels)[list(indices)].astype(np.int64))
 
 
 def check_labels(images: Examples, method: str) -> None:

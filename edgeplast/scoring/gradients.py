@@ -15,7 +15,7 @@ from torch import nn
 
 from edgeplast.errors import InputError, UsageError
 from edgeplast.scoring.anatomy import dissect, parts_of
-from edgeplast.scoring.examples import check_labels, draw_pictures, to_batch
+from edgeplast.scoring.examples import check_labels, draw_pictures, labels_of, to_batch
 from edgeplast.scoring.heads import own_head_is_useful
 from edgeplast.scoring.job import Estimate, Job, in_chunks
 from edgeplast.scoring.moments import accumulate
@@ -266,7 +266,7 @@ def _over_batches(
 
 def _labelled_batch(model: nn.Module, job: Job, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     batch = to_batch(model, [(job.images, i) for i in indices])
-    return batch, torch.from_numpy(np.asarray(job.images.labels)[indices]).to(batch.device)
+    return batch, labels_of(job.images, indices).to(batch.device)
 
 
 @torch.no_grad()

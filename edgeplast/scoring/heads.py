@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from edgeplast.models import with_classes
-from edgeplast.scoring.examples import Examples, draw_pictures, to_batch
+from edgeplast.scoring.examples import Examples, draw_pictures, labels_of, to_batch
 
 
 def with_useful_head(model: nn.Module, images: Examples, count: int, seed: int) -> nn.Module:
@@ -32,7 +31,7 @@ def with_useful_head(model: nn.Module, images: Examples, count: int, seed: int) 
     copied: Any = with_classes(model, len(images.classes))
     indices = draw_pictures(images, count, seed)
     features = torch.cat([_pooled(copied, images, indices[i : i + 8]) for i in range(0, len(indices), 8)])
-    labels = torch.from_numpy(np.asarray(images.labels)[indices]).to(features.device)
+    labels = labels_of(images, indices).to(features.device)
     weight, bias = logistic_probe(features, labels, len(images.classes))
     with torch.no_grad():
         for head in (copied.head, getattr(copied, "head_dist", None)):

@@ -61,7 +61,6 @@ def test_a_module_of_another_family_is_named(tmp_path: Path):
         edgeplast.score(torch.nn.Sequential(torch.nn.Linear(2, 2)), blob_folder(tmp_path, train=4, test=0))
 
 
-@pytest.mark.xfail(reason="reads the architecture that score tables no longer carry", strict=False)
 def test_backbones_without_a_head_get_one_and_have_none_to_keep(tmp_path: Path):
     backbone = small_vit(num_classes=0)
     scores = edgeplast.score(backbone, blob_folder(tmp_path / "blobs", train=4, test=0), pairs=4)

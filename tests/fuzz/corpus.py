@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from small_models import blob, blob_folder, blob_npz, small_bundle
+from vit_graphs import small_vit_graph
 
 import edgeplast
 from edgeplast.bundle import Bundle
+from edgeplast.graphs.recording import recorded
 from edgeplast.scores import ComponentScore, ScoreTable
 from edgeplast_devices.options import TrainingOptions
 
@@ -42,20 +44,20 @@ def make(folder: Path, bundle: Bundle | None = None) -> Path:
     edgeplast.adapt(bundle, data, into=folder / "adapted", options=options)
     with contextlib.suppress(_StopError):
         edgeplast.adapt(bundle, data, into=folder / "run", options=options, epoch_done=_stop)
-    plan = bundle.manifest.plan
-    plan.write(folder / "plan.json")
+    bundle.manifest.plan.write(folder / "plan.json")
+    outline, graph = small_vit_graph(depth=3)  # made without torch
     rng = np.random.default_rng(0)
     scores = {
-        name: ComponentScore(score=float(rng.random()), parameters=part.parameters, standard_error=0.01, samples=8)
-        for name, part in plan.components.items()
-        if name.startswith("blocks.")
+        part.name: ComponentScore(score=float(rng.random()), parameters=part.size, standard_error=0.01, samples=8)
+        for part in outline.components
+        if part.role == "inner"
     }
-    others = {"gradient": dict(reversed(scores.items()))}
     ScoreTable(
         method="plasticity-branch",
         components=scores,
-        others=others,
-        architecture=plan.architecture,
+        others={"gradient": dict(reversed(scores.items()))},
+        outline=outline,
+        graph=recorded(graph),
         classes=bundle.manifest.classes,
     ).write(folder / "scores.json")
     _pictures(folder / "pictures")

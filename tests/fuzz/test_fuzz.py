@@ -34,13 +34,11 @@ def _clean(tally: run.Tally, inputs: int) -> None:
     assert tally.accepted and tally.refused
 
 
-@pytest.mark.xfail(reason="the corpus writes score tables of the format before the outline", strict=False)
 def test_what_a_device_reads_is_accepted_or_refused_with_a_reason(corpus: Path) -> None:
     _clean(run.fuzz(corpus, "several", seed=0, first=0, inputs=700), 700)
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="no torch")
-@pytest.mark.xfail(reason="the corpus writes score tables of the format before the outline", strict=False)
 def test_so_is_what_a_workstation_reads(corpus: Path) -> None:
     _clean(run.fuzz(corpus, "several offline", seed=0, first=0, inputs=150), 150)
 

@@ -120,3 +120,11 @@ def test_planning_needs_numpy_alone():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_without_networkx_the_command_to_type_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "networkx", None)
+    scores = tmp_path / "scores.json"
+    table(architecture(width=48, depth=3)).write(scores)
+    assert run(["plan", str(scores), "--memory", "100MiB"]) == 3
+    assert "networkx is not installed; planning and exporting need it" in capsys.readouterr().err

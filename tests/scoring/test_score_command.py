@@ -41,7 +41,6 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]
 
 
-@pytest.mark.xfail(reason="a known fault since graphs are captured: the command refuses this model", strict=False)
 def test_scores_are_written_and_shown_with_bars(
     given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

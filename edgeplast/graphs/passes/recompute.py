@@ -24,9 +24,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
-import networkx
-
+from edgeplast.errors import MissingExtraError
 from edgeplast.graphs.graph import Graph, Node, Value
 from edgeplast.graphs.measures.flops import node_effort
 from edgeplast.graphs.operators import operator
@@ -75,6 +75,7 @@ def _computed_again(graph: Graph, nodes: list[Node], read: Iterable[str], how: R
     (its operations), from a node to a value (its bytes are kept, for whoever on the other side reads it). A view stands
     for what it views, whose bytes it keeps; it is made again where that is.
     """
+    networkx = _import_networkx()
     network = networkx.DiGraph()
     rate = _ANY_PRICE if how == "full" else FLOPS_PER_BYTE
     viewed: dict[str, str] = {}
@@ -108,6 +109,17 @@ def _computed_again(graph: Graph, nodes: list[Node], read: Iterable[str], how: R
     _, (kept, _) = networkx.minimum_cut(network, source, sink)
     again = {name for i, node in enumerate(computing) if ("node", i) not in kept for name in node.outputs}
     return [node for node in nodes if viewed.get(node.outputs[0], node.outputs[0]) in again]
+
+
+def _import_networkx() -> Any:
+    try:
+        import networkx
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"{error.name} is not installed; planning and exporting need it (adapting on a device does not). "
+            "Install the workstation's packages: pip install 'edgeplast[offline]'"
+        ) from error
+    return networkx
 
 
 def _multiplies_parameter(graph: Graph, node: Node) -> bool:
