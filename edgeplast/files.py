@@ -56,6 +56,10 @@ def writing(path: Path, rename: Callable[[Path], Path] | None = None) -> Iterato
         sync_folder(path.parent)
 
 
+_NAME_BYTES = 255
+"""Of one part of a path: what the file systems of Linux, macOS and Windows allow."""
+
+
 def possible(given: str | Path) -> Path:
     """Return what a caller gave as a path, if a file can have that name at all.
 
@@ -63,13 +67,15 @@ def possible(given: str | Path) -> Path:
         UsageError: it is longer than file systems allow, or has a zero byte in it.
     """
     path = Path(given)
+    too_long = any(len(os.fsencode(part)) > _NAME_BYTES for part in path.parts)  # also below folders still to be made
     try:
         path.lstat()
     except ValueError as error:
         raise UsageError(f"{shortened(path)!r} is no name of a file: there is a zero byte in it.") from error
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise UsageError(f"{shortened(path)} is longer than a name of a file may be. Give another.") from error
+        too_long = too_long or error.errno == errno.ENAMETOOLONG
+    if too_long:
+        raise UsageError(f"{shortened(path)} is longer than a name of a file may be. Give another.")
     return path
 
 
@@ -106,7 +112,9 @@ def make_parent(path: Path) -> None:
 
     Raises:
         InputError: something above it is a file.
+        UsageError: no file can have that name.
     """
+    possible(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:

@@ -34,7 +34,7 @@ _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
 _INTERRUPTED = 130  # also what typer makes of Ctrl-C
 
-_INTRODUCTION = """edgeplast lets a pretrained vision transformer keep learning on the device where it runs.
+_INTRODUCTION = """edgeplast lets a pretrained vision model keep learning on the device where it runs.
 
   On a workstation (pip install 'edgeplast[offline,train]'):
     edgeplast export vit_tiny_patch16_224 --checkpoint weights.safetensors --data train/ --memory 256MiB -o bundle/
@@ -57,25 +57,46 @@ class _Verbs(typer.core.TyperGroup):
             raise one_of("command", cmd_name, tuple(_VERBS))
         module = import_module(f"edgeplast.cli.{cmd_name}")
         verb = typer.Typer(add_completion=False, rich_markup_mode=None)
-        verb.command(cmd_name)(getattr(module, cmd_name))
+        verb.command(cmd_name, short_help=_VERBS[cmd_name])(getattr(module, cmd_name))
         return typer.main.get_command(verb)
 
 
-app = typer.Typer(cls=_Verbs, add_completion=False, invoke_without_command=True, rich_markup_mode=None)
+app = typer.Typer(cls=_Verbs, invoke_without_command=True, rich_markup_mode=None)
 
 
 @app.callback()
 def introduction(
     context: typer.Context,
-    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+    version: bool = typer.Option(False, "--version", help="Print the versions, of the runtimes too, and leave."),
 ) -> None:
-    """Let a pretrained vision transformer keep learning on the device where it runs."""
+    """Let a pretrained vision model keep learning on the device where it runs."""
     if version:
         from edgeplast import __version__
 
-        say(f"edgeplast {__version__}")
+        say(f"edgeplast {__version__}{_runtimes()}")
     elif context.invoked_subcommand is None:
         say(_INTRODUCTION)
+
+
+def _runtimes() -> str:
+    """What of the packages that matter is installed, in brackets; read from metadata, nothing is imported."""
+    from importlib.metadata import PackageNotFoundError, version
+    from platform import python_version
+
+    found = [f"Python {python_version()}"]
+    for package in (
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "onnxruntime-training",
+        "onnxruntime-training-cpu",
+        "torch",
+        "timm",
+    ):
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            continue
+    return f" ({', '.join(found)})"
 
 
 def run(arguments: list[str]) -> int:

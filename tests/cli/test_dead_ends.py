@@ -36,8 +36,11 @@ def said(capsys: pytest.CaptureFixture) -> Callable[..., tuple[int, str]]:
 
 
 @pytest.mark.parametrize("name", [LONG, f"a/{LONG}", "a\0b"], ids=["long", "long part", "zero byte"])
-def test_a_name_that_no_file_can_have(said: Callable, bundle: Bundle, blobs: Path, tmp_path: Path, name: str) -> None:
+def test_a_name_that_no_file_can_have(
+    said: Callable, bundle: Bundle, blobs: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, out = edgeplast.deploy(bundle, tmp_path / "m.onnx"), tmp_path / "out"
+    monkeypatch.chdir(tmp_path)  # where a folder for such a file would be made
     for words in (
         ("inspect", name),
         ("evaluate", name, "--data", blobs),

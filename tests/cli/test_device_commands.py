@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,10 +55,27 @@ def test_the_path_is_explained_in_about_ten_lines(typed) -> None:
 
 
 def test_version_and_help(typed) -> None:
-    assert typed("--version")[1].startswith("edgeplast 0.")
+    shown = typed("--version")[1]
+    assert (
+        shown.startswith("edgeplast 0.") and f"Python {platform.python_version()}" in shown and "onnxruntime" in shown
+    )
     for verb in ("adapt", "evaluate", "deploy", "predict", "inspect"):
         code, out, _ = typed(verb, "--help")
         assert code == 0 and "--json" in out
+
+
+def test_every_verb_has_its_line_in_the_help_uncut(typed) -> None:
+    code, out, _ = typed("--help")
+    assert (
+        code == 0 and "..." not in out.partition("Commands:")[2] and "fine-tune a bundle on this device's images" in out
+    )
+
+
+def test_shells_complete_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = {"_EDGEPLAST_COMPLETE": "complete_bash", "COMP_WORDS": "edgeplast ada", "COMP_CWORD": "1"}
+    command = [sys.executable, "-m", "edgeplast"]
+    shown = subprocess.run(command, env=os.environ | words, capture_output=True, text=True)
+    assert shown.stdout.split() == ["adapt"], shown.stderr
 
 
 class TestStableNames:
