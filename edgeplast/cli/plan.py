@@ -34,8 +34,8 @@ def plan(
     strategy: Annotated[
         str,
         typer.Option(
-            help="best, uniform, freeze-low:FRACTION, focus-high:FRACTION, last-k:BLOCKS, or a kind of component "
-            "(attn, fc1 …, as the model has them) in all blocks."
+            help="best (= focus), summed, uniform, freeze-low:FRACTION, focus-high:FRACTION, last-k:BLOCKS, or a kind "
+            "of component (attn, fc1 …, as the model has them) in all blocks."
         ),
     ] = "best",
     train: Annotated[str | None, typer.Option(help="What trains, by name: attn:8-11,norm,head.")] = None,
@@ -51,7 +51,7 @@ def plan(
         float | None, typer.Option(help="GFLOP/s the device reaches in training, for --time-per-step.")
     ] = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Show what just missed and the curve of score against memory.")
+        bool, typer.Option("--explain", help="Show other ways to choose, what just missed, what more memory would buy.")
     ] = False,
     device: Annotated[str | None, typer.Option(help="Defaults of a device; see `edgeplast devices`.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file.")] = False,
@@ -83,6 +83,7 @@ def plan(
     _show_plan(why.plan)
     _show_cost(why)
     if explain:
+        _show_contest(why)
         _show_missed(why)
         _show_curve(why)
     if output is not None:
@@ -123,6 +124,24 @@ def _show_cost(why: Explanation) -> None:
     print_table("", (f"strategy {plan.strategy}", ""), rows, "\n".join(plan.notes))
 
 
+def _show_contest(why: Explanation) -> None:
+    """The usual ways to choose, the smallest peak first; the plan is marked."""
+    rows = [
+        (
+            f"{other.strategy}{' ←' if other.chosen else ''}",
+            f"{other.parameters:,}",
+            str(other.micro_batch_size),
+            format_bytes(other.memory_bytes),
+            format_seconds(other.step_seconds),
+            f"{other.score:.4g}",
+        )
+        for other in why.contest
+    ]
+    say()
+    print_table("within this budget", ("strategy", "trains", "at a time", "peak", "a step", "summed score"), rows)
+    say("Which is best on your pictures, only a trial tells: export each and compare `edgeplast evaluate`.")
+
+
 def _show_missed(why: Explanation) -> None:
     rows = []
     for missed in why.missed[:_MISSED_SHOWN]:
@@ -143,6 +162,8 @@ def _show_missed(why: Explanation) -> None:
         say(f"next better choice: {_alternative(why.next_step)}")
     if why.with_more is not None:
         say(f"50 MB more would buy: {_alternative(why.with_more)}")
+    elif why.plan.budget.memory_bytes is not None:
+        say("50 MB more would buy nothing else.")
 
 
 def _alternative(other: Alternative) -> str:
@@ -156,6 +177,8 @@ def _alternative(other: Alternative) -> str:
 
 def _show_curve(why: Explanation) -> None:
     """Bars of the best summed score against memory; the plan's own budget is marked."""
+    if not why.curve:
+        return
     top = max((point.score for point in why.curve), default=0.0)
     limit = why.plan.budget.memory_bytes
     rows = []

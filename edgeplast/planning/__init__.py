@@ -1,6 +1,6 @@
 """Plan: from scores and a budget to what trains, by walks over the graph that would run; needs no torch.
 
-units → segment_costs → estimating → fitting (how to run a set) and choosing (which set) → planner
+units → segment_costs → estimating → fitting (how to run a set) → focusing and choosing (which set) → planner
 """
 
 from __future__ import annotations
@@ -8,10 +8,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from edgeplast.budget import Budget
 from edgeplast.graphs.recording import restored
 from edgeplast.planning.estimating import FLOPS_PER_SECOND, Estimate, Workload
-from edgeplast.planning.explaining import Alternative, CurvePoint, Explanation, Missed, explained
+from edgeplast.planning.explaining import (
+    MORE_BYTES,
+    Alternative,
+    Contestant,
+    CurvePoint,
+    Explanation,
+    Missed,
+    explained,
+)
 from edgeplast.planning.planner import Planner
 from edgeplast.planning.segment_costs import total_lines
 from edgeplast.planning.strategies import STRATEGIES
@@ -22,6 +32,7 @@ from edgeplast.scores import ScoreTable
 __all__ = [
     "STRATEGIES",
     "Alternative",
+    "Contestant",
     "CurvePoint",
     "Estimate",
     "Explanation",
@@ -112,11 +123,24 @@ def explain(
     train: Sequence[str] | str | None = None,
     **how: Any,
 ) -> Explanation:
-    """Plan, and say what was chosen, what just missed, and what more memory would buy.
+    """Plan, and say what was chosen, what else could be, what just missed, and what more memory would buy.
 
     Arguments and errors are those of :func:`plan`; ``how`` takes the rest of them.
     """
     planner = Planner(scores, **how)
     made = planner.plan(budget, strategy, train)
-    found = planner.candidates(budget)
-    return explained(made, planner.workload, found, planner.block_scores, budget, planner.micro_batches)
+    more = None
+    if budget.memory_bytes is not None:
+        more = planner.plan(
+            msgspec.structs.replace(budget, memory_bytes=budget.memory_bytes + MORE_BYTES), strategy, train
+        )
+    return explained(
+        made,
+        planner.workload,
+        planner.block_scores,
+        budget,
+        planner.micro_batches,
+        others=planner.usual(budget),
+        with_more=more,
+        found=planner.candidates(budget) if made.strategy == "summed" else None,
+    )

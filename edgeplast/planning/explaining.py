@@ -1,4 +1,4 @@
-"""Explanation: what was chosen, what just missed, and the curve of score against memory."""
+"""Explanation: what was chosen, what else could be, what just missed, and what more memory would buy."""
 
 from __future__ import annotations
 
@@ -35,6 +35,32 @@ class Missed(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     short_bytes: int | None
 
 
+class Contestant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another way to choose under the same budget, and what it takes.
+
+    Attributes:
+        strategy: how it chooses.
+        components: how many train.
+        parameters: how many numbers train.
+        micro_batch_size: images that pass at once.
+        recompute: how much is computed again.
+        memory_bytes: its predicted peak.
+        step_seconds: predicted time of one optimizer step.
+        score: its summed score.
+        chosen: whether it is the plan.
+    """
+
+    strategy: str
+    components: int
+    parameters: int
+    micro_batch_size: int
+    recompute: str
+    memory_bytes: int
+    step_seconds: float
+    score: float
+    chosen: bool
+
+
 class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The best summed score within an amount of memory, and how many components it takes."""
 
@@ -44,7 +70,7 @@ class CurvePoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Alternative(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The best choice at another amount of memory.
+    """What would be chosen at another amount of memory.
 
     Attributes:
         memory_bytes: its peak.
@@ -66,54 +92,91 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         plan: the plan.
         estimate: its cost by part.
         score: summed score of what trains.
+        contest: the usual ways to choose that fit the budget, the plan's own among them.
         missed: scored components that do not train, highest score first.
-        curve: best score against memory, from the smallest plan to the one that trains all that has a score.
-        next_step: the cheapest choice with a larger score than the plan's; None where there is none.
-        with_more: the best choice with ``MORE_BYTES`` more memory; None without a limit on memory.
+        with_more: the choice with ``MORE_BYTES`` more memory; None without a limit on memory, or where it is the same.
+        next_step: of ``summed``: the cheapest choice with a larger score than the plan's; None where there is none.
+        curve: of ``summed``: best score against memory, from the smallest plan to the one that trains all that has a
+            score.
     """
 
     plan: Plan
     estimate: Estimate
     score: float
+    contest: tuple[Contestant, ...]
     missed: tuple[Missed, ...]
-    curve: tuple[CurvePoint, ...]
-    next_step: Alternative | None
     with_more: Alternative | None
+    next_step: Alternative | None = None
+    curve: tuple[CurvePoint, ...] = ()
 
 
 def explained(
     plan: Plan,
     workload: Workload,
-    found: Candidates,
     scores: Mapping[str, float],
     budget: Budget,
     micro_batches: Sequence[int],
+    *,
+    others: Sequence[Plan],
+    with_more: Plan | None,
+    found: Candidates | None,
 ) -> Explanation:
     """Explain a plan.
 
     Args:
         plan: as made.
         workload: it was made for.
-        found: every choice worth having.
         scores: component to score, of the scored components in blocks.
         budget: as asked for.
         micro_batches: sizes that may be used.
+        others: plans by the usual ways to choose, under the same budget.
+        with_more: the plan with ``MORE_BYTES`` more memory.
+        found: every choice worth having, where the plan was the best of them.
     """
-    score = sum(scores.get(name, 0.0) for name in plan.trainable)
-    allowed = found.within(msgspec.structs.replace(budget, memory_bytes=None))
-    higher = np.flatnonzero(allowed & (found.score > score + 1e-9 * abs(score)))
-    cheapest = int(higher[found.memory_bytes[higher].argmin()]) if len(higher) else None
+
+    def summed(names: Sequence[str]) -> float:
+        return sum(scores.get(name, 0.0) for name in names)
+
+    def measured(plan: Plan) -> Estimate:
+        return workload.measured(plan.trainable, plan.micro_batch_size, plan.recompute)
+
+    def contestant(other: Plan) -> Contestant:
+        way = measured(other)
+        return Contestant(
+            strategy=other.strategy,
+            components=len(other.trainable),
+            parameters=other.trainable_parameters,
+            micro_batch_size=way.micro_batch_size,
+            recompute=way.recompute,
+            memory_bytes=way.peak_bytes,
+            step_seconds=way.step_seconds,
+            score=summed(other.trainable),
+            chosen=other.trainable == plan.trainable,
+        )
+
+    rows = {p.trainable: contestant(p) for p in (*others, plan)}  # of equal ones the plan
     more = None
-    if budget.memory_bytes is not None:
-        more = found.best(msgspec.structs.replace(budget, memory_bytes=budget.memory_bytes + MORE_BYTES))
+    if with_more is not None and with_more.trainable != plan.trainable:
+        more = _alternative(plan, with_more.predicted_peak_bytes, summed(with_more.trainable), with_more.trainable)
+    next_step = None
+    if found is not None:
+        allowed = found.within(msgspec.structs.replace(budget, memory_bytes=None))
+        score = summed(plan.trainable)
+        higher = np.flatnonzero(allowed & (found.score > score + 1e-9 * abs(score)))
+        if len(higher):
+            i = int(higher[found.memory_bytes[higher].argmin()])
+            next_step = _alternative(
+                plan, math.ceil(found.memory_bytes[i]), float(found.score[i]), tuple(found.trained(i))
+            )
     return Explanation(
         plan=plan,
-        estimate=workload.measured(plan.trainable, plan.micro_batch_size, plan.recompute),
-        score=score,
+        estimate=measured(plan),
+        score=summed(plan.trainable),
+        contest=tuple(sorted(rows.values(), key=lambda row: row.memory_bytes)),
         missed=_missed(plan, workload, scores, budget, micro_batches),
-        curve=_curve(found, budget),
-        next_step=None if cheapest is None else _alternative(plan, found, cheapest),
-        with_more=None if more is None else _alternative(plan, found, more),
+        with_more=more,
+        next_step=next_step,
+        curve=() if found is None else _curve(found, budget),
     )
 
 
@@ -147,11 +210,10 @@ def _curve(found: Candidates, budget: Budget) -> tuple[CurvePoint, ...]:
     return tuple(points)
 
 
-def _alternative(plan: Plan, found: Candidates, index: int) -> Alternative:
-    trained = found.trained(index)
+def _alternative(plan: Plan, memory_bytes: int, score: float, trained: Sequence[str]) -> Alternative:
     return Alternative(
-        memory_bytes=math.ceil(found.memory_bytes[index]),
-        score=float(found.score[index]),
+        memory_bytes=memory_bytes,
+        score=score,
         gained=tuple(name for name in trained if name not in plan.trainable),
         lost=tuple(name for name in plan.trainable if name not in trained),
     )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import cast
 
 import msgspec
 
 from edgeplast.budget import Budget
-from edgeplast.errors import UsageError
+from edgeplast.errors import BudgetError, UsageError
 from edgeplast.graphs.recording import restored
 from edgeplast.planning.choosing import Candidates, candidates
 from edgeplast.planning.estimating import FLOPS_PER_SECOND, Estimate, Workload, micro_batches, resized
 from edgeplast.planning.fitting import does_not_fit, fastest_measured, nothing_fits
-from edgeplast.planning.strategies import names_of
+from edgeplast.planning.focusing import focused
+from edgeplast.planning.strategies import BEST, SEARCHES, names_of
 from edgeplast.plans import Optimizer, Plan, PlannedComponent
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
@@ -85,9 +87,9 @@ class Planner:
         """Choose and write down."""
         if train and strategy not in ("best", "names"):
             raise UsageError(f"Both strategy {strategy!r} and train={train!r} say what trains. Give one of them.")
-        strategy = "names" if train else strategy
-        if strategy == "best":
-            return self._best(budget)
+        strategy = "names" if train else BEST if strategy == "best" else strategy
+        if strategy in SEARCHES:
+            return self._searched(budget, strategy)
         names = names_of(strategy, train, self.block_scores, self.workload.outline)
         way = fastest_measured(self.workload, names, self.micro_batches, budget)
         if way is None:
@@ -97,20 +99,53 @@ class Planner:
             raise does_not_fit(self.workload, what, names, budget, self.micro_batches)
         return self._written(names, way, budget, strategy)
 
-    def _best(self, budget: Budget) -> Plan:
-        found = self.candidates(budget)
-        chosen = self._settled(found, budget)
-        head = list(self.workload.outline.head)
+    def usual(self, budget: Budget) -> list[Plan]:
+        """Return the plans of the usual ways to choose that fit: head, last blocks, focus, largest sum, everything."""
+        outline = self.workload.outline
+        ends = outline.in_order([*outline.head, *self.workload.always])
+        made: list[Plan] = []
+        for strategy, train in (("names", ",".join(ends)), ("focus", None), ("summed", None), ("uniform", None)):
+            with contextlib.suppress(BudgetError):
+                made.append(self.plan(budget, strategy, train))
+        for count in range(outline.blocks, 0, -1):
+            with contextlib.suppress(BudgetError):
+                made.append(self.plan(budget, f"last-k:{count}", None))
+                break
+        return made
+
+    def _searched(self, budget: Budget, strategy: str) -> Plan:
+        chosen = self._focused(budget) if strategy == "focus" else self._largest_sum(budget)
         if chosen is None:  # the norm costs a few kilobytes, but with average pooling it can be what is too much
+            head = list(self.workload.outline.head)
             way = fastest_measured(self.workload, head, self.micro_batches, budget)
             if way is None:
                 raise nothing_fits(self.workload, budget, self.micro_batches)
-            return self._written(head, way, budget, "best", self._notes(head))
+            return self._written(head, way, budget, strategy, self._notes(head))
+        names, way, more = chosen
+        return self._written(names, way, budget, strategy, [*self._notes(names), *more])
+
+    def _focused(self, budget: Budget) -> tuple[list[str], Estimate, list[str]] | None:
+        tried = 0
+
+        def fastest(names: Sequence[str]) -> Estimate | None:
+            nonlocal tried
+            self._progress("measuring graphs of choices", tried, tried + 1)
+            tried += 1
+            return fastest_measured(self.workload, names, self.micro_batches, budget)
+
+        chosen = focused(self.workload.outline, self.block_scores, self.workload.always, fastest)
+        self._progress("measuring graphs of choices", tried, tried)
+        return None if chosen is None else (*chosen, [])
+
+    def _largest_sum(self, budget: Budget) -> tuple[list[str], Estimate, list[str]] | None:
+        found = self.candidates(budget)
+        chosen = self._settled(found, budget)
+        if chosen is None:
+            return None
         best, names, way = chosen
-        notes = self._notes(names)
-        if way.micro_batch_size < 4 <= self.workload.batch_size:
-            notes.append(self._faster(found, best, budget))
-        return self._written(names, way, budget, "best", [note for note in notes if note])
+        slow = way.micro_batch_size < 4 <= self.workload.batch_size
+        note = self._faster(found, best, budget) if slow else ""
+        return names, way, [note] if note else []
 
     def _settled(self, found: Candidates, budget: Budget) -> tuple[int, list[str], Estimate] | None:
         """Return the best choice whose graphs, as they would be written, fit; None: none does.

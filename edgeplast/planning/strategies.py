@@ -8,7 +8,9 @@ from edgeplast.errors import UsageError, one_of
 from edgeplast.outline import Outline
 
 STRATEGIES: dict[str, str] = {
-    "best": "the largest summed score that fits the budget",
+    "best": "the default, which is focus; edgeplast/scoring/README.md says by which table",
+    "focus": "the kinds of components at least half as plastic as the top one, in all blocks or the last that fit",
+    "summed": "the largest summed score that fits the budget, to its last byte",
     "uniform": "everything, the embedding included",
     "freeze-low:FRACTION": "freeze that fraction of the scored components, lowest scores first",
     "focus-high:FRACTION": "train that fraction of the scored components, highest scores first",
@@ -18,13 +20,19 @@ STRATEGIES: dict[str, str] = {
 }
 """Strategy to what trains beside norms and head."""
 
+BEST = "focus"
+"""What ``best`` means."""
+
+SEARCHES = ("focus", "summed")
+"""Strategies that choose by the budget; the others say what trains, whatever it takes."""
+
 _WITH_A_NUMBER = ("freeze-low", "focus-high", "last-k")
 
 
 def names_of(
     strategy: str, train: str | Sequence[str] | None, scores: Mapping[str, float], outline: Outline
 ) -> list[str]:
-    """Return what a strategy other than ``best`` trains, in data-flow order.
+    """Return what a strategy that goes by no budget trains, in data-flow order.
 
     Norms and head always train, except that a list of names is taken as it is, with the head added.
 
@@ -44,7 +52,7 @@ def names_of(
             raise UsageError("Strategy 'names' needs the names: give train, e.g. --train attn:8-11,norm,head.")
         chosen = outline.select(train if isinstance(train, str) else ",".join(train))
         return outline.in_order([*chosen, *outline.head])
-    if word not in ("best", "uniform", *_WITH_A_NUMBER, *kinds):
+    if word not in ("best", *SEARCHES, "uniform", *_WITH_A_NUMBER, *kinds):
         raise one_of("strategy", strategy, (*(name for name in STRATEGIES if name != "KIND"), *kinds))
     if argument and word not in _WITH_A_NUMBER:
         raise UsageError(f"Strategy {word!r} takes no number; {strategy!r} was given. Write {word!r}.")

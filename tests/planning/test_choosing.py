@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from functools import cache
 from itertools import chain, combinations, pairwise
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from planning_models import MIB, Model, architecture, block_components, conv_net, small, table, workload
 
 from edgeplast.budget import Budget
-from edgeplast.planning import plan
+from edgeplast.planning import plan as planned
 from edgeplast.planning.choosing import FRONT, candidates, subsets_of
 from edgeplast.planning.estimating import Estimate, micro_batches
 from edgeplast.plans import Plan
@@ -25,6 +26,9 @@ WIDE = {"width": 256, "heads": 4, "image": 64, "patch": 8}
 scored = st.dictionaries(
     st.sampled_from(block_components(2)), st.floats(0.01, 10).map(lambda s: round(s, 2)), min_size=1, max_size=6
 )
+
+
+plan = functools.partial(planned, strategy="summed")
 
 
 def score_of(made: Plan) -> float:
@@ -190,9 +194,12 @@ def test_convolutions_are_planned_too(model):
     head = workload(model).measured(["head"], 1, "none").peak_bytes
     less = plan(scores, Budget(memory_bytes=(everything.predicted_peak_bytes + head) // 2))
     assert less.predicted_peak_bytes <= (everything.predicted_peak_bytes + head) // 2
-    assert plan(scores, Budget(), train="conv1:1").trainable == ("layers.1.conv1", "head")
-    assert plan(scores, Budget(), train="layers.1").trainable == ("layers.1.conv1", "layers.1.conv2", "head")
-    assert plan(scores, Budget(), strategy="last-k:1").trainable[-2:] == (f"layers.{model[0].blocks - 1}.conv2", "head")
+    assert planned(scores, Budget(), train="conv1:1").trainable == ("layers.1.conv1", "head")
+    assert planned(scores, Budget(), train="layers.1").trainable == ("layers.1.conv1", "layers.1.conv2", "head")
+    assert planned(scores, Budget(), strategy="last-k:1").trainable[-2:] == (
+        f"layers.{model[0].blocks - 1}.conv2",
+        "head",
+    )
 
 
 def test_of_many_components_of_a_unit_some_sets_are_tried():

@@ -26,7 +26,7 @@ def test_what_was_chosen_is_the_plan():
 
 
 def test_what_just_missed_is_short_by_what_it_says():
-    why = explain(SCORES, TIGHT)
+    why = explain(SCORES, TIGHT, strategy="summed")
     assert {m.component for m in why.missed} == set(SCORES.components) - set(why.plan.trainable)
     assert [m.score for m in why.missed] == sorted((m.score for m in why.missed), reverse=True)
     for missed in why.missed:
@@ -41,26 +41,45 @@ def test_what_just_missed_is_short_by_what_it_says():
 
 
 def test_the_next_step_is_reached_by_the_memory_it_names():
-    why = explain(SCORES, TIGHT)
-    after = explain(SCORES, Budget(memory_bytes=why.next_step.memory_bytes))
+    why = explain(SCORES, TIGHT, strategy="summed")
+    after = explain(SCORES, Budget(memory_bytes=why.next_step.memory_bytes), strategy="summed")
     assert after.score == pytest.approx(why.next_step.score)
     assert set(after.plan.trainable) == {*why.plan.trainable, *why.next_step.gained} - set(why.next_step.lost)
 
 
 def test_the_curve_rises_to_everything_that_is_scored():
-    curve = explain(SCORES, TIGHT).curve
+    curve = explain(SCORES, TIGHT, strategy="summed").curve
     assert all(a.memory_bytes < b.memory_bytes and a.score <= b.score for a, b in pairwise(curve))
     assert curve[0].components >= 2
     assert curve[-1].score == pytest.approx(sum(c.score for c in SCORES.components.values()))
     some = curve[len(curve) // 2]
-    assert explain(SCORES, Budget(memory_bytes=some.memory_bytes)).score == pytest.approx(some.score)
+    assert explain(SCORES, Budget(memory_bytes=some.memory_bytes), strategy="summed").score == pytest.approx(some.score)
 
 
 def test_fifty_megabytes_more():
-    why = explain(SCORES, TIGHT)
-    assert why.with_more.score == pytest.approx(explain(SCORES, Budget(memory_bytes=135 * MIB + 50_000_000)).score)
+    tight, roomy = Budget(memory_bytes=120 * MIB), Budget(memory_bytes=120 * MIB + 50_000_000)
+    for strategy in ("best", "summed"):
+        why = explain(SCORES, tight, strategy=strategy)
+        after = explain(SCORES, roomy, strategy=strategy)
+        assert why.with_more.score == pytest.approx(after.score)
+        assert set(after.plan.trainable) == {*why.plan.trainable, *why.with_more.gained} - set(why.with_more.lost)
     assert explain(SCORES, Budget()).with_more is None
+    assert explain(SCORES, Budget(memory_bytes=400 * MIB)).with_more is None  # all that it wants trains already
     assert explain(SCORES, Budget()).next_step is None
+
+
+def test_other_ways_to_choose_stand_beside_the_plan():
+    why = explain(SCORES, TIGHT)
+    rows = {other.strategy: other for other in why.contest}
+    assert {"focus", "summed"} <= set(rows) and any(name.startswith("last-k:") for name in rows)
+    assert [other.strategy for other in why.contest if other.chosen] == ["focus"]
+    assert rows["summed"].score >= max(other.score for other in why.contest) - 1e-9
+    for other in why.contest:
+        assert other.memory_bytes <= TIGHT.memory_bytes and other.step_seconds > 0
+        again = plan(SCORES, TIGHT, strategy=other.strategy) if other.strategy != "names" else None
+        assert again is None or again.trainable_parameters == other.parameters
+    peaks = [other.memory_bytes for other in why.contest]
+    assert peaks == sorted(peaks)
 
 
 def test_time_can_forbid_what_memory_allows():
@@ -81,12 +100,23 @@ def scores_file(tmp_path):
 
 def test_command_writes_a_plan_and_shows_why(scores_file, tmp_path, capsys):
     output = tmp_path / "plan.json"
-    arguments = ["plan", str(scores_file), "--memory", "135MiB", "-o", str(output), "--explain"]
+    arguments = ["plan", str(scores_file), "--memory", "135MiB", "-o", str(output), "--explain", "--strategy", "summed"]
     assert run(arguments) == 0
     shown = capsys.readouterr().out
-    for words in ("what trains", "predicted peak", "what just missed", "50 MB more would buy", "← budget", "█"):
+    for words in (
+        "within this budget",
+        "summed ←",
+        "focus",
+        "last-k:",
+        "what trains",
+        "predicted peak",
+        "what just missed",
+        "50 MB more would buy",
+        "← budget",
+        "█",
+    ):
         assert words in shown
-    assert Plan.read(output) == plan(SCORES, TIGHT)
+    assert Plan.read(output) == plan(SCORES, TIGHT, strategy="summed")
     assert run(arguments) == 2
     assert "exists already" in capsys.readouterr().err
     assert run([*arguments, "--force"]) == 0
@@ -126,5 +156,5 @@ def test_without_networkx_the_command_to_type_is_named(tmp_path, monkeypatch, ca
     monkeypatch.setitem(sys.modules, "networkx", None)
     scores = tmp_path / "scores.json"
     table(architecture(width=48, depth=3)).write(scores)
-    assert run(["plan", str(scores), "--memory", "100MiB"]) == 3
+    assert run(["plan", str(scores), "--memory", "200MiB"]) == 3
     assert "networkx is not installed; planning and exporting need it" in capsys.readouterr().err

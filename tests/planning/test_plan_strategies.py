@@ -17,13 +17,16 @@ OUTLINE = ARCH[0]
 SCORES = table(ARCH)
 RANKED = sorted(SCORES.components, key=lambda name: -SCORES.components[name].score)
 
+DEPTH = 6
+DEEP = table(architecture(depth=DEPTH))
+
 
 def trained(strategy: str, **how: object) -> set[str]:
     return set(plan(SCORES, Budget(), strategy=strategy, **how).trainable)
 
 
-def test_best_without_limits_trains_all_that_is_scored():
-    assert trained("best") == {*block_components(4), "norm", "head"}
+def test_the_largest_sum_without_limits_trains_all_that_is_scored():
+    assert trained("summed") == {*block_components(4), "norm", "head"}
 
 
 def test_uniform_trains_everything():
@@ -87,7 +90,10 @@ def test_another_method_of_the_table_can_decide():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"strategy": "atn"}, r"Unknown strategy 'atn'. Did you mean 'attn'\? Known: best, uniform, freeze-low"),
+        (
+            {"strategy": "atn"},
+            r"Unknown strategy 'atn'. Did you mean 'attn'\? Known: best, focus, summed, uniform, freeze-low",
+        ),
         ({"strategy": "last-k:5"}, r"'last-k:5' needs a number of blocks from 1 to 4, e\.g\. last-k:4"),
         ({"strategy": "last-k"}, r"needs a number of blocks"),
         ({"strategy": "freeze-low:1.5"}, r"'freeze-low:1\.5' needs a fraction between 0 and 1, e\.g\. freeze-low:0\.5"),
@@ -174,3 +180,27 @@ def test_the_norm_is_dropped_when_the_head_alone_fits():
     w = plan(table(arch, {}), Budget(), micro_batch_size=1)
     head_alone = w.predicted_peak_bytes - 8 * 2 * 192
     assert plan(table(arch, {}), Budget(memory_bytes=head_alone), micro_batch_size=1).trainable == ("head",)
+
+
+def test_focus_takes_the_plastic_kinds_in_all_blocks_or_in_the_last_that_fit():
+    """By MEDIANS norm2, fc1 and norm1 are at least half as plastic as norm2; fc2 and attn are not."""
+    before, counts = 0, set()
+    for mib in (118, 125, 135, 150, 200, 400):
+        made = plan(DEEP, Budget(memory_bytes=mib * MIB), strategy="focus")
+        first = next(i for i in range(DEPTH + 1) if i == DEPTH or f"blocks.{i}.fc1" in made.trainable)
+        inner = [f"blocks.{i}.{kind}" for i in range(first, DEPTH) for kind in ("norm1", "norm2", "fc1")]
+        assert list(made.trainable) == [*inner, "norm", "head"]
+        assert made.predicted_peak_bytes <= mib * MIB and DEPTH - first >= before
+        before = DEPTH - first
+        counts.add(before)
+    assert before == DEPTH and len(counts) > 2
+    assert plan(DEEP, Budget()).trainable == made.trainable and plan(DEEP, Budget()).strategy == "focus"
+
+
+def test_what_has_no_positive_score_is_no_focus():
+    scores = {n: (-1.0 if n.endswith("fc1") else 0.5) for n in DEEP.components}
+    made = plan(table(architecture(depth=DEPTH), scores), Budget())
+    assert not [n for n in made.trainable if n.endswith("fc1")] and len(made.trainable) > 2
+    nothing = plan(table(architecture(depth=DEPTH), dict.fromkeys(scores, -1.0)), Budget())
+    assert nothing.trainable == ("norm", "head")
+    assert any("No component of a block has a positive plasticity score" in note for note in nothing.notes)
