@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, TypeVar
 import msgspec
 
 from edgeplast.errors import EdgeplastError, InputError
-from edgeplast.files import write_bytes
+from edgeplast.files import possible, write_bytes
 from edgeplast.stamps import shortened
 from edgeplast.units import format_bytes
 
@@ -40,23 +40,23 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     MOST_BYTES: ClassVar[int] = 16 << 20
     format_version: int = 1
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Write this record as indented JSON, whole or not at all."""
-        write_bytes(path, self.to_json())
+        write_bytes(possible(path), self.to_json())
 
     def to_json(self) -> bytes:
         """Return this record as indented JSON with a final newline."""
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
     @classmethod
-    def read(cls: type[D], path: Path) -> D:
+    def read(cls: type[D], path: str | Path) -> D:
         """Read and check a record.
 
         Raises:
             InputError: the file is missing, larger than such a record can be, of a newer format, or not what its type
                 says.
         """
-        return cls.from_json(cls.read_bytes(path), where=str(path))
+        return cls.from_json(cls.read_bytes(Path(path)), where=str(path))
 
     @classmethod
     def read_bytes(cls, path: Path) -> bytes:

@@ -101,3 +101,8 @@ def test_a_reason_that_quotes_the_file_is_cut() -> None:
 def test_numbers_beyond_what_json_carries_are_refused(number: str) -> None:
     with pytest.raises(InputError, match="here is not a valid recipe: "):
         Recipe.from_json(f'{{"name": "x", "budget": {{"memory_bytes": {number}}}}}'.encode(), where="here")
+
+
+def test_paths_may_be_strings(tmp_path: Path) -> None:
+    Recipe(name="tea").write(str(tmp_path / "tea.json"))
+    assert Recipe.read(str(tmp_path / "tea.json")).name == "tea"
