@@ -23,7 +23,7 @@ import msgspec
 from edgeplast.documents import AtLeastOne, Count, Document
 from edgeplast.errors import DamagedError, InputError
 from edgeplast.external_data import external_files_in
-from edgeplast.files import possible, sha256
+from edgeplast.files import sha256
 from edgeplast.footprint import Footprint
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
@@ -192,7 +192,7 @@ class Bundle(msgspec.Struct, frozen=True):
             DamagedError: files are missing, changed, links, or named outside the folder, or graphs read weights from
                 files that are not the bundle's; all faults are listed.
         """
-        path = possible(path)
+        path = Path(path)
         manifest_path = path / MANIFEST
         if kind_at(manifest_path) != "file":
             raise InputError(_no_bundle(path))
