@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from edgeplast.bundle import Manifest, Tier, TrainingGraph
 from edgeplast.errors import BudgetError
 from edgeplast.footprint import FIRST_REGION_BYTES, PICTURE_BYTES, peak_bytes
+from edgeplast.micro_batches import slowdown
 from edgeplast.recomputation import IN_WORDS
 from edgeplast.units import format_bytes
-
-_SMALL_BATCH_COST = {1: 1.45, 2: 1.15}
-"""Time per image at micro-batches of 1 and 2 relative to 4 and more, measured on ViT-Tiny (2 cores): matrix
-products over so few rows no longer fill the cores."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Rung:
     @property
     def image_flops(self) -> float:
         """Floating-point operations of an image, made comparable over micro-batch sizes."""
-        return self.graph.step_flops * _SMALL_BATCH_COST.get(self.micro_batch, 1.0)
+        return self.graph.step_flops * slowdown(self.micro_batch)
 
 
 def predicted_peak(manifest: Manifest, rung: Rung, optimizer: str, resident_bytes: int) -> int:
@@ -67,6 +64,10 @@ def region_bytes(manifest: Manifest, rung: Rung) -> int:
 _UNSPENT_BYTES = 3 << 20
 """Of what a budget leaves over, this much is given to nobody: Python's own objects, a thread's local data (for which
 glibc ends the process where there is no memory)."""
+
+_STARTS_DIFFER_BYTES = 3 << 20
+"""A budget that is named once does for the next start too: what is resident then differed by 0.4 MiB from run to run,
+and by 1 MiB with the kinds of pictures, whose decoders are loaded as they are met."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def choose(
         if peak <= allowed_bytes:
             return rung
     least, rung = min(peaks, key=lambda entry: entry[0])
-    enough = -(-least // (1 << 20)) + 1  # what is resident at the start differs a little from run to run
+    enough = -(-(least + _STARTS_DIFFER_BYTES) // (1 << 20))
     raise BudgetError(
         f"{format_bytes(allowed_bytes)} of memory are not enough to train {manifest.model}: the smallest step "
         f"({rung}) needs about {format_bytes(least)}, of which {format_bytes(resident_bytes)} are Python and the "

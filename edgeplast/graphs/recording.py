@@ -57,7 +57,7 @@ def restored(record: RecordedGraph) -> Graph:
             },
             _fresh=max((int(tail) for name in names if (tail := name.rpartition(".")[2]).isdecimal()), default=0),
         )
-    except (IndexError, ValueError, TypeError) as error:
+    except (IndexError, ValueError, TypeError, OverflowError) as error:  # beyond 64 bits is an OverflowError
         raise InputError(f"The recorded graph is damaged: {error}. Score the model again.") from error
     _check(graph, len(names))
     return graph

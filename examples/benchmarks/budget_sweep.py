@@ -198,6 +198,7 @@ def main() -> None:
     parser.add_argument("--python", default=sys.executable, help="of the device environment")
     parser.add_argument("--pythons", nargs="+", help="of several device environments, for the part life")
     parser.add_argument("--runs", type=int, default=200, help="of the part life")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws of the part life")
     parser.add_argument("--parts", default="sweep,smallest,losses,overhead")
     parser.add_argument("--json", type=Path, help="where the results are written as JSON")
     options = parser.parse_args()
@@ -223,7 +224,9 @@ def main() -> None:
             }
             folders = budget_life.make_folders(root / "life")
             with failures.noted("life"):
-                results["life"] = budget_life.live(options.pythons or [options.python], bundles, folders, options.runs)
+                results["life"] = budget_life.live(
+                    options.pythons or [options.python], bundles, folders, options.runs, options.seed
+                )
                 print(budget_life.summary(results["life"]))
         if "overhead" in parts:
             rows = [row for row in results.get("sweep", []) if "step_seconds" in row]
