@@ -128,7 +128,7 @@ def check_target(
     latency_seconds: float | None = None,
 ) -> None:
     """Raise unless exactly one target of :func:`prune` is given and in range, before anything is loaded."""
-    from edgeplast.compression.targets import Target
+    from edgeplast.pruning_target import Target
 
     Target(keep=keep, macs=macs, size_bytes=size_bytes, latency_seconds=latency_seconds)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeplast.architecture import Architecture
 from edgeplast.components import component_of
-from edgeplast.errors import InputError, MissingExtraError, UsageError
+from edgeplast.errors import InputError, MissingExtraError
 from edgeplast.model_facts import check_finite as check_finite
 from edgeplast.model_facts import input_shape_of as input_shape_of
 from edgeplast.model_facts import name_of as name_of
@@ -24,7 +24,7 @@ from edgeplast.preprocessing import Preprocessing
 from edgeplast.pretrained.configuration import check_activation, read_configuration
 from edgeplast.pretrained.files import read_state_dict
 from edgeplast.pretrained.fitting import fill
-from edgeplast.pretrained.names import LOCAL, brings_weights, unknown_model
+from edgeplast.pretrained.names import LOCAL, brings_weights, check_sources, unknown_model
 from edgeplast.pruned import is_pruned
 
 if TYPE_CHECKING:
@@ -133,20 +133,14 @@ def load_model(
         UsageError: no such model, or both or neither source of weights given.
         InputError: the model is outside the family, or the checkpoint does not fit.
     """
+    check_sources(name, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, options=options)
     timm = import_timm()
     if is_pruned(name):
         from edgeplast.reshaping import load_pruned
 
-        if checkpoint is not None or pretrained or image_size is not None or options:
-            raise UsageError(
-                f"{name} is a pruned model and brings its own weights and sizes: leave out --checkpoint, --pretrained, "
-                "--image-size and --model-kwargs."
-            )
         model = load_pruned(Path(name))
         set_pictures(model, pictures or {})
         return model
-    if checkpoint is not None and pretrained:
-        raise UsageError("--checkpoint and --pretrained both name the weights. Give one of them.")
     if not brings_weights(name) and not timm.is_model(name):
         raise unknown_model(name, timm)
     if name.lower().startswith(LOCAL) and checkpoint is None:  # filled here, so that its faults have names

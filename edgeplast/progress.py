@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Protocol
 
 
+class Bytes(int):
+    """An amount of bytes, so that whoever shows it writes a unit."""
+
+
 class Progress(Protocol):
-    """Called with what is being done, how much of it is done, and how much there is (0: unknown)."""
+    """Called with what is being done, how much of it is done, and how much there is (0: unknown).
+
+    Amounts are pieces (pictures, steps), or :class:`Bytes`.
+    """
 
     def __call__(self, activity: str, done: int, total: int) -> None:
         """Report ``done`` of ``total`` units of ``activity``."""

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import os
-
-import torch
+import re
+from typing import TYPE_CHECKING
 
 from edgeplast.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check_device(device: str) -> None:
+    """Raise unless a word names a kind of device, whether or not this machine has one; torch is not loaded.
+
+    Raises:
+        UsageError: it names none.
+    """
+    if not re.fullmatch(r"auto|cpu|(cuda|mps|xpu)(:\d{1,3})?", device):
+        raise UsageError(f"Unknown device {device!r}. Known: auto, cpu, cuda, cuda:0, cuda:1, …")
 
 
 def choose_device(device: str) -> torch.device:
@@ -15,6 +28,9 @@ def choose_device(device: str) -> torch.device:
     Raises:
         UsageError: no such device.
     """
+    import torch
+
+    check_device(device)
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if device == "auto":
         return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")

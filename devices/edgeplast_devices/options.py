@@ -120,7 +120,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 flag = name.replace("_", "-")
-                raise UsageError(f"--{flag} {value} is out of range; allowed is {low:g} to {high:g}.")
+                allowed = " to ".join(f"{end:g}" if isinstance(end, float) else str(end) for end in (low, high))
+                raise UsageError(f"--{flag} {value} is out of range; allowed is {allowed}.")
         if self.optimizer is not None and self.optimizer not in OPTIMIZER_SLOTS:
             raise one_of("optimizer", self.optimizer, tuple(OPTIMIZER_SLOTS))
         if self.schedule not in SCHEDULES:

@@ -28,8 +28,25 @@ def weight_bits_of(given: str, outline: Outline) -> tuple[int, dict[str, int]]:
     Raises:
         UsageError: a part cannot be read, or names no component of the model.
     """
-    overall = 8
+    overall, parts = _parsed(given)
     named: dict[str, int] = {}
+    for pattern, number in parts:
+        named |= dict.fromkeys(outline.select(pattern), number)
+    return overall, named
+
+
+def check_bits(given: str) -> None:
+    """Raise unless ``--weight-bits`` can be read; what it names is looked for when there is a model.
+
+    Raises:
+        UsageError: a part cannot be read.
+    """
+    _parsed(given)
+
+
+def _parsed(given: str) -> tuple[int, list[tuple[str, int]]]:
+    """Return the bits of all, and patterns with their bits."""
+    overall, named = 8, []
     for part in filter(None, (p.strip() for p in given.split(","))):
         if part == AUTO:
             raise UsageError(
@@ -43,7 +60,7 @@ def weight_bits_of(given: str, outline: Outline) -> tuple[int, dict[str, int]]:
                 "differ name them after it: 8,fc1=4,attn:0-3=32,blocks.5.fc2=8."
             )
         if pattern:
-            named |= dict.fromkeys(outline.select(pattern), int(number))
+            named.append((pattern, int(number)))
         else:
             overall = int(number)
     return overall, named

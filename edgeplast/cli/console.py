@@ -13,7 +13,8 @@ import typer
 
 from edgeplast.errors import FallbackWarning
 from edgeplast.printable import printable
-from edgeplast.progress import Progress, silent
+from edgeplast.progress import Bytes, Progress, silent
+from edgeplast.units import format_bytes
 
 _PATIENCE_SECONDS = 2.0
 _FRAME_SECONDS = 0.1
@@ -156,8 +157,13 @@ class _Lines:
         if activity != self._activity:
             self._activity, self._started = activity, now
         if total and done >= total and now - self._started > _PATIENCE_SECONDS:
-            say(f"{activity}: {total} in {now - self._started:.0f} s", err=True)
+            say(f"{activity}: {_amount(total)} in {now - self._started:.0f} s", err=True)
             self._activity = ""
+
+
+def _amount(count: int) -> str:
+    """Write how much was done: bytes with a unit, pieces as a number."""
+    return format_bytes(count) if isinstance(count, Bytes) else f"{count:,}"
 
 
 class _Bars:
@@ -184,14 +190,14 @@ class _Bars:
                 self.close()
 
     def _open(self, total: int) -> None:
+        from rich import progress as parts
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False),  # an archive may be called [red].tar
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
+        self._bar = parts.Progress(
+            parts.TextColumn("{task.description}", markup=False),  # an archive may be called [red].tar
+            parts.BarColumn(),
+            parts.DownloadColumn(binary_units=True) if isinstance(total, Bytes) else parts.MofNCompleteColumn(),
+            parts.TimeRemainingColumn(),
             console=Console(stderr=True),
             transient=True,
             # Its own thread would map a stack that no budget has counted.

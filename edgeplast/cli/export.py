@@ -22,7 +22,7 @@ from edgeplast.cli.options import (
     PretrainedOption,
     StdOption,
     budget_of,
-    check_weights_named,
+    check_model,
     labelled_images,
     network_of,
     pictures_of,
@@ -31,6 +31,8 @@ from edgeplast.cli.options import (
 from edgeplast.errors import UsageError, one_of
 from edgeplast.outputs import claim
 from edgeplast.plans import Plan
+from edgeplast.pruning_target import check_rounds
+from edgeplast.score_methods import check_scoring
 from edgeplast.scores import DEFAULT_METHOD
 from edgeplast.units import format_bytes, parse_bytes
 
@@ -98,9 +100,11 @@ def export(
 ) -> None:
     """Score a model, plan what trains, check the graphs against torch, and write a bundle for the device."""
     from edgeplast import compressing, verbs
+    from edgeplast.planning.estimating import check_training
+    from edgeplast.planning.strategies import check_strategy
 
     claim(output, force=force, folder=True)
-    check_weights_named(checkpoint, pretrained, model)
+    check_model(model, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, model_kwargs=model_kwargs)
     pictures = pictures_of(mean, std, interpolation, crop)
     if plan is None and data is None:
         raise UsageError("Give --data with images to score on, or --plan with a plan made earlier.")
@@ -115,10 +119,17 @@ def export(
                 "--prune makes another model, whose plan is made after it: give --data, and no --plan. To plan a "
                 "pruned model by hand, write it first: edgeplast prune MODEL --data DIR --keep 0.7 -o pruned/"
             )
+        check_rounds(1, distill_steps)
     elif distill_steps:
         raise UsageError("--distill-steps goes with --prune: what was not pruned has nothing to recover.")
     names = tuple(name.strip() for name in classes.split(",") if name.strip()) if classes else None
     budget = budget_of(memory, profile_of(device), disk=disk, step_seconds=time_per_step)
+    given = None if plan is None else Plan.read(plan)
+    if given is None:
+        check_scoring((method,), pairs, "component")
+        check_training(optimizer, batch)
+        check_strategy(strategy, train)
+        bits.check_bits("8" if automatic else weight_bits)
     with progress_bar(as_json) as progress:
         images = None if data is None else labelled_images(data, progress=progress)
         network = network_of(
@@ -134,8 +145,8 @@ def export(
             network = compressing.prune(
                 network, images, keep=prune, distill_steps=distill_steps, pairs=pairs, seed=seed, progress=progress
             ).model
-        if plan is not None:
-            chosen = Plan.read(plan)
+        if given is not None:
+            chosen = given
         else:
             assert images is not None
             scores = verbs.score(network, images, method=method, pairs=pairs, seed=seed, progress=progress)

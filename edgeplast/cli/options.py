@@ -13,6 +13,7 @@ import typer
 from edgeplast.budget import Budget
 from edgeplast.errors import UsageError, one_of
 from edgeplast.preprocessing import INTERPOLATIONS
+from edgeplast.pruning_target import check_ratio
 from edgeplast.units import parse_bytes
 
 if TYPE_CHECKING:
@@ -90,10 +91,9 @@ def network_of(
     Raises:
         UsageError: no source of weights is given, or the options cannot be read; see also ``models.load_model``.
     """
+    check_model(model, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, model_kwargs=model_kwargs)
     from edgeplast.models import load_model, source_of
 
-    if image_size is not None and image_size < 1:
-        raise UsageError(f"--image-size {image_size} must be a positive number of pixels, such as 224.")
     network = load_model(
         model,
         checkpoint=checkpoint,
@@ -146,14 +146,27 @@ def _channels(option: str, text: str, *, above_zero: bool) -> tuple[float, ...]:
     return tuple(values * 3 if len(values) == 1 else values)
 
 
-def check_weights_named(checkpoint: Path | None, pretrained: bool, model: str = "") -> None:
-    """Raise unless the command says where the weights are; pruned models and names with a source bring their own.
+def check_model(
+    model: str,
+    *,
+    checkpoint: Path | None,
+    pretrained: bool,
+    image_size: int | None = None,
+    model_kwargs: str | None = None,
+) -> None:
+    """Raise if it can be told from the arguments of :func:`network_of` alone that it will fail; torch is not loaded.
 
     Raises:
-        UsageError: neither ``--checkpoint`` nor ``--pretrained`` is given.
+        UsageError: the command does not say where the weights are (pruned models and names with a source bring their
+            own), says it twice, or an option cannot be read.
+        InputError: there is no such checkpoint, or it holds something else.
     """
-    from edgeplast.pretrained.names import brings_weights
+    from edgeplast.pretrained.names import brings_weights, check_sources
 
+    if image_size is not None and image_size < 1:
+        raise UsageError(f"--image-size {image_size} must be a positive number of pixels, such as 224.")
+    options = read_model_kwargs(model_kwargs)
+    check_sources(model, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, options=options)
     if checkpoint is None and not pretrained and not brings_weights(model):
         raise UsageError("Where are the weights? Give --checkpoint FILE, or --pretrained to ask timm's hub.")
 
@@ -265,6 +278,7 @@ def read_ratios(given: Sequence[str] | None) -> dict[str, float]:
                 f"Cannot read --ratio {text!r}. Give a component and the share of its heads or hidden units to take "
                 "out: --ratio blocks.3.fc1=0.5"
             ) from error
+        check_ratio(name, ratio)
         if name in ratios:
             raise UsageError(f"--ratio names {name!r} twice. Give each component once.")
         ratios[name] = ratio

@@ -59,11 +59,17 @@ def plan(
 ) -> None:
     """Choose what trains on a device of given memory, time per step and disk."""
     from edgeplast.planning import explain as explain_plan
+    from edgeplast.planning.estimating import check_training
+    from edgeplast.planning.strategies import check_strategy
 
     if output is not None:
         claim(output, force=force)
     if gflops is not None and gflops <= 0:
         raise UsageError(f"--gflops {gflops:g} must be positive: billions of operations a second, e.g. 170.")
+    check_training(optimizer, batch)
+    check_strategy(strategy, train)
+    bits.check_bits(weight_bits)
+    budget = budget_of(memory, profile_of(device), disk=disk, step_seconds=time_per_step)
     how: dict[str, Any] = {"method": method, "optimizer": optimizer, "batch_size": batch}
     table = ScoreTable.read(scores)
     overall, named = bits.weight_bits_of(weight_bits, table.outline)
@@ -72,7 +78,6 @@ def plan(
         how["flops_per_second"] = gflops * 1e9
     if classes:
         how["classes"] = tuple(name.strip() for name in classes.split(",") if name.strip())
-    budget = budget_of(memory, profile_of(device), disk=disk, step_seconds=time_per_step)
     with progress_bar(as_json) as progress:
         why = explain_plan(table, budget, strategy=strategy, train=train, progress=progress, **how)
     if output is not None:

@@ -19,13 +19,16 @@ from edgeplast.cli.options import (
     ModelKwargsOption,
     PretrainedOption,
     StdOption,
-    check_weights_named,
+    check_model,
     labelled_images,
     network_of,
     pictures_of,
     read_ratios,
 )
 from edgeplast.outputs import claim
+from edgeplast.pruning_target import check_importance, check_rounds
+from edgeplast.score_methods import check_scoring
+from edgeplast.torch_devices import check_device
 from edgeplast.units import parse_bytes, parse_count, parse_seconds
 
 
@@ -69,8 +72,7 @@ def prune(
     """Take out the attention heads and hidden units that are worth least; components that are smooth give more."""
     from edgeplast import compressing
 
-    claim(output, force=force, folder=True)
-    check_weights_named(checkpoint, pretrained, model)
+    check_model(model, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, model_kwargs=model_kwargs)
     pictures = pictures_of(mean, std, interpolation, crop)
     target: dict[str, Any] = {
         "keep": keep,
@@ -78,9 +80,15 @@ def prune(
         "size_bytes": None if size is None else parse_bytes(size),
         "latency_seconds": None if latency is None else parse_seconds(latency),
     }
+    compressing.check_target(**target)
     ratios = read_ratios(ratio)
+    check_rounds(prune_steps, distill_steps)
+    check_importance(importance)
+    check_scoring((method,), pairs, "head")
+    check_device(device)
+    claim(output, force=force, folder=True)
     with progress_bar(as_json) as progress:
-        compressing.check_target(**target)
+        images = labelled_images(data, progress=progress)
         network = network_of(
             model,
             checkpoint=checkpoint,
@@ -91,7 +99,7 @@ def prune(
         )
         pruned = compressing.prune(
             network,
-            labelled_images(data, progress=progress),
+            images,
             into=output,
             **target,
             ratios=ratios,

@@ -20,7 +20,7 @@ from edgeplast.cli.options import (
     ModelKwargsOption,
     PretrainedOption,
     StdOption,
-    check_weights_named,
+    check_model,
     labelled_images,
     network_of,
     pictures_of,
@@ -28,7 +28,9 @@ from edgeplast.cli.options import (
 from edgeplast.components import type_of
 from edgeplast.errors import UsageError
 from edgeplast.outputs import claim
+from edgeplast.score_methods import METHOD_FACTS, check_scoring
 from edgeplast.scores import DEFAULT_METHOD, ScoreTable
+from edgeplast.torch_devices import check_device
 
 _BAR_CELLS, _TOP = 24, 20
 
@@ -66,23 +68,25 @@ def score(
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score the components of a model on images: which answer a change of input with a large change of output."""
-    from edgeplast.models import import_timm
-
-    import_timm()  # says which packages are missing
     if list_methods:
         _list_methods(as_json)
         return
     if model is None or data is None or output is None:
         raise UsageError("edgeplast score needs MODEL, --data and -o; --list-methods alone lists the methods.")
-    check_weights_named(checkpoint, pretrained, model)
+    main, *others = method or [DEFAULT_METHOD]
+    check_scoring((main, *others), pairs, granularity)
+    check_device(device)
+    check_model(model, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, model_kwargs=model_kwargs)
     pictures = pictures_of(mean, std, interpolation, crop)
     first_process = int(os.environ.get("RANK", "0")) == 0  # under torchrun one process speaks and writes
     if first_process:
         claim(output, force=force)
-    main, *others = method or [DEFAULT_METHOD]
     from edgeplast import verbs
+    from edgeplast_devices.images import open_images
 
     with progress_bar(as_json or not first_process) as progress:
+        images = labelled_images(data, quiet=not first_process, progress=progress)
+        source = None if reference is None else open_images(reference, progress=progress)
         network = network_of(
             model,
             checkpoint=checkpoint,
@@ -93,8 +97,8 @@ def score(
         )
         table = verbs.score(
             network,
-            labelled_images(data, quiet=not first_process, progress=progress),
-            reference=reference,
+            images,
+            reference=source,
             method=main,
             others=others,
             pairs=pairs,
@@ -115,13 +119,10 @@ def score(
 def _list_methods(as_json: bool) -> None:
     import msgspec
 
-    from edgeplast.scoring import METHODS
-
     if as_json:
-        facts = {name: {"explanation": m.explanation, "cost": m.cost, "needs": m.needs} for name, m in METHODS.items()}
-        print_json(msgspec.json.encode(facts))
+        print_json(msgspec.json.encode({name: facts._asdict() for name, facts in METHOD_FACTS.items()}))
         return
-    for name, m in METHODS.items():
+    for name, m in METHOD_FACTS.items():
         needs = "" if m.needs == "pictures" else f"; needs {'labels' if m.needs == 'labels' else 'no pictures'}"
         say(f"{name:<21} {m.explanation}\n{'':<21} cost: {m.cost}{needs}")
 

@@ -20,13 +20,12 @@ from edgeplast.compression.latency import Latency, keep_for_latency
 from edgeplast.compression.pictures import Pictures
 from edgeplast.compression.pruning import Pruner
 from edgeplast.compression.structure import parts_of
-from edgeplast.compression.targets import Target
-from edgeplast.compression.worth import IMPORTANCES
 from edgeplast.errors import InputError, UsageError
 from edgeplast.models import check_finite, describe, pictures_of, remember, source_of
 from edgeplast.outputs import building_folder
 from edgeplast.progress import Progress, silent
 from edgeplast.pruned import RECORD, WEIGHTS, ModelCost, PrunedBlock, PrunedRecord
+from edgeplast.pruning_target import IMPORTANCES, Target, check_rounds
 from edgeplast.scores import ScoreTable
 from edgeplast.torch_devices import choose_device
 from edgeplast.units import format_seconds
@@ -84,8 +83,7 @@ def prune(
         BudgetError: the target cannot be reached; the message names what can.
         InputError: the model cannot be pruned.
     """
-    if steps < 1 or distill_steps < 0:
-        raise UsageError(f"--prune-steps {steps} must be 1 or more, --distill-steps {distill_steps} 0 or more.")
+    check_rounds(steps, distill_steps)
     if not len(images):
         raise InputError("There are no pictures to prune with. Give --data with at least one picture.")
     check_finite(model)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from edgeplast.compression.pruning import Pruner
-from edgeplast.compression.targets import Target
 from edgeplast.errors import BudgetError, UsageError
 from edgeplast.progress import Progress
+from edgeplast.pruning_target import Target
 from edgeplast.units import format_seconds
 
 Latency = Callable[[Sequence[torch.nn.Module]], Sequence[float]]

@@ -15,9 +15,9 @@ from edgeplast.compression.constants import fold, mean_inputs
 from edgeplast.compression.costs import Costs, costs_of
 from edgeplast.compression.pictures import Pictures
 from edgeplast.compression.structure import Part, Structure, parts_of
-from edgeplast.compression.targets import Target
 from edgeplast.compression.worth import importances, plasticities, worths
 from edgeplast.errors import BudgetError, UsageError
+from edgeplast.pruning_target import Target, check_ratio
 from edgeplast.scores import ScoreTable
 
 HIDDEN_STEP = 8
@@ -205,10 +205,7 @@ def named_ratios(ratios: Mapping[str, float], parts: list[Part]) -> dict[str, fl
                 f"--ratio {name}={ratio:g}: {name!r} has nothing to take out. Heads are in blocks.0.attn to "
                 f"blocks.{depth - 1}.attn, hidden units in blocks.0.fc1 to blocks.{depth - 1}.fc1."
             )
-        if not 0 <= ratio < 1:
-            raise UsageError(
-                f"--ratio {name}={ratio:g}: the share to take out must be 0 or more and below 1, e.g. {name}=0.5."
-            )
+        check_ratio(name, ratio)
         unit = f"blocks.{block_of(name)}.fc1" if type_of(name) == "fc2" else name
         if result.get(unit, ratio) != ratio:
             raise UsageError(

@@ -17,14 +17,9 @@ import torch
 
 from edgeplast.compression.pictures import Pictures, batch_of, sample
 from edgeplast.compression.structure import Part, Structure, import_torch_pruning
-from edgeplast.errors import InputError, one_of
+from edgeplast.errors import InputError
+from edgeplast.pruning_target import check_importance
 from edgeplast.scores import ScoreTable
-
-IMPORTANCES = {
-    "taylor": "how far the features move when a unit goes, to first order, on pictures",
-    "magnitude": "the squares of a unit's weights, without pictures",
-}
-"""torch-pruning's importances that can be asked for."""
 
 _PROBES, _BATCH = 16, 4
 
@@ -42,15 +37,14 @@ def importances(
         structure: of the model.
         model: in evaluation mode; gradients are written and cleared.
         images: pictures.
-        kind: a key of :data:`IMPORTANCES`.
+        kind: a key of :data:`edgeplast.pruning_target.IMPORTANCES`.
         seed: of pictures and projections.
 
     Raises:
         UsageError: no such importance.
         InputError: a weight or gradient is not finite.
     """
-    if kind not in IMPORTANCES:
-        raise one_of("importance", kind, tuple(IMPORTANCES))
+    check_importance(kind)
     tp = import_torch_pruning()
     if kind == "magnitude":
         found = structure.importance(tp.importance.GroupMagnitudeImportance(normalizer=None))

@@ -27,6 +27,7 @@ from edgeplast.graphs.passes.expand_activations import expand_activations
 from edgeplast.graphs.passes.new_classes import with_classes
 from edgeplast.graphs.passes.recompute import recompute as computed_again
 from edgeplast.graphs.training import promote, training_graph
+from edgeplast.micro_batches import slowdown
 from edgeplast.outline import Outline
 from edgeplast.planning.segment_costs import UnitCost, UnitCosts, first_trained, total_lines
 from edgeplast.planning.units import Unit, units_of
@@ -39,9 +40,6 @@ ARENA_STRETCH = 1.10
 FLOPS_PER_SECOND = 170e9
 """What onnxruntime reaches in a training step on the 2 x86-64 cores that facts.md was measured on: ViT-Tiny,
 attention of all blocks, batch 16, 93 GFLOP in 0.55 s. Give the device's own figure where time matters."""
-
-SMALL_MICRO_BATCHES = {1: 1.4, 2: 1.15}
-"""Time per image relative to micro-batches of 4 and more, which all take the same (measured at 2 to 16)."""
 
 FORWARD_GRAPHS, TRAINING_GRAPHS = 4.5, 5.5
 """Bytes on disk of the graphs that predict (with the manifest's and the deployed model's), over those of evaluation;
@@ -81,6 +79,18 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     peak_bytes: int
 
 
+def check_training(optimizer: str, batch_size: int) -> None:
+    """Raise unless a device can train so; no model is needed.
+
+    Raises:
+        UsageError: no such optimizer, or a batch of nothing.
+    """
+    if optimizer not in OPTIMIZER_SLOTS:
+        raise one_of("optimizer", optimizer, tuple(OPTIMIZER_SLOTS))
+    if batch_size < 1:
+        raise UsageError(f"--batch {batch_size} (batch_size) must be at least 1, such as 16.")
+
+
 @dataclass(frozen=True)
 class Workload:
     """A model and everything about its training that does not depend on which components train.
@@ -105,15 +115,12 @@ class Workload:
     )
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZER_SLOTS:
-            raise one_of("optimizer", self.optimizer, tuple(OPTIMIZER_SLOTS))
+        check_training(self.optimizer, self.batch_size)
         for bits in self.weight_bits.values():
             if bits not in (32, 8, 4):
                 raise UsageError(f"weight_bits={bits} is not possible. Frozen matrices are stored in 32, 8 or 4 bits.")
-        if self.batch_size < 1 or self.flops_per_second <= 0:
-            raise UsageError(
-                f"batch_size={self.batch_size} and flops_per_second={self.flops_per_second:g} must be positive."
-            )
+        if not self.flops_per_second > 0:
+            raise UsageError(f"flops_per_second={self.flops_per_second:g} must be positive.")
 
     # -- what does not depend on the choice -----------------------------------------------------------------
 
@@ -198,8 +205,7 @@ class Workload:
 
     def step_seconds(self, flops_per_image: float, micro_batch_size: int) -> float:
         """Return the estimated time of one optimizer step."""
-        slowdown = SMALL_MICRO_BATCHES.get(micro_batch_size, SMALL_MICRO_BATCHES[2] if micro_batch_size == 3 else 1.0)
-        return flops_per_image * self.batch_size * slowdown / self.flops_per_second
+        return flops_per_image * self.batch_size * slowdown(micro_batch_size) / self.flops_per_second
 
     # -- what a choice costs --------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from edgeplast.planning.choosing import Candidates, candidates
 from edgeplast.planning.estimating import FLOPS_PER_SECOND, Estimate, Workload, micro_batches, resized
 from edgeplast.planning.fitting import does_not_fit, fastest_measured, nothing_fits
 from edgeplast.planning.focusing import focused
-from edgeplast.planning.strategies import BEST, SEARCHES, names_of
+from edgeplast.planning.strategies import BEST, SEARCHES, check_strategy, names_of
 from edgeplast.plans import Optimizer, Plan, PlannedComponent
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
@@ -85,8 +85,7 @@ class Planner:
 
     def plan(self, budget: Budget, strategy: str, train: Sequence[str] | str | None) -> Plan:
         """Choose and write down."""
-        if train and strategy not in ("best", "names"):
-            raise UsageError(f"Both strategy {strategy!r} and train={train!r} say what trains. Give one of them.")
+        check_strategy(strategy, train)
         strategy = "names" if train else BEST if strategy == "best" else strategy
         if strategy in SEARCHES:
             return self._searched(budget, strategy)

@@ -29,6 +29,25 @@ SEARCHES = ("focus", "summed")
 _WITH_A_NUMBER = ("freeze-low", "focus-high", "last-k")
 
 
+def check_strategy(strategy: str, train: str | Sequence[str] | None) -> None:
+    """Raise if it can be told without a model that a strategy means nothing.
+
+    Raises:
+        UsageError: ``train`` says something else, or a number is missing or out of range.
+    """
+    if train and strategy not in ("best", "names"):
+        raise UsageError(f"Both strategy {strategy!r} and train={train!r} say what trains. Give one of them.")
+    word, _, argument = _parts(strategy)
+    if word in ("freeze-low", "focus-high"):
+        _fraction(strategy, argument)
+    elif word == "last-k" and (not argument.isdecimal() or int(argument) < 1):
+        raise UsageError(f"{strategy!r} needs a number of blocks from 1, e.g. last-k:4.")
+
+
+def _parts(strategy: str) -> tuple[str, str, str]:
+    return strategy.strip().replace(" ", ":").partition(":")
+
+
 def names_of(
     strategy: str, train: str | Sequence[str] | None, scores: Mapping[str, float], outline: Outline
 ) -> list[str]:
@@ -45,7 +64,7 @@ def names_of(
     Raises:
         UsageError: no such strategy, or its number or ``train`` means nothing.
     """
-    word, _, argument = strategy.strip().replace(" ", ":").partition(":")
+    word, _, argument = _parts(strategy)
     kinds = tuple(dict.fromkeys(c.kind for c in outline.components if c.role == "inner"))
     if word == "names":
         if not train:

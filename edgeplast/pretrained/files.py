@@ -21,6 +21,8 @@ USUAL_NAMES = ("model.safetensors", "pytorch_model.bin", "open_clip_model.safete
 """Files with weights in a folder of a model hub."""
 
 _DEEPEST = 4
+_HEAD_BYTES = 512
+_PROTOCOLS = (b"\x02", b"\x03", b"\x04", b"\x05")
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def read_state_dict(path: Path) -> StateDict:
     Raises:
         InputError: the file is missing, damaged, or holds anything but tensors.
     """
-    path = _file_of(path)
+    path = checkpoint_file(path)
     content = _load(path)
     wrapper = ""
     for _ in range(_DEEPEST):
@@ -75,6 +77,59 @@ def bounded(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" … ({len(names) - most} more)" if len(names) > most else "")
 
 
+def checkpoint_file(path: Path) -> Path:
+    """Return the file with the weights, once its first bytes look like one; torch is not needed for it.
+
+    Args:
+        path: the file, or a folder that holds one under a usual name.
+
+    Raises:
+        InputError: it is missing, or neither safetensors nor a file of torch's.
+    """
+    file = _file_of(path)
+    try:
+        with file.open("rb") as handle:
+            head = handle.read(_HEAD_BYTES)
+    except OSError as error:
+        raise InputError(f"The checkpoint {file} cannot be read: {error.strerror or error}.") from error
+    if not _is_safetensors(file, head) and not _is_torchs(head):
+        raise InputError(
+            f"The checkpoint {file} is {_looks_like(head)}. Give weights as safetensors, or as torch.save writes them."
+        )
+    return file
+
+
+def _is_safetensors(file: Path, head: bytes) -> bool:
+    return head[8:9] == b"{" or (file.suffix == ".safetensors" and not _is_torchs(head) and not _text(head))
+
+
+def _is_torchs(head: bytes) -> bool:
+    """A zip, a pickle of protocol 2 or later, or the tar of before 2017."""
+    return head[:4] == b"PK\x03\x04" or (head[:1] == b"\x80" and head[1:2] in _PROTOCOLS) or head[257:262] == b"ustar"
+
+
+def _text(head: bytes) -> str:
+    """Return the first line of what is text, empty for anything else."""
+    try:
+        line = head.decode("ascii").strip().splitlines()[0]
+    except (UnicodeDecodeError, IndexError):
+        return ""
+    return line if line.isprintable() else ""
+
+
+def _looks_like(head: bytes) -> str:
+    line = _text(head)
+    if not head:
+        return "empty"
+    if line.startswith("version https://git-lfs"):
+        return "a Git LFS pointer and not the file that it stands for: fetch that with git lfs pull"
+    if line.startswith("<"):
+        return "a web page: was it downloaded by another address than that of the file itself?"
+    if head[:4] == b"\x89HDF" or head[:4] == b"GGUF":
+        return f"a file of another library ({'HDF5' if head[1:2] == b'H' else 'GGUF'})"
+    return f"text, which begins {line[:60]!r}" if line else "in no format that is known here"
+
+
 def _file_of(path: Path) -> Path:
     if path.is_dir():
         found = next((path / name for name in USUAL_NAMES if (path / name).is_file()), None)
@@ -94,18 +149,26 @@ def _load(path: Path) -> Any:
     from safetensors.torch import load_file
 
     try:
-        if path.suffix == ".safetensors":
-            return dict(load_file(path))
-        with _harmless_types():
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as handle:
+            head = handle.read(_HEAD_BYTES)
+            if _is_safetensors(path, head):
+                return dict(load_file(path))
+            handle.seek(0)
+            with _harmless_types():  # by handle: some versions of torch go by the suffix of a name
+                return torch.load(handle, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(f"The checkpoint {path} cannot be read: {error}") from error
+        raise InputError(f"The checkpoint {path} cannot be read: {_reason(error)}") from error
     except Exception as error:  # torch raises pickle.UnpicklingError subclasses for unsafe content
         raise InputError(
             f"The checkpoint {path} is no plain file of tensors, and edgeplast does not run "
             f"code from checkpoints ({type(error).__name__}{_unsafe(path)}). "
             "Save it with torch.save(model.state_dict(), …) or as safetensors."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """A lookup that failed says the key alone."""
+    return f"it is damaged ({type(error).__name__} {error})" if isinstance(error, KeyError) else str(error)
 
 
 def _harmless_types() -> Any:

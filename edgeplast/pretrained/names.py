@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from edgeplast.errors import UsageError
+from edgeplast.pretrained.files import checkpoint_file
 from edgeplast.pruned import is_pruned
 
 LOCAL, HUBS = "local-dir:", ("local-dir:", "hf-hub:", "hf_hub:")
@@ -14,6 +16,33 @@ LOCAL, HUBS = "local-dir:", ("local-dir:", "hf-hub:", "hf_hub:")
 def brings_weights(name: str) -> bool:
     """Whether a model's name also says where its weights are."""
     return name.lower().startswith(HUBS) or is_pruned(name)
+
+
+def check_sources(
+    name: str, *, checkpoint: Path | None, pretrained: bool, image_size: object = None, options: object = None
+) -> None:
+    """Raise unless a model's name and what goes with it say in one way where the weights are; nothing is loaded.
+
+    Args:
+        name: of the model.
+        checkpoint: its weights; the file is looked at.
+        pretrained: whether they come from timm's hub.
+        image_size: of its input, if given.
+        options: of timm's model, if given.
+
+    Raises:
+        UsageError: two sources are given, or sizes for a pruned model.
+        InputError: there is no such checkpoint, or it holds something else.
+    """
+    if is_pruned(name) and (checkpoint is not None or pretrained or image_size is not None or options):
+        raise UsageError(
+            f"{name} is a pruned model and brings its own weights and sizes: leave out --checkpoint, --pretrained, "
+            "--image-size and --model-kwargs."
+        )
+    if checkpoint is not None and pretrained:
+        raise UsageError("--checkpoint and --pretrained both name the weights. Give one of them.")
+    if checkpoint is not None:
+        checkpoint_file(checkpoint)
 
 
 def unknown_model(name: str, timm: Any) -> UsageError:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from edgeplast.errors import UsageError, one_of
 from edgeplast.models import check_family
 from edgeplast.outline import Outline
 from edgeplast.progress import Progress, silent
 from edgeplast.recorded_graph import RecordedGraph
+from edgeplast.score_methods import check_scoring
 from edgeplast.scores import DEFAULT_METHOD, ComponentScore, ScoreTable
 from edgeplast.scoring.anatomy import parts_of
 from edgeplast.scoring.examples import Examples
@@ -65,15 +65,7 @@ def score(
             message names it.
     """
     names = list(dict.fromkeys((method, *others)))
-    for name in names:
-        if name not in METHODS:
-            raise one_of("score method", name, tuple(METHODS))
-    if pairs < 2:
-        raise UsageError(f"--pairs {pairs}: a standard error needs at least 2 pairs; 64 is the default.")
-    if granularity == "branch" and names != ["plasticity-branch"]:
-        raise UsageError(
-            f"Granularity 'branch' exists for the method plasticity-branch alone; given: {', '.join(names)}."
-        )
+    check_scoring(names, pairs, granularity)
     check_family(model)
     seconds: dict[str, float] = {}
     tables: dict[str, dict[str, ComponentScore]] = {}

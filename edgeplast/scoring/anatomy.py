@@ -11,8 +11,7 @@ from torch import nn
 
 from edgeplast.components import COMPONENT_TYPES, component_of
 from edgeplast.errors import InputError, UsageError, one_of
-
-GRANULARITIES = ("component", "head", "branch")
+from edgeplast.score_methods import GRANULARITIES
 
 
 @dataclass(frozen=True, eq=False)

@@ -100,3 +100,44 @@ def test_two_models_in_one_file_are_not_guessed_between(tmp_path: Path):
     torch.save(both, tmp_path / "w.pth")
     with pytest.raises(InputError, match=r"holds 2 models of the timm layout, under ours\., student\."):
         loaded(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"learning rate: 3\n" * 40, "is text, which begins 'learning rate: 3'"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer .* git lfs pull"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(600), "is a file of another library \\(HDF5\\)"),
+        (b"", "is empty"),
+        (bytes(600), "is in no format that is known here"),
+    ],
+    ids=["text", "lfs", "html", "hdf5", "empty", "zeros"],
+)
+@pytest.mark.parametrize("name", ["w.pth", "w.bin", "model"])
+def test_what_is_no_checkpoint_at_all_is_called_by_its_name(tmp_path: Path, content: bytes, words: str, name: str):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=rf"The checkpoint .*{name} {words}"):
+        read_state_dict(tmp_path / name)
+
+
+def test_text_that_is_called_safetensors_is_text(tmp_path: Path):
+    (tmp_path / "w.safetensors").write_text("no tensors here")
+    with pytest.raises(InputError, match="is text, which begins 'no tensors here'"):
+        read_state_dict(tmp_path / "w.safetensors")
+
+
+def test_the_content_decides_and_not_the_suffix(tmp_path: Path):
+    from safetensors.torch import save_file
+
+    save_file(state(), tmp_path / "pytorch_model.bin")
+    torch.save(state(), tmp_path / "w.safetensors")
+    torch.save(state(), tmp_path / "old", _use_new_zipfile_serialization=False)
+    for name in ("pytorch_model.bin", "w.safetensors", "old"):
+        assert same(loaded(tmp_path / name), state())
+
+
+def test_a_damaged_pickle_is_said_to_be_damaged(tmp_path: Path):
+    (tmp_path / "w.pth").write_bytes(b"\x80\x02i" + b"no such opcode here\n" * 4)
+    with pytest.raises(InputError, match=r"cannot be read: .*[a-z]{4}|is no plain file of tensors"):
+        read_state_dict(tmp_path / "w.pth")

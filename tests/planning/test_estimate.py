@@ -103,7 +103,7 @@ def test_recomputation_saves_memory_in_deep_models_and_costs_a_third_more_time()
 def test_small_micro_batches_take_longer():
     w = workload(SMALL, flops_per_second=1e9)
     times = [w.step_seconds(1e9, size) for size in (16, 8, 4, 3, 2, 1)]
-    assert times == pytest.approx([16, 16, 16, 18.4, 18.4, 22.4])
+    assert times == pytest.approx([16, 16, 16, 18.4, 18.4, 23.2])
 
 
 def test_stored_bytes_by_bits():
@@ -143,7 +143,7 @@ def test_micro_batches_are_halved_down_to_one():
     [
         ({"optimizer": "adam"}, r"Unknown optimizer 'adam'. Did you mean 'adamw'\? Known: adamw, sgd"),
         ({"weight_bits": 16}, r"weight_bits=16 is not possible.*32, 8 or 4"),
-        ({"batch_size": -1}, r"batch_size=-1 and .* must be positive"),
+        ({"batch_size": -1}, r"--batch -1 \(batch_size\) must be at least 1"),
         ({"flops_per_second": 0.0}, r"flops_per_second=0 must be positive"),
     ],
 )

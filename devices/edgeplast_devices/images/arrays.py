@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from edgeplast.errors import InputError
-from edgeplast.progress import Progress, silent
+from edgeplast.progress import Bytes, Progress, silent
 from edgeplast.units import format_bytes
 from edgeplast_devices.images.decoding import UnreadableImageError
 from edgeplast_devices.images.layout import SPLITS
@@ -274,5 +274,5 @@ def _unpacked(path: Path, info: zipfile.ZipInfo, progress: Progress) -> Iterator
         done = 0
         while piece := stream.read(PIECE_BYTES):
             done += len(piece)
-            progress(f"unpacking {info.filename}", done, info.file_size)
+            progress(f"unpacking {info.filename}", Bytes(done), Bytes(info.file_size))
             yield piece

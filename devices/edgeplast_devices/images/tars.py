@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from edgeplast.errors import InputError
-from edgeplast.progress import Progress
+from edgeplast.progress import Bytes, Progress
 from edgeplast.units import format_bytes
 from edgeplast_devices.images.files import Files, format_or_reason
 from edgeplast_devices.images.formats import FORMAT_NAMES, HEAD_BYTES, promised_format
@@ -118,9 +118,9 @@ def _unpacked(path: Path, kind: str, progress: Progress) -> Iterator[bytes]:
     total = path.stat().st_size
     with path.open("rb") as raw:
         for piece in _xz(raw, path) if kind == "xz" else _gzip_or_bzip2(raw, kind):
-            progress(f"unpacking {path.name}", raw.tell(), total)
+            progress(f"unpacking {path.name}", Bytes(raw.tell()), Bytes(total))
             yield piece
-        progress(f"unpacking {path.name}", total, total)
+        progress(f"unpacking {path.name}", Bytes(total), Bytes(total))
 
 
 def _gzip_or_bzip2(raw: BinaryIO, kind: str) -> Iterator[bytes]:

@@ -1,12 +1,53 @@
-"""How small a pruned model shall be: multiply–accumulates, bytes or time, exactly one of them."""
+"""How small a pruned model shall be (multiply–accumulates, bytes or time, exactly one of them), and in which steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from edgeplast.compression.costs import Costs
-from edgeplast.errors import UsageError
+from edgeplast.errors import UsageError, one_of
 from edgeplast.units import format_bytes, format_count, format_seconds
+
+if TYPE_CHECKING:
+    from edgeplast.compression.costs import Costs
+
+IMPORTANCES = {
+    "taylor": "how far the features move when a unit goes, to first order, on pictures",
+    "magnitude": "the squares of a unit's weights, without pictures",
+}
+"""torch-pruning's importances that can be asked for."""
+
+
+def check_importance(kind: str) -> None:
+    """Raise unless there is such an importance.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if kind not in IMPORTANCES:
+        raise one_of("importance", kind, tuple(IMPORTANCES))
+
+
+def check_rounds(steps: int, distill_steps: int) -> None:
+    """Raise unless so many rounds of pruning and steps of distillation can be done.
+
+    Raises:
+        UsageError: there is no round, or less than no step.
+    """
+    if steps < 1 or distill_steps < 0:
+        raise UsageError(f"--prune-steps {steps} must be 1 or more, --distill-steps {distill_steps} 0 or more.")
+
+
+def check_ratio(name: str, ratio: float) -> None:
+    """Raise unless such a share of a component can be taken out.
+
+    Raises:
+        UsageError: it is below 0, or all of it, or no number.
+    """
+    if not 0 <= ratio < 1:
+        raise UsageError(
+            f"--ratio {name}={ratio:g}: the share to take out must be 0 or more and below 1, e.g. {name}=0.5."
+        )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,124 @@
+"""What can be told from the arguments alone is told before torch is loaded, a model built or a picture scored."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeplast.cli.app import run
+
+MODEL = "vit_tiny_patch16_224"
+SCORE = ("score", MODEL, "--data", "DATA", "-o", "scores.json")
+EXPORT = ("export", MODEL, "--data", "DATA", "-o", "bundle")
+PRUNE = ("prune", MODEL, "--data", "DATA", "-o", "small", "--keep", "0.7")
+FILE = ("--checkpoint", "weights.safetensors")
+
+
+@pytest.fixture
+def said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, blobs: Path, capsys: pytest.CaptureFixture
+) -> Callable[..., tuple[int, str]]:
+    """Run a command where neither torch, timm nor onnx can be imported, in a folder with files that look right."""
+    for name in ("torch", "timm", "onnx", "torch_pruning"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    (tmp_path / "taken").write_text("mine")
+
+    def run_it(*words: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = run([str(blobs) if word == "DATA" else word for word in words])
+        return code, capsys.readouterr().err
+
+    return run_it
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ((*SCORE, "--checkpoint", "nowhere.pth"), 3, "There is no checkpoint nowhere.pth"),
+        ((*EXPORT, "--checkpoint", "nowhere.pth"), 3, "There is no checkpoint nowhere.pth"),
+        ((*PRUNE, "--checkpoint", "nowhere.pth"), 3, "There is no checkpoint nowhere.pth"),
+        ((*SCORE, "--checkpoint", "taken"), 3, "taken is text, which begins 'mine'"),
+        ((*SCORE, *FILE, "--pretrained"), 2, "--checkpoint and --pretrained both name the weights"),
+        ((*SCORE, *FILE, "--image-size", "0"), 2, "--image-size 0 must be a positive number"),
+        ((*SCORE, *FILE, "--model-kwargs", "{"), 2, "Cannot read --model-kwargs"),
+        ((*SCORE, *FILE, "--method", "plastik"), 2, "Unknown score method 'plastik'"),
+        ((*EXPORT, *FILE, "--method", "plastik"), 2, "Unknown score method 'plastik'"),
+        ((*PRUNE, *FILE, "--method", "plastik"), 2, "Unknown score method 'plastik'"),
+        ((*SCORE, *FILE, "--pairs", "1"), 2, "--pairs 1: a standard error needs at least 2"),
+        ((*SCORE, *FILE, "--granularity", "block"), 2, "Unknown granularity 'block'"),
+        ((*SCORE, *FILE, "--granularity", "branch", "--method", "rgn"), 2, "plasticity-branch alone; given: rgn"),
+        ((*SCORE, *FILE, "--device", "gpu"), 2, "Unknown device 'gpu'. Known: auto, cpu, cuda"),
+        (("score", MODEL, "--data", "none", "-o", "s.json", *FILE), 3, "none"),
+        ((*SCORE, *FILE, "--reference", "none"), 3, "none"),
+        (("score", MODEL, "--data", "DATA", "-o", "taken", *FILE), 2, "taken exists already"),
+        (("export", MODEL, "--data", "DATA", "-o", "taken", *FILE), 2, "taken exists already"),
+        (("prune", MODEL, "--data", "DATA", "-o", "taken", "--keep", "0.7", *FILE), 2, "taken exists already"),
+        ((*EXPORT, *FILE, "--plan", "taken"), 3, "taken"),
+        ((*EXPORT, *FILE, "--plan", "nowhere.json"), 3, "Cannot read the plan nowhere.json"),
+        ((*EXPORT, *FILE, "--optimizer", "adam"), 2, "Unknown optimizer 'adam'"),
+        ((*EXPORT, *FILE, "--batch", "0"), 2, "--batch 0"),
+        ((*EXPORT, *FILE, "--weight-bits", "7"), 2, "'7' cannot be read. Give 32, 8 or 4"),
+        ((*EXPORT, *FILE, "--strategy", "freeze-low:2"), 2, "'freeze-low:2' needs a fraction"),
+        ((*EXPORT, *FILE, "--strategy", "last-k:0"), 2, "'last-k:0' needs a number of blocks"),
+        ((*EXPORT, *FILE, "--strategy", "attn", "--train", "head"), 2, "Give one of them"),
+        ((*EXPORT, *FILE, "--memory", "12"), 2, "'12' has no unit"),
+        ((*EXPORT, *FILE, "--prune", "0.7", "--distill-steps", "-1"), 2, "--distill-steps -1"),
+        ((*PRUNE, *FILE, "--macs", "3G"), 2, "in one way; 2 were given"),
+        ((*PRUNE, *FILE, "--importance", "size"), 2, "Unknown importance 'size'"),
+        ((*PRUNE, *FILE, "--prune-steps", "0"), 2, "--prune-steps 0 must be 1 or more"),
+        ((*PRUNE, *FILE, "--ratio", "blocks.0.fc1=1.5"), 2, "blocks.0.fc1=1.5: the share to take out"),
+        (("plan", "nowhere.json", "--optimizer", "adam"), 2, "Unknown optimizer 'adam'"),
+        (("plan", "nowhere.json", "--memory", "12"), 2, "'12' has no unit"),
+        (("plan", "nowhere.json", "-o", "taken"), 2, "taken exists already"),
+        (("plan", "nowhere.json"), 3, "Cannot read the score table nowhere.json"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_a_mistake_in_the_arguments_is_told_without_torch(
+    said: Callable, words: tuple[str, ...], code: int, message: str
+) -> None:
+    given, shown = said(*words)
+    assert message in shown, shown
+    assert given == code
+
+
+def test_methods_are_listed_without_torch(said: Callable) -> None:
+    assert said("score", "--list-methods")[0] == 0
+
+
+def test_what_is_missing_is_told_when_all_arguments_are_right(said: Callable) -> None:
+    for words in ((*SCORE, *FILE), (*EXPORT, *FILE), (*PRUNE, *FILE)):
+        code, shown = said(*words)
+        assert code == 3 and "torch is not installed" in shown and "pip install 'edgeplast[offline]'" in shown, shown
+
+
+def test_a_seed_out_of_range_is_told_the_range_in_digits(said: Callable, bundle: object) -> None:
+    path = str(bundle.path)  # type: ignore[attr-defined]
+    code, shown = said("adapt", path, "--data", "DATA", "-o", "out", "--seed", "9" * 20)
+    assert code == 2 and f"--seed {'9' * 20} is out of range; allowed is 0 to {2**63}." in shown
+    code, shown = said("adapt", path, "--data", "DATA", "-o", "out", "--clip", "1e300")
+    assert code == 2 and "allowed is 0 to 1e+09." in shown
+
+
+def test_progress_in_bytes_has_a_unit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    from edgeplast.cli import console
+    from edgeplast_devices.images import open_splits
+
+    monkeypatch.setattr(console, "_PATIENCE_SECONDS", -1.0)
+    rng = np.random.default_rng(0)
+    pictures, labels = rng.integers(0, 255, (40, 28, 28, 3), dtype=np.uint8), np.arange(40) % 2
+    np.savez_compressed(tmp_path / "d.npz", train_images=pictures, train_labels=labels)
+    with console.progress_bar(quiet=False) as progress:
+        open_splits(tmp_path / "d.npz", seed=0, progress=progress)
+        progress("predicting", 4080, 4080)
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("unpacking train_images.npy: 92 KiB in ") for line in lines), lines
+    assert lines[-1].startswith("predicting: 4,080 in ")
