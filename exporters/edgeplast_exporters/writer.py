@@ -42,6 +42,7 @@ from edgeplast.recomputation import RECOMPUTE, Recompute
 from edgeplast.units import format_bytes
 from edgeplast_exporters.capture import Captured, capture
 from edgeplast_exporters.capture.parity import check_parity
+from edgeplast_exporters.folding import with_folded_norms
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
 from edgeplast_exporters.storing import FrozenCompute, FrozenStorage, store_frozen
 from edgeplast_exporters.tiers import tier_components
@@ -111,9 +112,10 @@ def write_bundle(
     progress: Progress = silent,
 ) -> Bundle:
     """Write the bundle of a model that is captured and proven; see :func:`export`."""
-    forward, model = captured.graph, captured.outline.model
     trainable = [name for name, owner in captured.owner.items() if plan.components[owner].trainable]
-    _check_size(forward)
+    _check_size(captured.graph)
+    captured = with_folded_norms(captured, trainable)
+    forward, model = captured.graph, captured.outline.model
     promoted = promote(forward, trainable)
     frozen = store_frozen(captured, promoted, plan, frozen_compute=frozen_compute, images=images, progress=progress)
     parameters = frozen.parameters

@@ -107,3 +107,18 @@ def test_what_somebody_else_reads_too_is_not_folded() -> None:
     graph.output(graph.unary("Relu", graph.values[graph.nodes[0].outputs[0]]))
     folded, _ = fold_batch_norms(graph, arrays)
     assert "BatchNormalization" in [n.op for n in folded.nodes]
+
+
+def test_statistics_that_are_constants_fold_too_and_a_norm_without_a_shift_gets_one() -> None:
+    graph, arrays, model = network(False, set())
+    for name in PARAMETERS[3:]:
+        graph.weights.remove(name)
+        graph.constants[name] = arrays.pop(name)
+    folded, stored = fold_batch_norms(graph, arrays)
+    check(folded)
+    assert [n.op for n in folded.nodes] == ["Conv"]
+    assert set(stored) == set(folded.weights) == {"conv.weight", "conv.weight.shift"}
+    assert not folded.constants
+    x = numbers(2, 3, 8, 8)
+    (y,) = run(folded, stored, {"x": x}, ["y"])
+    close(y, model(torch.from_numpy(x)).detach().numpy(), 1e-5)

@@ -3,7 +3,8 @@
 Does not change its input. ``y = (W∗x + b − m)·f + β`` with f = γ/√(v + ε) is one convolution with the kernel W·f and
 the bias (b − m)·f + β: one pass over activations less in each direction, and one array less to keep.
 
-* Kernel and norm frozen: the product reads folded arrays, under the names of the kernel and of the norm's shift.
+* Kernel and norm frozen: the product reads folded arrays, under the names of the kernel and of the norm's shift β
+  (a new name where the norm has none of its own).
 * Kernel trained, norm frozen: the kernel is multiplied by f in the graph, and its gradient with it, where it is smaller
   than what it gives for one picture. Where it is larger, the norm stays: it would cost more memory than it saves.
 * Norm trained: it stays.
@@ -32,7 +33,8 @@ def fold_batch_norms(graph: Graph, arrays: Mapping[str, np.ndarray]) -> tuple[Gr
     Returns:
         the graph, and the arrays with those of folded weights replaced and those no longer read left out.
     """
-    result, found = graph.copy(), dict(arrays)
+    result, found = graph.copy(), {**graph.constants, **arrays}
+    still = {*graph.weights, *graph.constants}  # statistics of few channels are constants
     producers = graph.producers()
     reads = Counter(name for node in graph.nodes for name in node.inputs)
     gone: set[str] = set()
@@ -40,22 +42,25 @@ def fold_batch_norms(graph: Graph, arrays: Mapping[str, np.ndarray]) -> tuple[Gr
         product = producers.get(norm.inputs[0]) if norm.op == "BatchNormalization" else None
         if product is None or product.op not in ("Conv", "Gemm") or reads[product.outputs[0]] != 1:
             continue
-        if product.outputs[0] in graph.outputs or not set(norm.inputs[1:]) <= set(graph.weights):
+        if product.outputs[0] in graph.outputs or not set(norm.inputs[1:]) <= still:
             continue
         if product.op == "Gemm" and (product.attributes.get("transB") != 1 or product.attributes.get("alpha", 1) != 1):
             continue
         kernel, bias = product.inputs[1], (*product.inputs, "")[2]
-        if any(reads[name] > 1 for name in (kernel, bias, *norm.inputs[1:]) if name):
+        if any(reads[name] > 1 for name in (kernel, bias, *norm.inputs[1:]) if name and name not in graph.constants):
             continue
-        frozen = {kernel, bias} - {""} <= set(graph.weights)
+        frozen = kernel in graph.weights and bias in ("", *still)
         smaller = graph.values[kernel].bytes <= graph.values[norm.outputs[0]].bytes
         if frozen:
             gone |= _fold(result, found, product, norm)
-        elif smaller and kernel in graph.inputs and bias in ("", *graph.inputs, *graph.weights):
+        elif smaller and kernel in graph.inputs and bias in ("", *graph.inputs, *still):
             gone |= _multiply(result, found, product, norm)
+    read = {name for node in result.nodes for name in node.inputs}
+    gone |= graph.constants.keys() - read
     result.weights = [name for name in result.weights if name not in gone]
+    result.constants = {name: array for name, array in result.constants.items() if name not in gone}
     result.values = {name: value for name, value in result.values.items() if name not in gone}
-    return result, {name: array for name, array in found.items() if name not in gone}
+    return result, {name: array for name, array in found.items() if name not in gone | graph.constants.keys()}
 
 
 def _factor(arrays: Mapping[str, np.ndarray], norm: Node) -> tuple[np.ndarray, np.ndarray]:
@@ -68,15 +73,18 @@ def _factor(arrays: Mapping[str, np.ndarray], norm: Node) -> tuple[np.ndarray, n
 def _fold(graph: Graph, arrays: dict[str, np.ndarray], product: Node, norm: Node) -> set[str]:
     """Fold into arrays; return the weights that nobody reads any more."""
     kernel, bias = product.inputs[1], (*product.inputs, "")[2]
-    shift_name = norm.inputs[2]
     factor, shift = _factor(arrays, norm)
+    shift_name = norm.inputs[2]
+    if shift_name in graph.constants:  # shared by norms without a shift of their own
+        shift_name = graph.weight(f"{kernel}.shift", shift.shape).name
     if bias:
         shift = shift + arrays[bias] * factor
     column = (len(factor), *(1 for _ in arrays[kernel].shape[1:]))
-    arrays[kernel] = (arrays[kernel] * factor.reshape(column)).astype(np.float32)
-    arrays[shift_name] = shift.astype(np.float32)
+    with np.errstate(over="ignore"):  # infinities are the caller's to see
+        arrays[kernel] = (arrays[kernel] * factor.reshape(column)).astype(np.float32)
+        arrays[shift_name] = shift.astype(np.float32)
     _replace(graph, product, norm, [replace(product, inputs=(*product.inputs[:2], shift_name), outputs=norm.outputs)])
-    return {name for name in (norm.inputs[1], *norm.inputs[3:], bias) if name}
+    return {name for name in (norm.inputs[1], *norm.inputs[3:], bias) if name in graph.weights}
 
 
 def _multiply(graph: Graph, arrays: dict[str, np.ndarray], product: Node, norm: Node) -> set[str]:
@@ -84,8 +92,7 @@ def _multiply(graph: Graph, arrays: dict[str, np.ndarray], product: Node, norm: 
     kernel, bias = product.inputs[1], (*product.inputs, "")[2]
     factor, shift = _factor(arrays, norm)
     column = (len(factor), *(1 for _ in graph.values[kernel].shape[1:]))
-    gamma_name, shift_name = norm.inputs[1:3]
-    names = {"factor": f"{gamma_name}.factor", "shift": f"{shift_name}.shift"}
+    names = {"factor": f"{kernel}.factor", "shift": f"{kernel}.shift"}
     arrays[names["factor"]] = factor.reshape(column).astype(np.float32)
     arrays[names["shift"]] = shift.astype(np.float32)
     by = graph.weight(names["factor"], column)
@@ -98,7 +105,7 @@ def _multiply(graph: Graph, arrays: dict[str, np.ndarray], product: Node, norm: 
     before, graph.nodes = graph.nodes[start:], graph.nodes[:start]
     inputs = (product.inputs[0], scaled.name, added.name)
     _replace(graph, product, norm, [*before, replace(product, inputs=inputs, outputs=norm.outputs)])
-    return set(norm.inputs[1:])
+    return {name for name in norm.inputs[1:] if name in graph.weights}
 
 
 def _replace(graph: Graph, product: Node, norm: Node, nodes: list[Node]) -> None:
