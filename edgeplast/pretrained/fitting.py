@@ -64,7 +64,7 @@ class Filled:
         """Say in one line which weights were used."""
         average = "ema" in state.wrapper or state.wrapper == "teacher"
         parts = [
-            f"{self.weights} tensors",
+            f"all {self.weights} tensors of the body",
             f"{self.layout} layout",
             f"the average {state.wrapper}" if average else f"under {state.wrapper}" if state.wrapper else "",
             f"{self.classes} classes" if self.classes else "no head",
@@ -110,19 +110,18 @@ def fill(model: torch.nn.Module, state: StateDict, *, name: str, resample: bool,
             f"The checkpoint {state.path} is for {sizes[0]}, and {name} takes {sizes[1]}. Take the model of its sizes, "
             f"or have {' and '.join(resized)} resampled: --image-size {int(m.patch_embed.img_size[0])}."
         )
+    others = [key for key in sorted(expected.keys() & kept.keys()) if kept[key].shape != expected[key].shape]
     reshaped = [
-        f"{key} is {tuple(kept[key].shape)} in the file and {tuple(expected[key].shape)} in the model"
-        for key in sorted(expected.keys() & kept.keys())
-        if kept[key].shape != expected[key].shape
+        f"{key} is {tuple(kept[key].shape)} in the file and {tuple(expected[key].shape)} in the model" for key in others
     ]
     body = [key for key in expected if not _of_head(key, heads)]
     if missing or strange or reshaped:
-        filled = len(body) - len(missing) - len(reshaped)
+        filled = len(set(body) - {*missing, *others})  # of the head, too, something can be missing
         faults = (("missing", missing), ("not in the model", sorted(strange)), ("of another shape", reshaped))
         parts = [f"{len(keys)} {what}: {bounded(keys)}" for what, keys in faults if keys]
         raise InputError(
             f"The checkpoint {state.path} ({translated.layout}) does not fit {name}: of the {len(body)} tensors of "
-            f"its body it fills {max(0, filled)}. Keys {'; '.join(parts)}. "
+            f"its body it fills {filled}. Keys {'; '.join(parts)}. "
             f"{_why(strange, missing)}{_sizes_differ(found, model, name)}{hint}"
         )
     model.load_state_dict({key: kept[key] for key in expected})

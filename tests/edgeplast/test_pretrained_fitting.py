@@ -127,3 +127,20 @@ def test_what_pretraining_needed_beside_the_body_is_left_out_and_said(tmp_path: 
     save_file(load_file(path) | more, path)
     model = load_model(NAME, checkpoint=path, options=SMALL)
     assert "left out decoder_pos_embed" in used(model) and has_head(model)
+
+
+@pytest.mark.parametrize("classes", [0, 3, 10])
+def test_the_tensors_that_are_counted_are_those_of_the_body(tmp_path: Path, classes: int):
+    name, sizes = "vit_small_patch14_dinov2", {**SMALL, "img_size": 28}
+    model = import_timm().create_model(name, num_classes=classes, **sizes)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    body = [key for key in model.state_dict() if not key.startswith("head.")]
+    again = load_model(name, checkpoint=tmp_path / "w.safetensors", options=sizes)
+    head = f"{classes} classes" if classes else "no head"
+    assert f"all {len(body)} tensors of the body, timm layout, {head};" in used(again)
+
+
+def test_what_is_missing_of_the_head_is_not_missing_of_the_body(tmp_path: Path):
+    path = saved(tmp_path, drop="head.bias", img_size=32)
+    with pytest.raises(InputError, match=r"of the 30 tensors of its body it fills 30\. Keys 1 missing: head\.bias"):
+        load_model(NAME, checkpoint=path, options={**SMALL, "img_size": 32})

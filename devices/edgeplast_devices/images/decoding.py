@@ -147,7 +147,7 @@ def _decode(stream: BinaryIO, name: str, at_least: tuple[int, int] | None, limit
                 at_least = at_least[::-1]
             way = _choose(picture, name, at_least, limit_bytes, turned=orientation > 1)
             needed, pixels = way.decoding, _size(picture)
-            return _turned(_by(way, picture, shown), orientation)
+            return upright(_by(way, picture, shown), orientation)
     except MemoryError as error:
         raise _MemoryRanOutError(needed, pixels) from error
     except (UnreadableImageError, _MemoryRanOutError):
@@ -340,7 +340,8 @@ class _RGB:
         return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
-def _turned(picture: Image.Image, orientation: int) -> Image.Image:
+def upright(picture: Image.Image, orientation: int) -> Image.Image:
+    """Turn and mirror a picture as EXIF's orientation asks for (1 to 8; anything else is upright already)."""
     return picture.transpose(_TURNS[orientation]) if orientation in _TURNS else picture
 
 

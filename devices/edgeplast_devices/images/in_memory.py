@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +10,11 @@ import numpy as np
 from PIL import Image
 
 from edgeplast.errors import InputError
-from edgeplast_devices.images.decoding import UnreadableImageError
+from edgeplast_devices.images.decoding import UnreadableImageError, upright
 from edgeplast_devices.images.imageset import NO_LABEL, ImageSet
+from edgeplast_devices.images.metadata import orientation_of
 
+_ORIENTATION = 0x0112
 _DEEP_MODES = ("I", "F")
 """How Pillow's modes of more than 8 bits a channel begin."""
 
@@ -38,12 +41,24 @@ class InMemory:
         return f"{self.name(index)}:{self._pictures[index].size}".encode()
 
     def decode(self, index: int, at_least: tuple[int, int] | None, limit_bytes: int) -> Image.Image:
-        """Return a picture as RGB; it is in memory already, so nothing is refused for its size."""
+        """Return a picture as RGB, upright as files are; it is in memory already: nothing is refused for its size."""
         del at_least, limit_bytes
+        picture = self._pictures[index]
         try:
-            return self._pictures[index].convert("RGB")
+            return upright(picture.convert("RGB"), _orientation(picture))
         except (OSError, ValueError) as error:  # a lazily opened file that cannot be decoded, or was closed
             raise UnreadableImageError(self.name(index), str(error)) from error
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return EXIF's orientation, 1 where there is none or it makes no sense."""
+    block = picture.info.get("exif")
+    if isinstance(block, bytes):
+        return orientation_of(block)
+    try:  # a TIFF has it among its own tags
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except (OSError, ValueError, TypeError, SyntaxError, KeyError, IndexError, struct.error):
+        return 1
 
 
 def is_picture(given: Any) -> bool:

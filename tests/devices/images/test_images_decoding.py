@@ -246,3 +246,36 @@ def test_damaged_bytes_decode_or_are_unreadable_and_nothing_else(data, cut, chan
         assert error.reason and "\n" not in error.reason
     else:
         assert image.mode == "RGB"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_in_memory_is_as_upright_as_the_same_in_a_file(tmp_path, orientation):
+    from edgeplast_devices.images import open_unlabelled
+    from edgeplast_devices.images.in_memory import from_memory
+
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    rows = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    for suffix in ("png", "tif", "webp", "jpg"):
+        path = tmp_path / f"x.{suffix}"
+        Image.fromarray(rows).save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+        in_file = np.asarray(open_unlabelled(path).open(0))
+        with Image.open(path) as picture:
+            expected = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+            in_memory = np.asarray(from_memory([picture]).open(0))
+            upright = np.asarray(from_memory([ImageOps.exif_transpose(picture)]).open(0))
+        np.testing.assert_array_equal(in_memory, expected)
+        np.testing.assert_array_equal(in_memory, in_file)
+        np.testing.assert_array_equal(upright, expected)  # who has turned it already is not turned again
+
+
+def test_damaged_orientation_of_a_picture_in_memory_is_none(tmp_path):
+    from edgeplast_devices.images.in_memory import from_memory
+
+    for exif in (
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x02\0\0\0\x02a\0\0\0",
+        b"x",
+    ):
+        Image.new("RGB", (4, 3)).save(tmp_path / "x.jpg", exif=exif)
+        assert from_memory([Image.open(tmp_path / "x.jpg")]).open(0).size == (4, 3)
