@@ -2,9 +2,10 @@
 
     class/name.jpg                 no splits
     train/class/name.jpg           with splits: any of train, val, test, by any of their common names
-    anything/train/class/name.jpg  one more folder around all of it, as archives often have
+    anything/train/class/name.jpg  more folders around all of it, one in the other, as archives often have
 
-Folders below a class belong to it. Pictures beside the class folders (a preview, a logo) are left out.
+Folders below a class belong to it. Pictures beside the class folders (a preview, a logo) are left out,
+and so is a folder beside the splits that holds the same classes (a small sample), or the splits once more (a copy).
 """
 
 from __future__ import annotations
@@ -85,8 +86,11 @@ def read_layout(folders: Sequence[tuple[str, ...]], where: Path, left_out: LeftO
     tops = {folder[0]: split_called(folder[0]) for folder in inner if folder}
     splits = tuple(split for split in SPLITS if split in tops.values())
     found: list[tuple[str | None, str] | None] = []
+    spare = _spare(inner, tops) if splits else []
     for folder in inner:
-        if splits and folder and (split := tops[folder[0]]):
+        if folder and folder[0] in spare:
+            found.append(None)
+        elif splits and folder and (split := tops[folder[0]]):
             found.append((split, folder[1]) if len(folder) > 1 else None)
         elif splits and folder:
             raise InputError(
@@ -106,7 +110,22 @@ def read_layout(folders: Sequence[tuple[str, ...]], where: Path, left_out: LeftO
     label = {name: i for i, name in enumerate(classes)}
     places = tuple((place[0], label[place[1]]) if place else None for place in found)
     notes = _notes(left_out, lead, splits, {place for place in found if place}, where)
-    return Layout(tuple(classes), splits, places, notes)
+    spared = tuple(f"{name!r} is none of {', '.join(SPLITS)}, and is left out" for name in spare)
+    return Layout(tuple(classes), splits, places, spared + notes)
+
+
+def _spare(inner: Sequence[tuple[str, ...]], tops: dict[str, str | None]) -> list[str]:
+    """Return the folders beside the splits that hold nothing but several classes of these, or the splits again."""
+    holds: dict[str, set[str]] = {}
+    for folder in inner:
+        if folder:
+            holds.setdefault(folder[0], set()).add(folder[1] if len(folder) > 1 else "")
+    classes = set().union(*(names for top, names in holds.items() if tops[top])) - {""}
+    return sorted(
+        top
+        for top, names in holds.items()
+        if not tops[top] and len(names) > 1 and (names <= classes or all(map(split_called, names)))
+    )
 
 
 def _check_splits(
@@ -213,13 +232,19 @@ def _beside(left_out: LeftOut) -> str:
 
 
 def _lead(folders: Sequence[tuple[str, ...]]) -> int:
-    """Return 1 if one folder that is no split wraps everything, else 0."""
-    inner = [folder for folder in folders if folder]
-    tops = {folder[0] for folder in inner}
+    """Return how many folders that are no splits, one in the other, wrap everything."""
+    lead = 0
+    while _is_wrapped([folder[lead:] for folder in folders if folder[lead:]]):
+        lead += 1
+    return lead
+
+
+def _is_wrapped(folders: Sequence[tuple[str, ...]]) -> bool:
+    tops = {folder[0] for folder in folders}
     if len(tops) != 1 or split_called(tops.pop()):
-        return 0
-    has_splits = any(len(folder) > 1 and split_called(folder[1]) for folder in inner)
-    return 1 if has_splits or all(len(folder) > 1 for folder in inner) else 0
+        return False
+    has_splits = any(len(folder) > 1 and split_called(folder[1]) for folder in folders)
+    return has_splits or all(len(folder) > 1 for folder in folders)
 
 
 def _is_text(name: str) -> bool:

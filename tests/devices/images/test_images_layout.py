@@ -38,6 +38,33 @@ def test_splits_by_their_common_names_in_any_case(make_folder, train, val, test)
         assert len(open_images(root, "testing")) == 2
 
 
+@pytest.mark.parametrize("around", ["", "archive/", "dataset2-master/dataset2-master/images/"])
+def test_any_number_of_folders_may_lie_around_it(make_folder, around):
+    counts = {"Training": 4, "Testing": 2}
+    tree = {f"{around}{split}/{name}": n for split, n in counts.items() for name in ("glioma", "no", "pituitary")}
+    splits = open_splits(make_folder(tree), seed=0, val_fraction=0)
+    assert splits.train.classes == ("glioma", "no", "pituitary")
+    assert (len(splits.train), len(splits.test)) == (12, 6)
+    plain = open_images(make_folder({f"{around}x/cat": 2, f"{around}x/dog": 3}, "plain"))
+    assert plain.classes == ("cat", "dog") and len(plain) == 5
+
+
+def test_a_sample_or_a_copy_beside_the_splits_is_left_out_and_said(make_folder):
+    tree = {f"{split}/{name}": 2 for split in ("TRAIN", "TEST", "TEST_SIMPLE") for name in ("EOS", "LYM")}
+    splits = open_splits(make_folder(tree), seed=0, val_fraction=0)
+    assert (len(splits.train), len(splits.test)) == (4, 4)
+    assert "'TEST_SIMPLE' is none of train, val, test, and is left out" in splits.notes
+    assert any(note.startswith("left out: 4 pictures in no class folder (such as TEST_SIMPLE") for note in splits.notes)
+    tree = {f"{around}{split}/{name}": 2 for around in ("", "chest/") for split in ("train", "val") for name in "ab"}
+    splits = open_splits(make_folder(tree, "copy"), seed=0)
+    assert (len(splits.train), len(splits.val)) == (4, 4)
+    assert "'chest' is none of train, val, test, and is left out" in splits.notes
+    for other in ({"cat": 1}, {"more/a": 1, "more/z": 1}, {"more": 1, "more/a": 1}):  # classes of its own, or pictures
+        root = make_folder({"train/a": 2, "train/b": 2, **other}, f"other{len(other)}{next(iter(other))[:2]}")
+        with pytest.raises(InputError, match="which is no split"):
+            open_splits(root, seed=0)
+
+
 def test_two_folders_for_one_split_are_refused(make_folder):
     root = make_folder({"train/a": 1, "train/b": 1, "val/a": 1, "valid/a": 1})
     with pytest.raises(InputError, match=r"has 'val' and 'valid', which both mean val\. Join them, or rename one"):
