@@ -1,6 +1,7 @@
 """edgeplast: let a pretrained vision transformer keep learning on the device where it runs.
 
-Offline: ``score`` → ``plan`` → ``export``. On the device: ``adapt`` → ``evaluate`` → ``deploy`` → ``predict``.
+Offline: ``score`` → ``plan`` → ``export``, or all in one with ``make_bundle``.
+On the device: ``adapt`` → ``evaluate`` → ``deploy`` → ``predict``.
 Nothing is imported until it is asked for: a device never loads torch.
 """
 
@@ -18,6 +19,7 @@ _HOMES = {
     "deploy_quantized": "edgeplast.compressing",
     "evaluate": "edgeplast.verbs",
     "export": "edgeplast.verbs",
+    "make_bundle": "edgeplast.pipeline",
     "plan": "edgeplast.verbs",
     "predict": "edgeplast.verbs",
     "prune": "edgeplast.compressing",
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from edgeplast.compressing import prune as prune
     from edgeplast.errors import EdgeplastError as EdgeplastError
     from edgeplast.evaluation import Evaluation as Evaluation
+    from edgeplast.pipeline import make_bundle as make_bundle
     from edgeplast.plans import Plan as Plan
     from edgeplast.scores import ScoreTable as ScoreTable
     from edgeplast.verbs import adapt as adapt

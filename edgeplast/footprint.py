@@ -12,7 +12,7 @@ import msgspec
 
 from edgeplast.documents import Count, Whole
 from edgeplast.errors import InputError
-from edgeplast.plans import OPTIMIZER_SLOTS
+from edgeplast.optimizers import optimizer_facts
 
 ASSUMED_RESIDENT_BYTES = 82_000_000
 """What the command line holds once the runtime was read in and a picture decoded, before the bundle's graphs are
@@ -118,7 +118,7 @@ class Footprint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def state_bytes(self, optimizer: str) -> int:
         """Return parameters, gradients and optimizer state, all float32."""
-        slots = 1 + OPTIMIZER_SLOTS[optimizer]
+        slots = 1 + len(optimizer_facts(optimizer).slots)
         return 4 * (self.held_parameters + slots * self.trained_parameters)
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import msgspec
 
 from edgeplast.budget import Budget
 from edgeplast.documents import Count, Document
 from edgeplast.errors import InputError
+from edgeplast.optimizers import DEFAULT_OPTIMIZER, optimizer_facts
 from edgeplast.outline import Outline
 from edgeplast.recomputation import Recompute
-
-Optimizer = Literal["adamw", "sgd"]
-
-OPTIMIZER_SLOTS: dict[str, int] = {"adamw": 2, "sgd": 1}
-"""Floats of state per trained parameter: AdamW keeps two moments, SGD with momentum one."""
 
 
 class PlannedComponent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,7 +71,7 @@ class Plan(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     components: dict[str, PlannedComponent]
     strategy: str
     budget: Budget
-    optimizer: Optimizer = "adamw"
+    optimizer: str = DEFAULT_OPTIMIZER
     batch_size: Count = 16
     micro_batch_size: Count = 16
     recompute: Recompute = "none"
@@ -84,6 +80,7 @@ class Plan(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        optimizer_facts(self.optimizer)
         expected = list(self.outline.names)
         if list(self.components) != expected:
             odd = sorted(set(self.components) ^ set(expected))

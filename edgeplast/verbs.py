@@ -6,7 +6,7 @@ device verbs never load torch and the offline verbs never load the device's runt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,19 +71,59 @@ def score(
     return score_model(model, target, lambda: outline, reference=source, progress=progress, **how)
 
 
-def plan(scores: ScoreTable | str | Path, budget: Budget | None = None, **how: Any) -> Plan:
+def plan(
+    scores: ScoreTable | str | Path,
+    budget: Budget | None = None,
+    *,
+    strategy: str = "best",
+    method: str | None = None,
+    train: Sequence[str] | str | None = None,
+    optimizer: str = "adamw",
+    batch_size: int = 16,
+    micro_batch_size: int | None = None,
+    weight_bits: int = 8,
+    component_weight_bits: Mapping[str, int] | None = None,
+    classes: int | Sequence[str] | None = None,
+    flops_per_second: float | None = None,
+    progress: Progress = silent,
+) -> Plan:
     """Choose what trains under a budget; see :func:`edgeplast.planning.plan`.
 
     Args:
         scores: a table or the file of one.
         budget: of the device; by default no limit.
-        **how: ``strategy``, ``train``, ``method``, ``optimizer``, ``batch_size``, ``weight_bits`` …
+        strategy: how to choose; one of ``edgeplast.planning.STRATEGIES``.
+        method: which of the table's methods to go by; by default its main one.
+        train: components by name, e.g. ``"attn:8-11,head"``; instead of a strategy.
+        optimizer: ``adamw`` or ``sgd``.
+        batch_size: images an optimizer step is computed from.
+        micro_batch_size: images that pass through the graph at once; by default chosen.
+        weight_bits: of frozen matrices: 32, 8 or 4.
+        component_weight_bits: the same for components by name.
+        classes: names of the new head, or how many; by default those of the scored images.
+        flops_per_second: of the device, for the seconds of a step; by default a small one's.
+        progress: told of what it walks through.
     """
     from edgeplast.planning import plan as plan_model
 
     table = scores if isinstance(scores, ScoreTable) else ScoreTable.read(path_of(scores, "scores", SCORES))
     check_kind(budget, Budget, "budget", BUDGET)
-    return plan_model(table, budget or Budget(), **how)
+    speed = {} if flops_per_second is None else {"flops_per_second": flops_per_second}
+    return plan_model(
+        table,
+        budget or Budget(),
+        strategy=strategy,
+        method=method,
+        train=train,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        micro_batch_size=micro_batch_size,
+        weight_bits=weight_bits,
+        component_weight_bits=component_weight_bits,
+        classes=classes,
+        progress=progress,
+        **speed,
+    )
 
 
 def export(
@@ -217,7 +257,11 @@ def evaluate(
     *,
     split: str | None = None,
     progress: Progress = silent,
-    **how: Any,
+    micro_batch: int = 4,
+    threads: int | None = None,
+    runtime: str = "auto",
+    provider: str = "cpu",
+    unreadable: Unreadable | None = None,
 ) -> Evaluation:
     """Measure a fresh or adapted bundle on labelled images; see :func:`edgeplast_devices.evaluating.evaluate`.
 
@@ -227,8 +271,11 @@ def evaluate(
         split: ``train``, ``val`` or ``test`` where the data have splits; by default ``test``, else ``val``, else
             ``train``.
         progress: told of each batch.
-        **how: ``micro_batch``, ``threads``, ``runtime``, ``provider``, ``unreadable`` (takes note of pictures that
-            cannot be read).
+        micro_batch: images that pass through the graph at once.
+        threads: of the runtime; by default all cores this process may use.
+        runtime: the build of onnxruntime: ``ort-training``, ``stock``, or ``auto`` for the one that is installed.
+        provider: the execution provider.
+        unreadable: takes note of pictures that cannot be read.
     """
     from edgeplast_devices.evaluating import evaluate as evaluate_bundle
     from edgeplast_devices.evaluating import evaluate_deployed
@@ -239,10 +286,12 @@ def evaluate(
     opened = None if deployed else _bundle(bundle)
     if not isinstance(images, ImageSet):
         images = open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
+    how: dict[str, Any] = {"micro_batch": micro_batch, "threads": threads, "runtime": runtime, "provider": provider}
+    how |= {"unreadable": unreadable, "progress": progress}
     if opened is None:
         assert not isinstance(bundle, Bundle)
-        return evaluate_deployed(Path(bundle), images, progress=progress, **how)
-    return evaluate_bundle(opened, images, progress=progress, **how)
+        return evaluate_deployed(Path(bundle), images, **how)
+    return evaluate_bundle(opened, images, **how)
 
 
 def deploy(bundle: Bundle | str | Path, into: str | Path, *, force: bool = False, progress: Progress = silent) -> Path:

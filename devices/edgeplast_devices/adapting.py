@@ -30,8 +30,8 @@ from edgeplast.errors import (
     InterruptedRunError,
     UsageError,
 )
+from edgeplast.optimizers import optimizer_facts
 from edgeplast.outputs import finish_folder, only_writer, refuse_existing, refuse_mount, refuse_unmovable
-from edgeplast.plans import OPTIMIZER_SLOTS
 from edgeplast.progress import Progress, silent
 from edgeplast.units import format_bytes
 from edgeplast_devices.checkpoints import Checkpoint, checkpoint_files, clear, last_checkpoint
@@ -238,7 +238,7 @@ def _require_room(bundle: Bundle, folder: Path, optimizer: str) -> None:
     Two checkpoints and the one that is being written, the best weights of both, and telemetry.
     """
     weights = bundle.manifest.files[TRAINABLE].bytes
-    needed = 3 * (1 + OPTIMIZER_SLOTS[optimizer]) * weights + 2 * weights + _TELEMETRY_BYTES
+    needed = 3 * (1 + len(optimizer_facts(optimizer).slots)) * weights + 2 * weights + _TELEMETRY_BYTES
     there = sum(file.stat().st_size for file in checkpoint_files(folder))
     free = shutil.disk_usage(folder).free
     if free + there < needed:

@@ -10,11 +10,11 @@ for checkpoints, and it works in pieces that stay in the processor's cache: no t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from edgeplast.errors import one_of
+from edgeplast.optimizers import OPTIMIZERS, optimizer_facts
 
 _ALIKE: Mapping[str, float] = {}
 _PIECE = 1 << 15
@@ -46,7 +46,7 @@ class AdamW:
     """
 
     name = "adamw"
-    slots = ("mean", "square")
+    slots = OPTIMIZERS[name].slots
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class SGD:
     """
 
     name = "sgd"
-    slots = ("momentum",)
+    slots = OPTIMIZERS[name].slots
 
     def __init__(
         self, parameters: Mapping[str, np.ndarray], *, weight_decay: float = 0.0, momentum: float = 0.9
@@ -149,19 +149,22 @@ class SGD:
                 p -= rate * velocity
 
 
+_CLASSES: dict[str, Callable[[Mapping[str, np.ndarray], float, float], AdamW | SGD]] = {
+    "adamw": lambda parameters, weight_decay, momentum: AdamW(parameters, weight_decay=weight_decay),  # noqa: ARG005
+    "sgd": lambda parameters, weight_decay, momentum: SGD(parameters, weight_decay=weight_decay, momentum=momentum),
+}
+
+
 def make_optimizer(
     name: str, parameters: Mapping[str, np.ndarray], *, weight_decay: float | None = None, momentum: float = 0.9
 ) -> AdamW | SGD:
-    """Return an optimizer by name.
+    """Return an optimizer by name; its defaults are those of its record in ``edgeplast.optimizers``.
 
     Raises:
-        UsageError: the name is neither ``adamw`` nor ``sgd``.
+        UsageError: there is no such optimizer.
     """
-    if name == "adamw":
-        return AdamW(parameters, weight_decay=0.05 if weight_decay is None else weight_decay)
-    if name == "sgd":
-        return SGD(parameters, weight_decay=weight_decay or 0.0, momentum=momentum)
-    raise one_of("optimizer", name, ("adamw", "sgd"))
+    facts = optimizer_facts(name)
+    return _CLASSES[name](parameters, facts.weight_decay if weight_decay is None else weight_decay, momentum)
 
 
 def forget(optimizer: AdamW | SGD, parameter: str) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import msgspec
 
 from edgeplast.components import HEAD, NORM, type_of
 from edgeplast.errors import UsageError, one_of
-from edgeplast.plans import OPTIMIZER_SLOTS
+from edgeplast.optimizers import optimizer_facts
 from edgeplast_devices.images import Augmentation
 from edgeplast_devices.providers import CPU, PROVIDERS, RUNTIMES
 from edgeplast_devices.schedules import SCHEDULES
@@ -82,7 +82,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     epochs: int = 4
     batch: int | None = None
     micro_batch: int | None = None
-    optimizer: Literal["adamw", "sgd"] | None = None
+    optimizer: str | None = None
     learning_rate: float | None = None
     head_learning_rate: float | None = None
     schedule: str = "cosine"
@@ -122,8 +122,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 flag = name.replace("_", "-")
                 allowed = " to ".join(f"{end:g}" if isinstance(end, float) else str(end) for end in (low, high))
                 raise UsageError(f"--{flag} {value} is out of range; allowed is {allowed}.")
-        if self.optimizer is not None and self.optimizer not in OPTIMIZER_SLOTS:
-            raise one_of("optimizer", self.optimizer, tuple(OPTIMIZER_SLOTS))
+        if self.optimizer is not None:
+            optimizer_facts(self.optimizer)
         if self.schedule not in SCHEDULES:
             raise one_of("schedule", self.schedule, SCHEDULES)
         if self.class_weights not in ("none", "balanced"):
@@ -146,7 +146,7 @@ def default_learning_rate(components: tuple[str, ...], optimizer: str) -> float:
     types = {type_of(name) for name in components} - {HEAD, NORM}
     matrices = len(types - {"norm1", "norm2"})
     rate = 2e-4 if matrices > 1 else 5e-4 if matrices else 1e-3 if types else 3e-3
-    return rate * (30 if optimizer == "sgd" else 1)
+    return rate * optimizer_facts(optimizer).rate_factor
 
 
 def default_head_learning_rate(learning_rate: float, optimizer: str, *, new: bool) -> float:

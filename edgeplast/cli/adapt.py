@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from edgeplast.cli.options import (
     provider_of,
     runtime_text,
 )
+from edgeplast.optimizers import IN_WORDS as OPTIMIZERS_IN_WORDS
 from edgeplast.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def adapt(
     micro_batch: Annotated[
         int | None, typer.Option(help="Most images in the graph at once (default: what fits).")
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw or sgd (default: the plan's).")] = None,
+    optimizer: Annotated[str | None, typer.Option(help=f"{OPTIMIZERS_IN_WORDS} (default: the plan's).")] = None,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", "--lr", help="Peak learning rate (default: by what trains).")
     ] = None,
@@ -85,17 +86,35 @@ def adapt(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Fine-tune the plastic components of a bundle on images, and write an adapted bundle with a report."""
-    from edgeplast.errors import one_of
     from edgeplast.verbs import adapt as run
     from edgeplast_devices.options import TrainingOptions
 
-    if optimizer not in (None, "adamw", "sgd"):
-        raise one_of("optimizer", optimizer, ("adamw", "sgd"))
     profile = profile_of(device)
     threads = threads if threads is not None else profile.threads if profile else None
     provider = provider_of(provider, profile)
-    names: Any = {name: value for name, value in locals().items() if name in TrainingOptions.__struct_fields__}
-    options = TrainingOptions(**names)
+    options = TrainingOptions(
+        epochs=epochs,
+        batch=batch,
+        micro_batch=micro_batch,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        head_learning_rate=head_learning_rate,
+        schedule=schedule,
+        warmup=warmup,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        clip=clip,
+        label_smoothing=label_smoothing,
+        class_weights=class_weights,
+        augment=augment,
+        patience=patience,
+        seed=seed,
+        threads=threads,
+        checkpoint_every=checkpoint_every,
+        runtime=runtime,
+        provider=provider,
+        private=private,
+    )
     if resume:
         options = _as_interrupted(options, output, context)
     budget = None if memory is None and profile is None else budget_of(memory, profile)

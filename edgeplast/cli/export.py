@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -29,6 +29,7 @@ from edgeplast.cli.options import (
     profile_of,
 )
 from edgeplast.errors import UsageError, one_of
+from edgeplast.optimizers import IN_WORDS as OPTIMIZERS_IN_WORDS
 from edgeplast.outputs import claim
 from edgeplast.plans import Plan
 from edgeplast.pruning_target import check_rounds
@@ -71,7 +72,7 @@ def export(
     pairs: Annotated[int, typer.Option(help="Most pairs of images to score on.")] = 64,
     strategy: Annotated[str, typer.Option(help="How to choose what trains; see `edgeplast plan --help`.")] = "best",
     train: Annotated[str | None, typer.Option(help="What trains, by name: attn:8-11,head.")] = None,
-    optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
+    optimizer: Annotated[str, typer.Option(help=f"{OPTIMIZERS_IN_WORDS}.")] = "adamw",
     batch: Annotated[int, typer.Option(help="Images per optimizer step.")] = 16,
     weight_bits: Annotated[str, typer.Option(help=bits.EXPORT_HELP)] = "8",
     size: Annotated[
@@ -100,6 +101,7 @@ def export(
 ) -> None:
     """Score a model, plan what trains, check the graphs against torch, and write a bundle for the device."""
     from edgeplast import compressing, verbs
+    from edgeplast.pipeline import make_bundle
     from edgeplast.planning.estimating import check_training
     from edgeplast.planning.strategies import check_strategy
 
@@ -140,49 +142,61 @@ def export(
             model_kwargs=model_kwargs,
             pictures=pictures,
         )
-        if prune is not None:
-            assert images is not None
-            network = compressing.prune(
-                network, images, keep=prune, distill_steps=distill_steps, pairs=pairs, seed=seed, progress=progress
-            ).model
         if given is not None:
             chosen = given
-        else:
-            assert images is not None
-            scores = verbs.score(network, images, method=method, pairs=pairs, seed=seed, progress=progress)
-            overall, named = bits.weight_bits_of("8" if automatic else weight_bits, scores.outline)
-            how: dict[str, Any] = {"optimizer": optimizer, "batch_size": batch}
-            how |= {"weight_bits": overall, "component_weight_bits": named}
-            if names:
-                how["classes"] = names
-            chosen = verbs.plan(scores, budget, strategy=strategy, train=train, progress=progress, **how)
-        if automatic:
-            assert images is not None
-            chosen = compressing.choose_bits(
+            if automatic:
+                assert images is not None
+                chosen = compressing.choose_bits(
+                    network,
+                    chosen,
+                    images,
+                    size_bytes=size_bytes,
+                    max_accuracy_drop=max_accuracy_drop,
+                    classes=names,
+                    keep_head=keep_head,
+                    calibration_images=calibration_images,
+                    seed=seed,
+                    progress=progress,
+                )
+            bundle = verbs.export(
                 network,
                 chosen,
-                images,
-                size_bytes=size_bytes,
-                max_accuracy_drop=max_accuracy_drop,
+                into=output,
                 classes=names,
                 keep_head=keep_head,
+                frozen_compute=compute,
+                images=images,
                 calibration_images=calibration_images,
                 seed=seed,
+                force=force,
                 progress=progress,
             )
-        bundle = verbs.export(
-            network,
-            chosen,
-            into=output,
-            classes=names,
-            keep_head=keep_head,
-            frozen_compute=compute,
-            images=images,
-            calibration_images=calibration_images,
-            seed=seed,
-            force=force,
-            progress=progress,
-        )
+        else:
+            assert images is not None
+            bundle = make_bundle(
+                network,
+                images,
+                budget,
+                into=output,
+                classes=names,
+                keep_head=keep_head,
+                method=method,
+                pairs=pairs,
+                strategy=strategy,
+                train=train,
+                optimizer=optimizer,
+                batch_size=batch,
+                weight_bits=lambda outline: bits.weight_bits_of("8" if automatic else weight_bits, outline),
+                size_bytes=size_bytes,
+                max_accuracy_drop=max_accuracy_drop,
+                frozen_compute=compute,
+                calibration_images=calibration_images,
+                keep=prune,
+                distill_steps=distill_steps,
+                seed=seed,
+                force=force,
+                progress=progress,
+            )
     _show(bundle, as_json)
 
 

@@ -13,6 +13,7 @@ from edgeplast.cli.components import component_rows
 from edgeplast.cli.console import print_json, print_table, progress_bar, say
 from edgeplast.cli.options import budget_of, profile_of
 from edgeplast.errors import UsageError
+from edgeplast.optimizers import IN_WORDS as OPTIMIZERS_IN_WORDS
 from edgeplast.outputs import claim
 from edgeplast.plans import Plan
 from edgeplast.recomputation import IN_WORDS
@@ -43,7 +44,7 @@ def plan(
     classes: Annotated[
         str | None, typer.Option(help="Class names of the new head, comma-separated (default: the scored images').")
     ] = None,
-    optimizer: Annotated[str, typer.Option(help="adamw or sgd.")] = "adamw",
+    optimizer: Annotated[str, typer.Option(help=f"{OPTIMIZERS_IN_WORDS}.")] = "adamw",
     batch: Annotated[int, typer.Option(help="Images per optimizer step.")] = 16,
     micro_batch: Annotated[int | None, typer.Option(help="Images per pass of the graph (default: chosen).")] = None,
     weight_bits: Annotated[str, typer.Option(help=bits.HELP)] = "8",

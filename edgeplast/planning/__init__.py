@@ -12,6 +12,7 @@ import msgspec
 
 from edgeplast.budget import Budget
 from edgeplast.graphs.recording import restored
+from edgeplast.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
 from edgeplast.planning.estimating import FLOPS_PER_SECOND, Estimate, Workload
 from edgeplast.planning.explaining import (
     MORE_BYTES,
@@ -25,7 +26,7 @@ from edgeplast.planning.explaining import (
 from edgeplast.planning.planner import Planner
 from edgeplast.planning.segment_costs import total_lines
 from edgeplast.planning.strategies import STRATEGIES
-from edgeplast.plans import OPTIMIZER_SLOTS, Plan
+from edgeplast.plans import Plan
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
 
@@ -111,7 +112,7 @@ def memory_alone(scores: ScoreTable) -> dict[str, int]:
         names = [where] if where else [n for n in outline.names if n.startswith(f"{unit.rpartition('.')[0]}.")]
         alive = max(line.at(1) for line in total_lines(workload.unit_costs(names, "none")))
         entry = next(scores.by(method)[unit] for method in scores.methods if unit in scores.by(method))
-        found[unit] = max(alive - inference, 0) + 4 * (1 + OPTIMIZER_SLOTS["adamw"]) * entry.parameters
+        found[unit] = max(alive - inference, 0) + 4 * (1 + len(OPTIMIZERS[DEFAULT_OPTIMIZER].slots)) * entry.parameters
     return found
 
 

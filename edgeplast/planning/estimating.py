@@ -16,7 +16,7 @@ from functools import cached_property
 import msgspec
 
 from edgeplast.contract import LOGITS, packed_name, quantized_name, scale_name
-from edgeplast.errors import UsageError, one_of
+from edgeplast.errors import UsageError
 from edgeplast.footprint import ASSUMED_RESIDENT_BYTES, SESSIONS, Footprint, peak_bytes
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.flops import flops_per_image
@@ -28,10 +28,10 @@ from edgeplast.graphs.passes.new_classes import with_classes
 from edgeplast.graphs.passes.recompute import recompute as computed_again
 from edgeplast.graphs.training import promote, training_graph
 from edgeplast.micro_batches import slowdown
+from edgeplast.optimizers import optimizer_facts
 from edgeplast.outline import Outline
 from edgeplast.planning.segment_costs import UnitCost, UnitCosts, first_trained, total_lines
 from edgeplast.planning.units import Unit, units_of
-from edgeplast.plans import OPTIMIZER_SLOTS
 from edgeplast.recomputation import Recompute
 
 ARENA_STRETCH = 1.10
@@ -85,8 +85,7 @@ def check_training(optimizer: str, batch_size: int) -> None:
     Raises:
         UsageError: no such optimizer, or a batch of nothing.
     """
-    if optimizer not in OPTIMIZER_SLOTS:
-        raise one_of("optimizer", optimizer, tuple(OPTIMIZER_SLOTS))
+    optimizer_facts(optimizer)
     if batch_size < 1:
         raise UsageError(f"--batch {batch_size} (batch_size) must be at least 1, such as 16.")
 
@@ -184,7 +183,7 @@ class Workload:
     @property
     def state_bytes_per_parameter(self) -> int:
         """Parameter, gradient and optimizer state."""
-        return 4 * (2 + OPTIMIZER_SLOTS[self.optimizer])
+        return 4 * (2 + len(optimizer_facts(self.optimizer).slots))
 
     def images_bytes(self, micro_batch_size: int) -> int:
         """Bytes of one micro-batch of pictures."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import msgspec
 
@@ -16,7 +15,7 @@ from edgeplast.planning.estimating import FLOPS_PER_SECOND, Estimate, Workload, 
 from edgeplast.planning.fitting import does_not_fit, fastest_measured, nothing_fits
 from edgeplast.planning.focusing import focused
 from edgeplast.planning.strategies import BEST, SEARCHES, check_strategy, names_of
-from edgeplast.plans import Optimizer, Plan, PlannedComponent
+from edgeplast.plans import Plan, PlannedComponent
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
 
@@ -222,7 +221,7 @@ class Planner:
             components=components,
             strategy=strategy,
             budget=budget,
-            optimizer=cast(Optimizer, w.optimizer),
+            optimizer=w.optimizer,
             batch_size=w.batch_size,
             micro_batch_size=way.micro_batch_size,
             recompute=way.recompute,

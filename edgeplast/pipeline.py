@@ -1,0 +1,144 @@
+"""From a model to a bundle in one call: score, plan, export, and on request prune before and choose bits after.
+
+The order is known here, for Python and the command line alike; each step is the verb of its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeplast import compressing, verbs
+from edgeplast.budget import Budget
+from edgeplast.bundle import Bundle
+from edgeplast.errors import UsageError
+from edgeplast.outline import Outline
+from edgeplast.preprocessing import Preprocessing
+from edgeplast.progress import Progress, silent
+from edgeplast.scores import DEFAULT_METHOD
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgeplast_devices.images import ImageSet
+    from edgeplast_exporters.storing import FrozenCompute
+
+Bits = tuple[int, Mapping[str, int]]
+"""Bits of frozen matrices, and of components that are named."""
+
+
+def make_bundle(
+    model: torch.nn.Module,
+    images: str | Path | ImageSet,
+    budget: Budget | None = None,
+    *,
+    into: str | Path,
+    classes: Sequence[str] | None = None,
+    keep_head: bool = False,
+    preprocessing: Preprocessing | None = None,
+    method: str = DEFAULT_METHOD,
+    pairs: int = 64,
+    strategy: str = "best",
+    train: str | None = None,
+    optimizer: str = "adamw",
+    batch_size: int = 16,
+    weight_bits: int | Callable[[Outline], Bits] = 8,
+    size_bytes: int | None = None,
+    max_accuracy_drop: float | None = None,
+    frozen_compute: FrozenCompute = "fp32",
+    calibration_images: int = 64,
+    keep: float | None = None,
+    distill_steps: int = 0,
+    seed: int = 0,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Bundle:
+    """Score a model, plan what trains under a budget, and write the bundle for a device.
+
+    Args:
+        model: not changed; see :func:`edgeplast.score`.
+        images: a folder, archive or npz of labelled images, or an opened set, to score and calibrate on.
+        budget: of the device; by default no limit.
+        into: the folder to write.
+        classes: names of the new head, in label order; by default those of the images.
+        keep_head: start from the model's own head instead of a fresh one.
+        preprocessing: by default timm's data configuration of the model.
+        method: score to plan by.
+        pairs: most pairs of images to score on.
+        strategy: how to choose what trains.
+        train: what trains, by name, e.g. ``"attn:8-11,head"``; by default what the strategy chooses.
+        optimizer: whose state the budget is computed with.
+        batch_size: images an optimizer step is computed from.
+        weight_bits: of each stored element of frozen matrices, 32, 8 or 4; or, for components of their own, what
+            returns the bits of all and of those that it names.
+        size_bytes: choose the bits so that the bundle is no larger.
+        max_accuracy_drop: choose the bits so that no more points of accuracy are lost on held-out images.
+        frozen_compute: ``"int8"``: frozen matrices before everything that trains multiply in integers.
+        calibration_images: how many images to calibrate on, at most.
+        keep: prune first, to this share of the multiply–accumulates.
+        distill_steps: of recovery after pruning.
+        seed: of the pairs, and of the images calibrated on.
+        force: replace what is there.
+        progress: told of each step.
+
+    Raises:
+        UsageError: options that do not go together, or ``into`` exists; for other errors see the verbs.
+    """
+    if distill_steps and keep is None:
+        raise UsageError("distill_steps goes with keep (--prune): what was not pruned has nothing to recover.")
+    if keep is not None:
+        model = compressing.prune(
+            model,
+            images,
+            keep=keep,
+            distill_steps=distill_steps,
+            pairs=pairs,
+            preprocessing=preprocessing,
+            seed=seed,
+            progress=progress,
+        ).model
+    scores = verbs.score(
+        model, images, method=method, pairs=pairs, seed=seed, preprocessing=preprocessing, progress=progress
+    )
+    overall, named = (weight_bits, {}) if isinstance(weight_bits, int) else weight_bits(scores.outline)
+    plan = verbs.plan(
+        scores,
+        budget,
+        strategy=strategy,
+        train=train,
+        optimizer=optimizer,
+        batch_size=batch_size,
+        weight_bits=overall,
+        component_weight_bits=named,
+        classes=tuple(classes) if classes else None,
+        progress=progress,
+    )
+    if size_bytes is not None or max_accuracy_drop is not None:
+        plan = compressing.choose_bits(
+            model,
+            plan,
+            images,
+            size_bytes=size_bytes,
+            max_accuracy_drop=max_accuracy_drop,
+            classes=classes,
+            keep_head=keep_head,
+            preprocessing=preprocessing,
+            calibration_images=calibration_images,
+            seed=seed,
+            progress=progress,
+        )
+    return verbs.export(
+        model,
+        plan,
+        into=into,
+        classes=classes,
+        keep_head=keep_head,
+        preprocessing=preprocessing,
+        frozen_compute=frozen_compute,
+        images=images,
+        calibration_images=calibration_images,
+        seed=seed,
+        force=force,
+        progress=progress,
+    )
