@@ -43,6 +43,7 @@ from edgeplast_devices.patience import Patience
 from edgeplast_devices.reports import report_of
 from edgeplast_devices.running import Run
 from edgeplast_devices.runtime import OutOfMemoryError
+from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
 from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
 from edgeplast_devices.tensors import write_arrays
 from edgeplast_devices.workplace import prepare, unfinished
@@ -63,6 +64,7 @@ def adapt(
     epoch_done: Callable[[EpochReport], None] | None = None,
     notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
     guard: Guard | None = None,
+    sessions: Sessions = ONNXRUNTIME,
 ) -> Adaptation:
     """Fine-tune the plastic components of a bundle on the device's own images.
 
@@ -81,6 +83,7 @@ def adapt(
         epoch_done: told of each epoch.
         notice: told what a user should know of a resumption, of a wait, and of a budget that nobody gave.
         guard: of the budget, where it stands already.
+        sessions: over the bundle's graphs.
 
     Returns:
         the report, also written as ``report.json`` into the folder.
@@ -116,8 +119,9 @@ def adapt(
             epoch_done,
             interrupts,
             checkpoint,
+            sessions,
         )
-        run.replaces = force or (checkpoint is not None and checkpoint.state.replaces)
+        run.state.replaces |= force
         interrupts.end_call = lambda reason: run.guard.stop_run(reason) if run.guard.stop_run else None
         if checkpoint is not None:
             notice(f"Resumed at step {checkpoint.state.steps}.")
@@ -208,7 +212,7 @@ def _adapted(run: Run, bundle: Bundle, folder: Path, into: Path) -> Adaptation:
         run.bundle.check_unchanged()
         _write_adapted(bundle, run.parameters, folder)
         report.write(folder / REPORT)
-        finish_folder(folder, into, force=run.replaces)
+        finish_folder(folder, into, force=run.state.replaces)
     except DivergedError:
         raise
     except EdgeplastError as error:  # a full disk, a folder that appeared: what was learned is kept
@@ -259,7 +263,7 @@ def _train(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:
     except EdgeplastError as error:
         raise _saved(run, folder, error) from error
     except Exception:  # of a callback of the caller's, say: no message of ours, and no reason to lose anything
-        if run.trainer.steps:
+        if run.state.steps:
             with contextlib.suppress(EdgeplastError, OSError, MemoryError):
                 run.save(folder)
         raise
@@ -267,7 +271,7 @@ def _train(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:
 
 def _saved(run: Run, folder: Path, error: EdgeplastError) -> EdgeplastError:
     """Save where the run stands, and return the error with what to do next."""
-    if run.trainer.steps == 0:
+    if run.state.steps == 0:
         return _said(error, f"{error} Nothing was done yet, and nothing was left behind.")
     try:
         run.save(folder)

@@ -20,13 +20,11 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
-from edgeplast.adaptation import EpochReport, RungChange
-from edgeplast.documents import AtLeastOne, Count, Document
+from edgeplast.documents import Document
 from edgeplast.errors import DamagedError, InputError
-from edgeplast.evaluation import Evaluation
 from edgeplast.files import sha256
-from edgeplast.recomputation import Recompute
 from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.run_state import Best, RunState
 from edgeplast_devices.tensors import read_arrays, read_metadata, write_arrays
 
 _NAME = re.compile(r"(checkpoint|best)-(\d{8,})-([0-9a-f]{16})\.safetensors")
@@ -36,83 +34,18 @@ MOST_STATE_BYTES = 64 << 20
 """Of what a run writes of itself; most of it would be the names of pictures that could not be read."""
 
 
-class RunState(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a run stands, beside the arrays that it changes.
-
-    Attributes:
-        bundle: SHA-256 of the manifest of the bundle that is adapted.
-        images: fingerprint of each split.
-        options: in force, with everything filled in that ``None`` leaves open.
-        allowed_bytes: the memory the run could hold; None for no limit.
-        tier: name of the tier in force.
-        recompute: how much of the blocks its graph computes again.
-        micro_batch: images that pass through the graph at once.
-        epoch: the epoch to go on in, from 0; equal to ``options.epochs`` when only the last evaluation is missing.
-        position: batches of that epoch that are done.
-        steps: optimizer steps done.
-        updates: how often the optimizer has changed each parameter that trains.
-        failed_steps: steps in a row without a finite loss and gradient.
-        losses: of each step, of very long runs means of several; see :class:`~.curves.Curve`.
-        gradient_norms: as the losses.
-        step_seconds: of the last steps.
-        history: of each epoch done, of very long runs of some.
-        best_epoch: whose validation loss was lowest, 0 before the first.
-        best_loss: that loss, None before the first.
-        best_file: where its weights lie, None where they are in force.
-        before: the evaluation before the first step.
-        rung_changes: so far.
-        unreadable: names of the pictures that could not be read, by split.
-        unreadable_examples: the first few with the reason, by split.
-        seconds: that the run has taken so far.
-        train_seconds: of them, in training.
-        peak_bytes: the largest resident set of the processes so far.
-        resumed_at: steps at which the run was resumed.
-        stopped_because: as in the report.
-        replaces: whether the finished folder may take the place of what has its name (``--force``).
-        steps_per_loss: that one entry of ``losses`` and ``gradient_norms`` stands for.
-        pending_losses: of the steps after the last entry.
-        pending_norms: as the losses.
-        epoch_loss: sum and number of the finite losses of the epoch in progress.
-        failed_in_all: steps that changed nothing.
-    """
+class _Saved(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The state of a run as a checkpoint's header holds it."""
 
     KIND: ClassVar[str] = "checkpoint"
+    FORMAT: ClassVar[int] = 2
+    OLD: ClassVar[str] = (
+        "Finish the run with the edgeplast that began it, or start it anew with --force instead of --resume."
+    )
     MOST_BYTES: ClassVar[int] = MOST_STATE_BYTES
+    format_version: int = 2
 
-    bundle: str
-    images: dict[str, str]
-    options: TrainingOptions
-    allowed_bytes: Count | None
-    tier: str
-    recompute: Recompute
-    micro_batch: AtLeastOne
-    epoch: Count
-    position: Count
-    steps: Count
-    updates: dict[str, Count]
-    failed_steps: Count
-    losses: list[float]
-    gradient_norms: list[float]
-    step_seconds: list[float]
-    history: list[EpochReport]
-    best_epoch: Count
-    best_loss: float | None
-    best_file: str | None
-    before: Evaluation | None
-    rung_changes: list[RungChange]
-    unreadable: dict[str, list[str]]
-    unreadable_examples: dict[str, list[tuple[str, str]]]
-    seconds: float
-    train_seconds: float
-    peak_bytes: Count
-    resumed_at: list[Count]
-    stopped_because: str
-    replaces: bool = False
-    steps_per_loss: AtLeastOne = 1
-    pending_losses: list[float] = []
-    pending_norms: list[float] = []
-    epoch_loss: tuple[float, Count] = (0.0, 0)
-    failed_in_all: Count = 0
+    state: RunState
 
 
 @dataclass(frozen=True)
@@ -148,9 +81,11 @@ def write_checkpoint(
     Raises:
         DiskFullError: the checkpoints that were there are as they were.
     """
-    path = write_hashed(folder, "checkpoint", state.steps, arrays, {_STATE: msgspec.json.encode(state).decode()})
+    path = write_hashed(
+        folder, "checkpoint", state.steps, arrays, {_STATE: msgspec.json.encode(_Saved(state=state)).decode()}
+    )
     kept = [file.name for file in checkpoint_files(folder)[:_KEPT]]
-    clear(folder, but={path.name, state.best_file, best_before, *kept})
+    clear(folder, but={path.name, state.best.file, best_before, *kept})
     return path
 
 
@@ -201,7 +136,7 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     checkpoint is complete, the newest goes on without them.
 
     Raises:
-        InputError: the newest was written by a newer edgeplast.
+        InputError: the newest was written by a newer edgeplast, or in a format that this one no longer reads.
         DamagedError: there are checkpoints and not one of them is whole.
     """
     files = checkpoint_files(folder)
@@ -212,12 +147,12 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
         if isinstance(state, str):
             fault = state
         else:
-            lost = _fault(folder / Path(state.best_file).name) if state.best_file else None
+            lost = _fault(folder / Path(state.best.file).name) if state.best.file else None
             if lost is None:
                 return Checkpoint(file, state, tuple(damaged))
-            fault = f"the weights of its best epoch, {state.best_epoch}, are lost: {lost}"
+            fault = f"the weights of its best epoch, {state.best.epoch}, are lost: {lost}"
             if without_best is None:
-                state = msgspec.structs.replace(state, best_epoch=0, best_loss=None, best_file=None)
+                state.best = Best()
                 without_best = Checkpoint(file, state)
         damaged.append(f"{file.name}: {fault}")
     if without_best is not None:  # what was learned since is worth more than the best epoch before
@@ -269,7 +204,7 @@ def _state(file: Path) -> RunState | str:
     """Read the state in a checkpoint from the file whose checksum was verified; what is wrong with it where it is not.
 
     Raises:
-        InputError: it was written by a newer edgeplast, or is no state.
+        InputError: it was written by a newer or an older edgeplast, or is no state.
     """
     if (fault := _missing(file)) is not None:
         return fault
@@ -277,7 +212,7 @@ def _state(file: Path) -> RunState | str:
         text = read_metadata(file, most_header_bytes=MOST_STATE_BYTES, checksum=_checksum(file)).get(_STATE, "")
     except DamagedError as error:
         return str(error).rstrip(".")
-    return RunState.from_json(text.encode(), where=str(file))
+    return _Saved.from_json(text.encode(), where=str(file)).state
 
 
 def _fault(file: Path) -> str | None:

@@ -19,6 +19,7 @@ from edgeplast_devices.placing import place
 from edgeplast_devices.predicting import Classifier
 from edgeplast_devices.providers import CPU
 from edgeplast_devices.runtime import EvaluationSession, OutOfMemoryError, runtime_name
+from edgeplast_devices.sessions import Evaluates
 from edgeplast_devices.weights import read_trainable
 
 
@@ -90,7 +91,7 @@ def evaluate_deployed(
 
 
 def measure(
-    session: EvaluationSession,
+    session: Evaluates,
     images: ImageSet,
     how: Preprocessing,
     classes: tuple[str, ...],
@@ -122,7 +123,7 @@ def measure(
     return metrics.result()
 
 
-def _logits(session: EvaluationSession, images: np.ndarray) -> np.ndarray:
+def _logits(session: Evaluates, images: np.ndarray) -> np.ndarray:
     """Return the logits; when memory runs out, of one half of the images after the other."""
     try:
         return session.logits(images)

@@ -13,50 +13,50 @@ from edgeplast_devices.runtime import runtime_name
 
 def report_of(run: Run) -> Adaptation:
     """Return the report of a run that has measured itself before and after."""
-    assert run.before and run.after
-    trainer, rung = run.trainer, run.trainer.rung
+    state, rung = run.state, run.trainer.rung
+    assert state.before and state.after
     lost = run.unreadable.values()
     enforced_by = "nothing" if run.allowed_bytes is None else "kernel" if run.guard.walled else "watcher"
     return Adaptation(
         model=run.bundle.manifest.model,
         runtime=runtime_name(),
         provider=run.placement,
-        device_memory=run.device_memory.report(run.allowed_bytes, run.measured_peak_bytes),
+        device_memory=run.device_memory.report(run.allowed_bytes, state.peak_bytes),
         tier=rung.tier.name,
         trained=rung.tier.components,
         recompute=rung.graph.recompute,
         memory=MemoryReport(
             budget_bytes=run.allowed_bytes,
             predicted_peak_bytes=run.predicted,
-            measured_peak_bytes=run.measured_peak_bytes,
+            measured_peak_bytes=state.peak_bytes,
             enforced_by=enforced_by,
         ),
         batch_size=run.batch,
         micro_batch_size=rung.micro_batch,
-        epochs=run.epoch,
-        steps=trainer.steps,
+        epochs=state.epoch,
+        steps=state.steps,
         seconds=SecondsReport(
-            total=run.timing.total,
-            load=run.timing.load,
-            train=run.timing.train,
-            step_median=statistics.median(run.timing.steps) if run.timing.steps else 0.0,
+            total=state.seconds,
+            load=state.load_seconds,
+            train=state.train_seconds,
+            step_median=statistics.median(state.step_seconds) if state.step_seconds else 0.0,
         ),
         measured_on=run.measured_on,
-        accuracy=BeforeAfter(before=run.before.accuracy, after=run.after.accuracy),
+        accuracy=BeforeAfter(before=state.before.accuracy, after=state.after.accuracy),
         expected_calibration_error=BeforeAfter(
-            before=run.before.expected_calibration_error, after=run.after.expected_calibration_error
+            before=state.before.expected_calibration_error, after=state.after.expected_calibration_error
         ),
         images={name: len(split) for name, split in run.splits.items()},
         unreadable=sum(u.count for u in lost),
         unreadable_examples=tuple(example for u in lost for example in u.examples),
         options=msgspec.to_builtins(run.options),
-        history=tuple(run.history),
-        best_epoch=run.best.epoch,
-        losses=run.losses.whole(),
-        gradient_norms=run.norms.whole(),
-        steps_per_loss=run.losses.every,
-        failed_steps=run.failed_in_all,
-        rung_changes=tuple(trainer.rung_changes),
-        resumed_at=tuple(run.resumed_at),
-        stopped_because=run.stopped_because,
+        history=tuple(state.history),
+        best_epoch=state.best.epoch,
+        losses=state.losses.whole(),
+        gradient_norms=state.gradient_norms.whole(),
+        steps_per_loss=state.losses.every,
+        failed_steps=state.failed_in_all,
+        rung_changes=tuple(state.rung_changes),
+        resumed_at=tuple(state.resumed_at),
+        stopped_because=state.stopped_because,
     )

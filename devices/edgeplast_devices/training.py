@@ -18,8 +18,10 @@ from edgeplast_devices.images import Augmentation, Batch, ImageSet, Unreadable, 
 from edgeplast_devices.losses import class_weights, weighted_targets
 from edgeplast_devices.optimizers import SGD, AdamW, admit, forget, gradient_norm, make_optimizer
 from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.run_state import RunState
 from edgeplast_devices.rungs import Climbing, Rung, below, predicted_peak
-from edgeplast_devices.runtime import OutOfMemoryError, TrainingSession, reason_of, release_arena
+from edgeplast_devices.runtime import OutOfMemoryError, reason_of, release_arena
+from edgeplast_devices.sessions import ONNXRUNTIME, Sessions, Trains
 
 T = TypeVar("T")
 
@@ -40,6 +42,7 @@ class Trainer:
     """Holds what trains and changes it, one accumulated batch at a time.
 
     Args:
+        state: of the run; steps, updates, the rung in force and its changes are kept there.
         bundle: whose graphs run.
         parameters: every trainable parameter of the plan; changed in place.
         rungs: ways to run a step, best first, that start where the budget allows.
@@ -50,10 +53,12 @@ class Trainer:
         between: called between micro-batches, where an exception leaves everything as before the step.
         sleep: waits so many seconds.
         placement: where the graphs run.
+        sessions: over the bundle's graphs.
     """
 
     def __init__(
         self,
+        state: RunState,
         bundle: Bundle,
         parameters: Mapping[str, np.ndarray],
         rungs: list[Rung],
@@ -65,16 +70,16 @@ class Trainer:
         sleep: Callable[[float], None] = time.sleep,
         *,
         placement: Placement = ON_CPU,
+        sessions: Sessions = ONNXRUNTIME,
     ) -> None:
         assert options.optimizer is not None and options.threads is not None
         self.bundle, self.parameters, self.images, self.options = bundle, parameters, images, options
-        self.rung_changes: list[RungChange] = []
         self.unreadable, self.guard = unreadable, guard
-        self.steps = 0
+        self.state = state
         self.saw_none = False  # of the last batch
         self.is_updating = False  # parameters are between two steps; stays so if the update fails
         self._rungs, self._threads, self._between, self._sleep = rungs, options.threads, between, sleep
-        self._placement = placement
+        self._placement, self._sessions = placement, sessions
         self._left: list[list[Rung]] = []  # where the way down came from, to climb back
         self._climbing = Climbing()
         self._augmentation = Augmentation.named(options.augment)
@@ -88,8 +93,11 @@ class Trainer:
             weight_decay=options.weight_decay,
             momentum=options.momentum,
         )
+        self.optimizer.updates.update((n, count) for n, count in state.updates.items() if n in trained)
+        state.updates = self.optimizer.updates  # the same from now on
         self._rate_factors = self._factors()
-        self._session: TrainingSession | None = None
+        self._session: Trains | None = None
+        self._take_note()
 
     @property
     def rung(self) -> Rung:
@@ -121,20 +129,18 @@ class Trainer:
             scale = min(1.0, clip / norm) if clip else 1.0
             self.optimizer.update(self.gradients, learning_rate, scale, self._rate_factors)
             self.is_updating = False
-        self.steps += 1
+        self.state.steps += 1
         return Step(loss, norm, applied)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what a checkpoint must hold: parameters by name, optimizer state by ``<slot>/<parameter>``."""
         return {**self.parameters, **self.optimizer.state}
 
-    def restore(self, arrays: Mapping[str, np.ndarray], updates: Mapping[str, int], steps: int) -> None:
-        """Take over what :meth:`arrays` returned, as it was after ``steps`` steps."""
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take over what :meth:`arrays` returned."""
         for name, array in self.arrays().items():
             if name in arrays:
                 array[...] = arrays[name]
-        self.optimizer.updates.update({name: n for name, n in updates.items() if name in self.optimizer.updates})
-        self.steps = steps
 
     def _accumulate(self, indices: np.ndarray, epoch: int) -> float:
         for gradient in self.gradients.values():
@@ -176,13 +182,13 @@ class Trainer:
             unreadable=self.unreadable,
         )
 
-    def _current(self) -> TrainingSession:
+    def _current(self) -> Trains:
         if self._session is None:
             graph = self.rung.graph
             path = self.bundle.path / graph.file
             self.bundle.check_unchanged(graph.file, FROZEN)
             with self.guard.opening(graph.footprint.frozen_bytes, self._threads):
-                session = TrainingSession(path, self.parameters, self.gradients, self._threads, self._placement)
+                session = self._sessions.training(path, self.parameters, self.gradients, self._threads, self._placement)
             self.bundle.check_unchanged(graph.file, FROZEN)
             self.guard.stop_run = session.stop
             self._session = session
@@ -219,20 +225,20 @@ class Trainer:
             raise self._at_the_end(reason)
         self._left.append(self._rungs)
         self._change(smaller, reason)
-        self._climbing.fell(self.steps)
+        self._climbing.fell(self.state.steps)
 
     def _climb(self) -> None:
         """Go one rung back up after a while of headroom."""
-        if not self._left or not self._climbing.is_due(self.steps):
+        if not self._left or not self._climbing.is_due(self.state.steps):
             return
         manifest, name = self.bundle.manifest, self.optimizer.name
         above = self._left[-1][0]
         more = predicted_peak(manifest, above, name, 0) - predicted_peak(manifest, self.rung, name, 0)
         if self.guard.has_room_for(more):
-            self._climbing.rose(self.steps)
+            self._climbing.rose(self.state.steps)
             self._change(self._left.pop(), "there is memory again")
         else:
-            self._climbing.wait(self.steps)
+            self._climbing.wait(self.state.steps)
 
     def _change(self, rungs: list[Rung], reason: str) -> None:
         before, self._rungs = self.rung, rungs
@@ -247,9 +253,15 @@ class Trainer:
         for name in [name for name in kept if name not in self.gradients]:
             self.gradients[name] = np.zeros_like(self.parameters[name])
             admit(self.optimizer, name, self.parameters[name])
-        self.rung_changes.append(
-            RungChange(step=self.steps, before=str(before), after=str(self.rung), reason=reason[:200])
+        self.state.rung_changes.append(
+            RungChange(step=self.state.steps, before=str(before), after=str(self.rung), reason=reason[:200])
         )
+        self._take_note()
+
+    def _take_note(self) -> None:
+        """Write the rung in force into the state."""
+        state, rung = self.state, self.rung
+        state.tier, state.recompute, state.micro_batch = rung.tier.name, rung.graph.recompute, rung.micro_batch
 
     def _at_the_end(self, reason: str) -> BudgetError:
         return BudgetError(

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from small_models import blob_folder, blob_npz, blob_tar, small_bundle, truncated_png
+from wrapped_sessions import Wrapped, adapt_over
 
 import edgeplast
 from edgeplast.adaptation import Adaptation, EpochReport
@@ -275,29 +276,35 @@ class TestDivergence:
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, InputError, InterruptedRunError, BudgetError])
 def test_whatever_stops_a_run_leaves_nothing_behind(
-    adapt: Adapt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, stop: type[BaseException]
+    bundle: Bundle, blobs: Path, tmp_path: Path, stop: type[BaseException]
 ) -> None:
-    def step(*_: object) -> None:
+    wrapped = Wrapped(tmp_path / "adapted")
+
+    def before(*_: object) -> None:
         raise stop("now")
 
-    monkeypatch.setattr(running.Trainer, "step", step)
+    wrapped.before = before
     with pytest.raises(stop):
-        adapt()
+        adapt_over(wrapped, bundle, blobs, tmp_path / "adapted", TrainingOptions(threads=1))
     assert not list(tmp_path.iterdir())
     assert not issubclass(stop, EdgeplastError) or stop.exit_code in (3, 4, 130)
 
 
-def test_a_full_disk_is_found_before_training(adapt: Adapt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_full_disk_is_found_before_training(
+    bundle: Bundle, blobs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    wrapped = Wrapped(tmp_path / "adapted")
+
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    def step(*_: object) -> None:
+    def before(*_: object) -> None:
         raise AssertionError("trained although the disk is full")
 
+    wrapped.before = before
     monkeypatch.setattr("edgeplast.bundle.hashed", full)
-    monkeypatch.setattr(running.Trainer, "step", step)
     with pytest.raises(InputError, match="disk is full"):
-        adapt()
+        adapt_over(wrapped, bundle, blobs, tmp_path / "adapted", TrainingOptions(threads=1))
     assert not list(tmp_path.iterdir())
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wrapped_sessions import Training, Wrapped, adapt_over
 
 import edgeplast
 from edgeplast.adaptation import Adaptation
@@ -187,19 +188,19 @@ class TestWatcher:
         assert watching.take_highest() == 150 * MiB
 
     def test_a_run_of_the_graph_that_is_stopped_is_a_lack_of_memory(
-        self, bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, bundle: Bundle, blobs: Path, tmp_path: Path
     ) -> None:
         """Stop the first run of the graph from outside: the step goes down a rung and the losses stay."""
         plain = _adapt(bundle, blobs, tmp_path / "plain")
-        real, stopped = training.TrainingSession.accumulate, []
+        wrapped, stopped = Wrapped(tmp_path / "stopped"), []
 
-        def accumulate(session: training.TrainingSession, *given: np.ndarray, **how: bool) -> tuple:
+        def stop_once(session: Training, _: np.ndarray) -> None:
             if not stopped:
                 stopped.append(session.stop("this process holds too much"))
-            return real(session, *given, **how)
 
-        monkeypatch.setattr(training.TrainingSession, "accumulate", accumulate)
-        report = _adapt(bundle, blobs, tmp_path / "stopped")
+        wrapped.before = stop_once
+        options = TrainingOptions(epochs=2, learning_rate=3e-3, threads=1, micro_batch=4)
+        report = adapt_over(wrapped, bundle, blobs, tmp_path / "stopped", options)
         assert [change.reason for change in report.rung_changes] == ["this process holds too much"]
         np.testing.assert_allclose(report.losses, plain.losses, atol=1e-4)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from wrapped_sessions import Training, Wrapped, adapt_over
 
 import edgeplast
 from edgeplast.adaptation import Adaptation
@@ -15,47 +17,46 @@ from edgeplast.errors import BudgetError
 from edgeplast_devices import evaluating
 from edgeplast_devices.images import Unreadable, open_images
 from edgeplast_devices.options import TrainingOptions
-from edgeplast_devices.runtime import EvaluationSession, OutOfMemoryError, TrainingSession
+from edgeplast_devices.runtime import EvaluationSession, OutOfMemoryError
 from edgeplast_devices.tensors import read_arrays
 from edgeplast_devices.training import batch_order
 from edgeplast_devices.weights import read_trainable
 
 
-def _adapt(bundle: Bundle, data: Path, into: Path, **how: object) -> Adaptation:
+def _adapt(
+    bundle: Bundle, data: Path, into: Path, over: Callable[[Path], Wrapped] = Wrapped, **how: object
+) -> Adaptation:
     settings: dict = {"epochs": 1, "learning_rate": 3e-3, "threads": 1}
-    return edgeplast.adapt(bundle, data, into=into, options=TrainingOptions(**(settings | how)))
+    return adapt_over(over(into), bundle, data, into, TrainingOptions(**(settings | how)))
 
 
-class Scarce:
+class Scarce(Wrapped):
     """Lets a training session run only while ``allowed`` says so; a refused call may leave half its gradients."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, into: Path) -> None:
+        super().__init__(into)
         self.calls = 0
-        self._real = TrainingSession.accumulate
-        monkeypatch.setattr(TrainingSession, "accumulate", lambda *given, **how: self._run(*given, **how))
+        self.after = self._refuse
 
-    def allowed(self, session: TrainingSession, images: np.ndarray) -> bool:
+    def allowed(self, session: Training, images: np.ndarray) -> bool:
         raise NotImplementedError
 
-    def _run(self, session: TrainingSession, images: np.ndarray, targets: np.ndarray, **how: bool):
+    def _refuse(self, session: Training, images: np.ndarray) -> None:
         self.calls += 1
-        result = self._real(session, images, targets, **how)
         if not self.allowed(session, images):
             raise OutOfMemoryError("Failed to allocate memory for requested buffer of size 123\nmore")
-        return result
 
 
 def test_a_smaller_micro_batch_gives_the_losses_of_a_run_that_started_there(
-    bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, blobs: Path, tmp_path: Path
 ) -> None:
     started_small = _adapt(bundle, blobs, tmp_path / "small", micro_batch=1)
 
     class AtMostOne(Scarce):
-        def allowed(self, session: TrainingSession, images: np.ndarray) -> bool:
+        def allowed(self, session: Training, images: np.ndarray) -> bool:
             return self.calls < 6 or len(images) == 1
 
-    AtMostOne(monkeypatch)
-    stepped_down = _adapt(bundle, blobs, tmp_path / "down", micro_batch=4)
+    stepped_down = _adapt(bundle, blobs, tmp_path / "down", AtMostOne, micro_batch=4)
     np.testing.assert_allclose(stepped_down.losses, started_small.losses, atol=1e-4)
     assert stepped_down.micro_batch_size == 1 and stepped_down.tier == "full"
     changes = stepped_down.rung_changes
@@ -64,21 +65,18 @@ def test_a_smaller_micro_batch_gives_the_losses_of_a_run_that_started_there(
     assert changes[0].reason == "Failed to allocate memory for requested buffer of size 123"
 
 
-def test_a_smaller_tier_keeps_what_the_larger_one_learned(
-    bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_smaller_tier_keeps_what_the_larger_one_learned(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
     three_steps: dict[str, np.ndarray] = {}
 
     class OnlyTheHead(Scarce):
-        def allowed(self, session: TrainingSession, images: np.ndarray) -> bool:
-            parameters, gradients = session._held
+        def allowed(self, session: Training, images: np.ndarray) -> bool:
+            parameters, gradients = session.parameters, session.gradients
             steps = 3
             if self.calls == 2 * steps + 1:
                 three_steps.update({name: array.copy() for name, array in parameters.items()})
             return self.calls <= 2 * steps or all(component_of(name) == "head" for name in gradients)
 
-    OnlyTheHead(monkeypatch)
-    report = _adapt(bundle, blobs, tmp_path / "down", micro_batch=4)
+    report = _adapt(bundle, blobs, tmp_path / "down", OnlyTheHead, micro_batch=4)
     assert (report.tier, report.trained) == ("head", ("head",))
     start, end = read_trainable(bundle), read_arrays(tmp_path / "down" / TRAINABLE)
     for name, array in end.items():
@@ -90,31 +88,25 @@ def test_a_smaller_tier_keeps_what_the_larger_one_learned(
 
 
 def test_below_the_last_rung_is_a_budget_error_and_nothing_is_written(
-    bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, blobs: Path, tmp_path: Path
 ) -> None:
     class Nothing(Scarce):
-        def allowed(self, session: TrainingSession, images: np.ndarray) -> bool:
+        def allowed(self, session: Training, images: np.ndarray) -> bool:
             return False
 
-    Nothing(monkeypatch)
     with pytest.raises(BudgetError, match=r"smallest step there is \(tier head.*\): Failed to allocate.*close other"):
-        _adapt(bundle, blobs, tmp_path / "down")
+        _adapt(bundle, blobs, tmp_path / "down", Nothing)
     assert not list(tmp_path.iterdir())
 
 
-def test_numpys_own_memory_error_goes_down_as_well(
-    bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, calls = TrainingSession.accumulate, []
+def test_numpys_own_memory_error_goes_down_as_well(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
+    class Once(Scarce):
+        def allowed(self, session: Training, images: np.ndarray) -> bool:
+            if self.calls == 1:
+                raise MemoryError
+            return True
 
-    def once(session: TrainingSession, images: np.ndarray, targets: np.ndarray, **how: bool):
-        calls.append(len(images))
-        if len(calls) == 1:
-            raise MemoryError
-        return real(session, images, targets, **how)
-
-    monkeypatch.setattr(TrainingSession, "accumulate", once)
-    report = _adapt(bundle, blobs, tmp_path / "down")
+    report = _adapt(bundle, blobs, tmp_path / "down", Once)
     assert [change.reason for change in report.rung_changes] == ["an allocation failed"]
 
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from edgeplast.adaptation import EpochReport
 from edgeplast.telemetry import TELEMETRY, StepLine, encode, read_telemetry, steps_per_line
-from edgeplast_devices.checkpoints import RunState, last_checkpoint, write_checkpoint
+from edgeplast_devices.checkpoints import last_checkpoint, write_checkpoint
 from edgeplast_devices.curves import MOST_EPOCHS, MOST_VALUES, Curve, thin
 from edgeplast_devices.metrics import MOST
 from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.run_state import Best, RunState
 from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
 
 STEPS = 2_500_000
@@ -29,11 +30,8 @@ def epoch(number: int) -> EpochReport:
 def state(losses: Curve, history: list[EpochReport], steps: int = STEPS) -> RunState:
     return RunState(
         bundle="b", images={"train": "i"}, options=TrainingOptions(), allowed_bytes=None, tier="full",
-        recompute="none", micro_batch=4, epoch=3, position=0, steps=steps, updates={"w": steps}, failed_steps=0,
-        losses=losses.values, gradient_norms=losses.values, step_seconds=[0.1] * 4096, history=history, best_epoch=1,
-        best_loss=0.5, best_file=None, before=None, rung_changes=[], unreadable={}, unreadable_examples={},
-        seconds=1.0, train_seconds=1.0, peak_bytes=1, resumed_at=[], stopped_because="finished",
-        steps_per_loss=losses.every, pending_losses=losses.pending, pending_norms=losses.pending,
+        recompute="none", micro_batch=4, epoch=3, steps=steps, updates={"w": steps}, losses=losses,
+        gradient_norms=losses, step_seconds=[0.1] * 4096, history=history, best=Best(epoch=1, loss=0.5),
     )  # fmt: skip
 
 
@@ -44,13 +42,12 @@ def state(losses: Curve, history: list[EpochReport], steps: int = STEPS) -> RunS
     half=st.integers(1, 8),
 )
 def test_a_curve_is_the_same_however_often_the_run_was_resumed(values: list[float], cuts: list[int], half: int) -> None:
-    whole, resumed = Curve(most=2 * half), Curve(most=2 * half)
+    whole, resumed = Curve(), Curve()
     for step, value in enumerate(values):
-        whole.append(value)
+        whole.append(value, 2 * half)
         if step in cuts:
-            kept = msgspec.json.decode(msgspec.json.encode((resumed.values, resumed.every, resumed.pending)))
-            resumed = Curve(*kept, most=2 * half)
-        resumed.append(value)
+            resumed = msgspec.json.decode(msgspec.json.encode(resumed), type=Curve)
+        resumed.append(value, 2 * half)
     assert whole.whole() == resumed.whole() and whole.every == resumed.every
     assert len(whole.values) < 2 * half and len(whole.values) * whole.every + len(whole.pending) == len(values)
     finite = [value for value in values if value < MOST]
@@ -81,8 +78,10 @@ def test_a_checkpoint_after_millions_of_steps_is_small_and_can_be_read_back(tmp_
     [file] = tmp_path.iterdir()
     assert file.stat().st_size < 4 << 20
     found = last_checkpoint(tmp_path)
-    assert found is not None and found.state.steps == STEPS and found.state.steps_per_loss == 256
-    assert len(found.state.losses) < MOST_VALUES and np.mean(found.state.losses) == pytest.approx(1.4948, abs=1e-3)
+    assert found is not None and found.state.steps == STEPS and found.state.losses.every == 256
+    assert len(found.state.losses.values) < MOST_VALUES and np.mean(found.state.losses.values) == pytest.approx(
+        1.4948, abs=1e-3
+    )
     assert len(history) <= MOST_EPOCHS and history[-1].epoch == STEPS // 25
     assert [e.epoch for e in history] == sorted({e.epoch for e in history})
 
@@ -117,10 +116,15 @@ class TestTelemetry:
         assert len(lines) == 59_990 and lines[-1].step == 59_990 and path.read_bytes().endswith(b"}\n")
 
     @settings(max_examples=50, deadline=None)
-    @given(position=st.integers(0, 4000), junk=st.binary(max_size=40), steps=st.integers(0, 12))
+    @given(
+        position=st.integers(0, 4000),
+        junk=st.binary(max_size=40).filter(lambda junk: not junk.isdigit()),
+        steps=st.integers(0, 12),
+    )
     def test_damage_costs_the_damaged_lines(
         self, tmp_path_factory: pytest.TempPathFactory, position: int, junk: bytes, steps: int
     ) -> None:
+        """Digits alone are no damage that can be seen: they make another step of one."""
         folder = tmp_path_factory.mktemp("damage")
         text = b"".join(encode(line(step)) + b"\n" for step in range(1, 11))
         (folder / TELEMETRY).write_bytes(text[:position] + junk + text[position:])

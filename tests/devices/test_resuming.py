@@ -10,15 +10,18 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import blob_folder, small_bundle
+from wrapped_sessions import Training, Wrapped, adapt_over
 
 import edgeplast
 from edgeplast.adaptation import Adaptation, EpochReport
 from edgeplast.bundle import TRAINABLE, Bundle
+from edgeplast.components import component_of
 from edgeplast.errors import (
     BudgetError,
     DamagedError,
@@ -27,47 +30,39 @@ from edgeplast.errors import (
     InterruptedRunError,
     UsageError,
 )
-from edgeplast_devices import adapting, running, training
+from edgeplast_devices import adapting, running
 from edgeplast_devices.adapting import unfinished
-from edgeplast_devices.checkpoints import checkpoint_files, last_checkpoint, write_checkpoint
+from edgeplast_devices.checkpoints import checkpoint_files, last_checkpoint, write_hashed
 from edgeplast_devices.options import Interval, TrainingOptions
-from edgeplast_devices.runtime import OutOfMemoryError, TrainingSession
+from edgeplast_devices.runtime import OutOfMemoryError
 from edgeplast_devices.tensors import read_arrays
+from edgeplast_devices.weights import read_trainable
 
 Adapt = Callable[..., Adaptation]
 
 
 @pytest.fixture
-def adapt(bundle: Bundle, blobs: Path, tmp_path: Path) -> Adapt:
+def wrapped(tmp_path: Path) -> Wrapped:
+    """The sessions that ``adapt`` runs over; arranged for what goes into ``adapted``."""
+    return Wrapped(tmp_path / "adapted")
+
+
+@pytest.fixture
+def adapt(bundle: Bundle, blobs: Path, tmp_path: Path, wrapped: Wrapped) -> Adapt:
     """Adapt into ``tmp_path / into``: three epochs of five steps, a checkpoint every other step."""
 
     def run(into: str = "adapted", data: Path = blobs, start: Bundle = bundle, **how: object) -> Adaptation:
         verb = {name: how.pop(name) for name in ("resume", "force", "notice", "budget") if name in how}
-        if "notice" in verb:  # what the data set was taken for is told by every run, and tested elsewhere
-            told = verb["notice"]
-            verb["notice"] = lambda text: None if " classes: " in text else told(text)
         options = {"epochs": 3, "learning_rate": 3e-3, "threads": 1, "checkpoint_every": "2steps"} | how
-        return edgeplast.adapt(start, data, into=tmp_path / into, options=TrainingOptions(**options), **verb)  # type: ignore[arg-type]
+        return adapt_over(wrapped, start, data, tmp_path / into, TrainingOptions(**options), **verb)  # type: ignore[arg-type]
 
     return run
 
 
 @pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], None]], None]:
-    """Do something in the middle of a given optimizer step, after its first micro-batch."""
-
-    def arrange(step: int, what: Callable[[], None]) -> None:
-        real = training.Trainer._accumulate
-
-        def accumulate(trainer: training.Trainer, *given: object) -> float:
-            if trainer.steps == step:
-                monkeypatch.setattr(training.Trainer, "_accumulate", real)
-                what()
-            return real(trainer, *given)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(training.Trainer, "_accumulate", accumulate)
-
-    return arrange
+def stop_at(wrapped: Wrapped) -> Callable[[int, Callable[[], None]], None]:
+    """Do something in the middle of a given optimizer step."""
+    return wrapped.at_step
 
 
 def _ask_to_stop(number: int = signal.SIGTERM) -> None:
@@ -139,18 +134,9 @@ class TestGoingOn:
         assert resumed.resumed_at == (3, 4, 11)
         _same(resumed, whole)
 
-    def test_interrupted_while_it_evaluates(
-        self, adapt: Adapt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        whole, real = adapt(into="whole"), running.measure
-
-        def measure(*given: object) -> object:
-            if str(given[-1]).endswith("after"):
-                monkeypatch.setattr(running, "measure", real)
-                _ask_to_stop()
-            return real(*given)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(running, "measure", measure)
+    def test_interrupted_while_it_evaluates(self, adapt: Adapt, wrapped: Wrapped) -> None:
+        whole = adapt(into="whole")
+        wrapped.at_evaluation(whole.steps, 3, _ask_to_stop)
         with pytest.raises(InterruptedRunError, match=f"saved at step {whole.steps}"):
             adapt()
         _same(adapt(resume=True), whole)
@@ -165,28 +151,27 @@ class TestGoingOn:
         np.testing.assert_allclose(resumed.losses, whole.losses, atol=1e-4)
 
     def test_what_a_larger_tier_learned_before_it_ran_out_of_memory_stays(
-        self, adapt: Adapt, stop_at: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, adapt: Adapt, stop_at: Callable, wrapped: Wrapped, bundle: Bundle, tmp_path: Path
     ) -> None:
-        real = TrainingSession.accumulate
+        at_the_fall: dict[str, np.ndarray] = {}
 
-        def scarce(session: TrainingSession, *given: np.ndarray, **how: bool) -> tuple[float, np.ndarray]:
-            if len(session._held[1]) > 2 and steps_done() >= 4:
+        def scarce(session: Training, _: np.ndarray) -> None:
+            if len(session.gradients) > 2 and wrapped.told("step") >= 4:
+                at_the_fall.update({name: array.copy() for name, array in session.parameters.items()})
                 raise OutOfMemoryError("no more")
-            return real(session, *given, **how)
 
-        def steps_done() -> int:
-            return sum('"kind":"step"' in line for line in telemetry.read_text().splitlines())
-
-        telemetry = tmp_path / "adapted.partial" / "telemetry.jsonl"
-        monkeypatch.setattr(TrainingSession, "accumulate", scarce)
+        wrapped.before = scarce
         stop_at(9, _ask_to_stop)
         with pytest.raises(InterruptedRunError):
             adapt()
         assert last_checkpoint(unfinished(tmp_path / "adapted")).state.tier == "head"  # type: ignore[union-attr]
         report = adapt(resume=True)
         assert report.tier == "head" and next(change.step for change in report.rung_changes) == 4
-        moved = [n for n, a in _weights(tmp_path / "adapted").items() if n.startswith("blocks.0") and a.any()]
-        assert moved
+        start, end = read_trainable(bundle), _weights(tmp_path / "adapted")
+        body = [name for name in end if component_of(name) != "head"]
+        assert any(not np.array_equal(end[name], start[name]) for name in body)
+        for name in body:
+            np.testing.assert_array_equal(end[name], at_the_fall[name], err_msg=name)
 
     @pytest.mark.parametrize("again", [{}, {"force": True}])
     def test_a_run_that_replaces_goes_on_to_replace(
@@ -241,23 +226,22 @@ class TestGoingOn:
 
 class TestNothingIsLost:
     def test_out_of_memory_at_the_end_of_the_ladder_saves_and_says_how_to_go_on(
-        self, adapt: Adapt, monkeypatch: pytest.MonkeyPatch
+        self, adapt: Adapt, wrapped: Wrapped
     ) -> None:
-        real, calls = TrainingSession.accumulate, []
+        calls = []
 
-        def scarce(session: TrainingSession, *given: np.ndarray, **how: bool) -> tuple[float, np.ndarray]:
+        def scarce(*_: object) -> None:
             calls.append(1)
             if len(calls) > 8:
                 raise OutOfMemoryError("no more")
-            return real(session, *given, **how)
 
-        monkeypatch.setattr(TrainingSession, "accumulate", scarce)
+        wrapped.before = scarce
         whole_error = (
             r"Memory ran out on the smallest step.*The run is saved at step \d+ in .*adapted\.partial.*--resume"
         )
         with pytest.raises(BudgetError, match=whole_error):
             adapt(micro_batch=4)
-        monkeypatch.setattr(TrainingSession, "accumulate", real)
+        wrapped.before = lambda *_: None
         assert adapt(resume=True, micro_batch=4).resumed_at
 
     def test_numpys_memory_error_too(self, adapt: Adapt, monkeypatch: pytest.MonkeyPatch, stop_at: Callable) -> None:
@@ -366,14 +350,21 @@ class TestDamage:
             adapt(resume=True)
         assert adapt(force=True).resumed_at == ()
 
-    def test_one_of_a_newer_edgeplast_is_refused(self, adapt: Adapt, interrupted: Path) -> None:
-        import msgspec
-
+    @pytest.mark.parametrize(
+        ("version", "says"),
+        [
+            (99, r"has format 99; this edgeplast reads up to 2"),
+            (1, r"has format 1; this edgeplast reads 2\. Finish the run with the edgeplast that began it, or start it"),
+        ],
+    )
+    def test_one_of_another_format_is_refused(self, adapt: Adapt, interrupted: Path, version: int, says: str) -> None:
         found = last_checkpoint(interrupted)
         assert found is not None
-        write_checkpoint(interrupted, msgspec.structs.replace(found.state, steps=7, format_version=99), found.arrays())
-        with pytest.raises(InputError, match=r"has format 99; this edgeplast reads up to 1"):
+        written = {"format_version": version, "state": msgspec.to_builtins(found.state)}
+        write_hashed(interrupted, "checkpoint", 7, found.arrays(), {"run": json.dumps(written)})
+        with pytest.raises(InputError, match=says):
             adapt(resume=True)
+        assert adapt(force=True).resumed_at == ()
 
     @settings(max_examples=40, deadline=None)
     @given(position=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
@@ -392,17 +383,16 @@ class TestDamage:
 def whole_checkpoint(bundle: Bundle, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One checkpoint, of a run that was stopped by the budget after its first step."""
     into = tmp_path_factory.mktemp("checkpoint") / "adapted"
-    real, calls = TrainingSession.accumulate, []
+    wrapped, calls = Wrapped(into), []
 
-    def scarce(session: TrainingSession, *given: np.ndarray, **how: bool) -> tuple[float, np.ndarray]:
+    def scarce(*_: object) -> None:
         calls.append(1)
         if len(calls) > 2:
             raise OutOfMemoryError("no more")
-        return real(session, *given, **how)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(BudgetError):
-        patch.setattr(TrainingSession, "accumulate", scarce)
-        edgeplast.adapt(bundle, blobs, into=into, options=TrainingOptions(threads=1, micro_batch=4))
+    wrapped.before = scarce
+    with pytest.raises(BudgetError):
+        adapt_over(wrapped, bundle, blobs, into, TrainingOptions(threads=1, micro_batch=4))
     return checkpoint_files(unfinished(into))[0]
 
 

@@ -142,7 +142,7 @@ class TestExchangedFiles:
         options = msgspec.structs.replace(QUICK, checkpoint_every="1steps")
 
         def interrupt(run: Any, *_: Any) -> None:
-            if run.trainer.steps >= 3:
+            if run.state.steps >= 3:
                 raise InterruptedRunError("Stopped.")
 
         with monkeypatch.context() as patch:

@@ -16,12 +16,13 @@ from pathlib import Path
 import msgspec
 import pytest
 from small_models import truncated_png
+from wrapped_sessions import Wrapped, adapt_over
 
 import edgeplast
 from edgeplast.adaptation import Adaptation
 from edgeplast.bundle import Bundle
 from edgeplast.errors import InputError, InterruptedRunError
-from edgeplast_devices import adapting, running, training
+from edgeplast_devices import adapting
 from edgeplast_devices.adapting import unfinished
 from edgeplast_devices.checkpoints import checkpoint_files
 from edgeplast_devices.metrics import MOST
@@ -37,7 +38,8 @@ class World:
     def __init__(self, bundle: Bundle, blobs: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bundle, self.data, self.into = bundle, root / "data", root / "adapted"
         shutil.copytree(blobs, self.data)
-        self._patch, self._hidden, self.slept, self.told = monkeypatch, root / "hidden", 0, list[str]()
+        self._hidden, self.slept, self.told = root / "hidden", 0, list[str]()
+        self._wrapped = Wrapped(self.into)
         self.on_sleep: Callable[[], None] = lambda: None
         self.what = self.data
         patient = functools.partial(Patience, sleep=self._sleep, clock=lambda: 0.5 * self.slept)
@@ -50,8 +52,8 @@ class World:
 
     def adapt(self, **how: object) -> Adaptation:
         self.told.clear()
-        how = {"options": OPTIONS, "notice": self.told.append} | how
-        return edgeplast.adapt(self.bundle, self.data, into=self.into, **how)  # type: ignore[arg-type]
+        how = {"notice": self.told.append} | how
+        return adapt_over(self._wrapped, self.bundle, self.data, self.into, OPTIONS, **how)
 
     def vanish(self) -> None:
         self.what.rename(self._hidden)
@@ -60,27 +62,12 @@ class World:
         self._hidden.rename(self.what)
 
     def at_step(self, step: int, what: Callable[[], None]) -> None:
-        """Do something in the middle of a step, after its first micro-batch."""
-        real = training.Trainer._accumulate
+        """Do something in the middle of a step."""
+        self._wrapped.at_step(step, what)
 
-        def accumulate(trainer: training.Trainer, *given: object) -> float:
-            if trainer.steps == step:
-                self._patch.setattr(training.Trainer, "_accumulate", real)
-                what()
-            return real(trainer, *given)  # type: ignore[arg-type]
-
-        self._patch.setattr(training.Trainer, "_accumulate", accumulate)
-
-    def at_evaluation(self, activity: str, what: Callable[[], None]) -> None:
-        real = running.measure
-
-        def measure(*given: object) -> object:
-            if str(given[-1]).endswith(activity):
-                self._patch.setattr(running, "measure", real)
-                what()
-            return real(*given)  # type: ignore[arg-type]
-
-        self._patch.setattr(running, "measure", measure)
+    def at_evaluation(self, steps: int, epochs: int, what: Callable[[], None]) -> None:
+        """Do something in the evaluation after so many steps and epochs."""
+        self._wrapped.at_evaluation(steps, epochs, what)
 
 
 @pytest.fixture
@@ -104,10 +91,9 @@ def test_for_a_moment(world: World, whole: Adaptation, gone: str) -> None:
     world.at_step(7, world.vanish)
     world.on_sleep = lambda: world.come_back() if world.slept == 3 else None
     same(world.adapt(), whole)
-    told = [text for text in world.told if " classes: " not in text]
-    assert world.slept == 3 and len(told) == 1
-    assert "cannot be reached (no such file" in told[0]
-    assert told[0].endswith("Bring it back. Waiting for it, 60 seconds at most.")
+    assert world.slept == 3 and len(world.told) == 1
+    assert "cannot be reached (no such file" in world.told[0]
+    assert world.told[0].endswith("Bring it back. Waiting for it, 60 seconds at most.")
 
 
 @pytest.mark.parametrize("gone", [".", "train"])
@@ -128,9 +114,9 @@ def test_for_good(world: World, whole: Adaptation, gone: str) -> None:
     same(resumed, whole)
 
 
-@pytest.mark.parametrize(("activity", "step"), [("epoch 1 of 3", 5), ("after", 15)])
-def test_while_it_evaluates(world: World, whole: Adaptation, activity: str, step: int) -> None:
-    world.at_evaluation(activity, world.vanish)
+@pytest.mark.parametrize(("step", "epochs"), [(5, 0), (15, 3)])
+def test_while_it_evaluates(world: World, whole: Adaptation, step: int, epochs: int) -> None:
+    world.at_evaluation(step, epochs, world.vanish)
     with pytest.raises(InputError, match=f"The run is saved at step {step} in"):
         world.adapt()
     world.come_back()
@@ -138,7 +124,7 @@ def test_while_it_evaluates(world: World, whole: Adaptation, activity: str, step
 
 
 def test_before_the_first_step_nothing_is_left_behind(world: World, tmp_path: Path) -> None:
-    world.at_evaluation("before", world.vanish)
+    world.at_evaluation(0, 0, world.vanish)
     with pytest.raises(InputError, match=r"cannot be reached.*Nothing was done yet, and nothing was left behind"):
         world.adapt()
     world.come_back()
@@ -176,10 +162,9 @@ class TestStepsThatSeeNoPicture:
         assert report.stopped_because == "finished" and report.history[0].training_loss < 10
 
     def test_a_run_that_sees_nothing_any_more_stops_and_can_go_on(self, world: World, blobs: Path) -> None:
-        world.at_step(5, lambda: self.damage(world, 1.0))
         says = r"None of the last \d\d pictures could be read \(.*it is damaged.*The run is saved at step \d+ in"
         with pytest.raises(InputError, match=says):
-            world.adapt()
+            world.adapt(epoch_done=lambda _: self.damage(world, 1.0))
         shutil.copytree(blobs, world.data, dirs_exist_ok=True)
         assert world.adapt(resume=True).stopped_because == "finished"
 

@@ -91,7 +91,7 @@ from edgeplast_devices.training import Trainer
 step = Trainer.step
 
 def stopping(trainer, *words):
-    if trainer.steps == 20:
+    if trainer.state.steps == 20:
         os.kill(os.getpid(), signal.SIGTERM)
     return step(trainer, *words)
 

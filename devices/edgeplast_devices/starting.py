@@ -1,0 +1,104 @@
+"""What a run starts from: its splits, what the process holds already, the ladder, options filled in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+import numpy as np
+
+from edgeplast.bundle import Bundle, Manifest
+from edgeplast.footprint import PICTURE_BYTES
+from edgeplast.preprocessing import Preprocessing
+from edgeplast_devices.guard import Guard
+from edgeplast_devices.images import ImageSet, Splits, Unreadable, batches, require_classes, require_readable
+from edgeplast_devices.memory import resident_bytes
+from edgeplast_devices.options import TrainingOptions, default_head_learning_rate, default_learning_rate
+from edgeplast_devices.run_state import RunState
+from edgeplast_devices.rungs import Rung, choose, ladder
+from edgeplast_devices.runtime import read_in
+from edgeplast_devices.weights import head_is_new
+
+
+def aligned(images: Splits, classes: tuple[str, ...]) -> dict[str, ImageSet]:
+    """Return the splits that there are, with labels that index ``classes``."""
+    train = images.train.aligned_to(classes)
+    require_classes(train, 2)
+    splits = {"train": train}
+    for name, split in (("val", images.val), ("test", images.test)):
+        if split is not None and len(split):
+            splits[name] = split.aligned_to(classes)
+    return splits
+
+
+def held_bytes(
+    splits: Mapping[str, ImageSet],
+    unreadable: Mapping[str, Unreadable],
+    preprocessing: Preprocessing,
+    guard: Guard,
+    threads: int,
+) -> int:
+    """Return what this process holds before a bundle is opened, once all that it needs for it was read in."""
+    for name, split in splits.items():
+        limit = split.decode_limit_bytes
+        if guard.allowed_bytes is not None:
+            split.decode_limit_bytes = min(limit, PICTURE_BYTES)
+        # Reads in the decoder and the random generators, and says early if there is nothing to read.
+        next(batches(split, preprocessing, 1, unreadable=unreadable[name]))
+        if name == "train":
+            require_readable(split, preprocessing, unreadable[name])
+        split.decode_limit_bytes = limit
+    np.random.default_rng()
+    with guard.reading_in(threads):
+        read_in(threads)
+    return resident_bytes()
+
+
+def rungs_from_here(
+    manifest: Manifest,
+    options: TrainingOptions,
+    batch: int,
+    optimizer: str,
+    held: int,
+    allowed_bytes: int | None,
+    state: RunState | None,
+) -> list[Rung]:
+    """Return the ladder from the rung to begin on: the best that fits, and no better than where the run stood.
+
+    Args:
+        manifest: of the bundle.
+        options: as they were given.
+        batch: images an optimizer step is computed from.
+        optimizer: whose state is held.
+        held: bytes that the process holds before the bundle is opened.
+        allowed_bytes: the budget; None for no limit.
+        state: of a run that goes on.
+
+    Raises:
+        BudgetError: no rung fits.
+    """
+    rungs = ladder(manifest, batch, micro_batch=options.micro_batch)
+    if state is not None:
+        names = [tier.name for tier in manifest.tiers]
+        rungs = [rung for rung in rungs if names.index(rung.tier.name) >= names.index(state.tier)]
+        if state.allowed_bytes == allowed_bytes:
+            # The same rung again: then the result is the same bit for bit.
+            same = (state.tier, state.recompute, state.micro_batch)
+            at = [i for i, r in enumerate(rungs) if (r.tier.name, r.graph.recompute, r.micro_batch) == same]
+            if at:
+                return rungs[at[0] :]
+    first = choose(manifest, rungs, optimizer, held, allowed_bytes)
+    return rungs[rungs.index(first) :]
+
+
+def filled_in(
+    options: TrainingOptions, bundle: Bundle, first: Rung, batch: int, optimizer: str, threads: int
+) -> TrainingOptions:
+    """Return options with everything decided that ``None`` leaves open."""
+    rate, head_rate = options.learning_rate, options.head_learning_rate
+    rate = default_learning_rate(first.tier.components, optimizer) if rate is None else rate
+    if head_rate is None:
+        head_rate = default_head_learning_rate(rate, optimizer, new=head_is_new(bundle))
+    return msgspec.structs.replace(
+        options, batch=batch, optimizer=optimizer, learning_rate=rate, head_learning_rate=head_rate, threads=threads
+    )
