@@ -80,7 +80,7 @@ def prune(
     from edgeplast.unwrapping import unwrapped
     from edgeplast_devices.images import ImageSet, open_images
     from edgeplast_exporters.latency import inference_seconds
-    from edgeplast_exporters.outlining import outline_of
+    from edgeplast_exporters.outlining import traced
 
     target = Target(keep=keep, macs=macs, size_bytes=size_bytes, latency_seconds=latency_seconds)
     model = unwrapped(model)
@@ -94,7 +94,7 @@ def prune(
         table = score_model(
             model,
             pictures,
-            outline_of(model),
+            traced(model),
             method=method,
             pairs=pairs,
             granularity="head",

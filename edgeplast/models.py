@@ -112,7 +112,7 @@ def load_model(
     options: Mapping[str, Any] | None = None,
     pictures: Mapping[str, Any] | None = None,
 ) -> torch.nn.Module:
-    """Create a timm vision transformer and fill it from a checkpoint or from timm's hub, or open a pruned one.
+    """Create a model of timm and fill it from a checkpoint or from timm's hub, or open a pruned one.
 
     Args:
         name: timm's model name, e.g. ``vit_tiny_patch16_224``; ``local-dir:FOLDER`` or ``hf-hub:OWNER/NAME``, which
@@ -131,7 +131,7 @@ def load_model(
 
     Raises:
         UsageError: no such model, or both or neither source of weights given.
-        InputError: the model is outside the family, or the checkpoint does not fit.
+        InputError: the checkpoint does not fit.
     """
     check_sources(name, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, options=options)
     timm = import_timm()
@@ -173,7 +173,7 @@ def create(name: str, options: Mapping[str, Any], *, pretrained: bool = False) -
     """Let timm create a model.
 
     Raises:
-        InputError: timm cannot, or the model is outside the family.
+        InputError: timm cannot.
     """
     timm = import_timm()
     try:
@@ -229,15 +229,15 @@ def check_family(model: torch.nn.Module, name: str | None = None) -> None:
     missing = [part for part in ("patch_embed", "blocks", "head") if not hasattr(model, part)]
     if missing:
         raise InputError(
-            f"{what} is outside the supported family: it has no {' and no '.join(missing)}. Inside are {FAMILY}."
+            f"{what} is no plain vision transformer: it has no {' and no '.join(missing)}. Pruning takes {FAMILY}."
         )
     blocks: Any = model.blocks
     for i, block in enumerate(blocks):
         absent = [part for part in ("norm1", "attn", "norm2", "mlp") if not hasattr(block, part)]
         if absent or not hasattr(block.attn, "qkv"):
             raise InputError(
-                f"{what} is outside the supported family: blocks.{i} is a {type(block).__name__} "
-                f"without {', '.join(absent) or 'attn.qkv'}. Inside are {FAMILY}."
+                f"{what} is no plain vision transformer: blocks.{i} is a {type(block).__name__} "
+                f"without {', '.join(absent) or 'attn.qkv'}. Pruning takes {FAMILY}."
             )
     for parameter, _ in model.named_parameters():
         component_of(parameter)
@@ -342,14 +342,14 @@ def with_classes(model: torch.nn.Module, classes: int, *, seed: int = 0) -> torc
             m.reset_classifier(classes)
         else:
             _replace_last_linear(m, classes)
-    for head in _heads(m):
+    for head in heads_of(m):
         torch.nn.init.zeros_(head.weight)
         if head.bias is not None:
             torch.nn.init.zeros_(head.bias)
     return m.eval()
 
 
-def _heads(model: torch.nn.Module) -> list[Any]:
+def heads_of(model: torch.nn.Module) -> list[Any]:
     """Return the modules with weights that make the logits: timm's classifiers, or the last Linear."""
     import torch
 

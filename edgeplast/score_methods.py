@@ -20,11 +20,13 @@ class MethodFacts(NamedTuple):
         explanation: what it measures, one line.
         cost: what it costs; a picture, a pair, or nothing.
         needs: ``nothing``, ``pictures`` or ``labels``.
+        plain: whether only plain vision transformers have it.
     """
 
     explanation: str
     cost: str
     needs: str
+    plain: bool = False
 
 
 METHOD_FACTS: dict[str, MethodFacts] = {
@@ -37,6 +39,7 @@ METHOD_FACTS: dict[str, MethodFacts] = {
         "the paper's: every component of every block is fed the raw embedding, one denominator",
         "under 2 forward passes a pair",
         "pictures",
+        plain=True,
     ),
     "plasticity-branch": MethodFacts(
         "plasticity with each norm folded into what follows: blind to how scale is split between them",
@@ -52,6 +55,7 @@ METHOD_FACTS: dict[str, MethodFacts] = {
         "upper bound of plasticity: norms by token spread, linear layers by spectral norm, attention loosely",
         "2 forward passes a pair, one eigenvalue problem a weight",
         "pictures",
+        plain=True,
     ),
     "rgn": MethodFacts(
         "relative gradient norm ‖g‖/‖θ‖ (surgical fine-tuning)",
@@ -97,6 +101,7 @@ METHOD_FACTS: dict[str, MethodFacts] = {
         "how far the block moves the class token, ‖CLS_l - CLS_l-1‖² (ALaST)",
         "1 forward pass a picture",
         "pictures",
+        plain=True,
     ),
     "random": MethodFacts(
         "chance, from the seed",

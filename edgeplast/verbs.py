@@ -45,21 +45,21 @@ def score(
     progress: Progress = silent,
     **how: Any,
 ) -> ScoreTable:
-    """Score every component of a vision transformer on images; see :func:`edgeplast.scoring.score`.
+    """Score every component of a vision model on images; see :func:`edgeplast.scoring.score`.
 
     Args:
-        model: of timm's vision transformer family; not changed. What ``torch.compile`` or ``DataParallel`` put around
-            it is taken off; a backbone without a head is given a fresh one.
+        model: takes one batch of images and returns logits; not changed. What ``torch.compile`` or ``DataParallel`` put
+            around it is taken off; a backbone without a head is given a fresh one.
         images: a folder, archive or npz of labelled images, or an opened set.
         reference: images of the source domain, for the first member of each pair.
-        preprocessing: by default timm's data configuration of the model.
+        preprocessing: by default timm's data configuration of the model; a module that timm does not know needs one.
         progress: told of each batch.
         **how: ``method``, ``others``, ``pairs``, ``seed``, ``device``, ``granularity``.
     """
     from edgeplast.models import preprocessing_of, with_head
     from edgeplast.scoring import score as score_model
     from edgeplast.unwrapping import unwrapped
-    from edgeplast_exporters.outlining import outline_of
+    from edgeplast_exporters.outlining import traced
 
     model = unwrapped(model)
     prepared = preprocessing or preprocessing_of(model)
@@ -67,8 +67,8 @@ def score(
     model = with_head(model, len(target.classes))
     source = None if reference is None else PreparedImages(_image_set(reference, progress), prepared)
     shape = (len(prepared.mean), *prepared.image_size)
-    outline = outline_of(model, shape)()  # what has no graph is refused before minutes of scoring
-    return score_model(model, target, lambda: outline, reference=source, progress=progress, **how)
+    found = traced(model, shape)  # what has no graph is refused before minutes of scoring
+    return score_model(model, target, found, reference=source, progress=progress, **how)
 
 
 def plan(

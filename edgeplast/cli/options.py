@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 
 MODEL_HELP = (
-    "timm's name of a vision transformer; local-dir:FOLDER or hf-hub:OWNER/NAME in timm's format; or the folder of a "
-    "pruned model."
+    "timm's name of any model; local-dir:FOLDER or hf-hub:OWNER/NAME in timm's format; or the folder of a pruned model."
 )
 CheckpointOption = Annotated[
     Path | None,

@@ -25,7 +25,6 @@ from edgeplast.cli.options import (
     network_of,
     pictures_of,
 )
-from edgeplast.components import type_of
 from edgeplast.errors import UsageError
 from edgeplast.outputs import claim
 from edgeplast.score_methods import METHOD_FACTS, check_scoring
@@ -60,7 +59,7 @@ def score(
     crop: CropOption = None,
     pairs: Annotated[int, typer.Option(help="Most pairs of images; fewer if the ranking settles.")] = 64,
     granularity: Annotated[
-        str, typer.Option(help="component, head, or branch (plasticity-branch alone).")
+        str, typer.Option(help="component; of a plain ViT also head, or branch (plasticity-branch alone).")
     ] = "component",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of pairs, directions and drawn labels.")] = 0,
@@ -124,7 +123,8 @@ def _list_methods(as_json: bool) -> None:
         return
     for name, m in METHOD_FACTS.items():
         needs = "" if m.needs == "pictures" else f"; needs {'labels' if m.needs == 'labels' else 'no pictures'}"
-        say(f"{name:<21} {m.explanation}\n{'':<21} cost: {m.cost}{needs}")
+        only = "; plain vision transformers only" if m.plain else ""
+        say(f"{name:<21} {m.explanation}\n{'':<21} cost: {m.cost}{needs}{only}")
 
 
 def _show(table: ScoreTable, output: Path) -> None:
@@ -179,8 +179,8 @@ def _medians(table: ScoreTable) -> dict[str, float]:
 
     kinds: dict[str, list[float]] = {}
     for name, entry in table.components.items():
-        kind = type_of(name)
-        kinds.setdefault("attn.head" if ".head." in name else kind.rsplit(".", 1)[-1], []).append(entry.score)
+        kind = table.place(name)[1]
+        kinds.setdefault("attn.head" if ".head." in name else kind, []).append(entry.score)
     return {kind: median(scores) for kind, scores in kinds.items()}
 
 

@@ -80,9 +80,10 @@ def check_activation(model: torch.nn.Module, activation: str, name: str) -> None
     Raises:
         InputError: the model computes another activation.
     """
-    m: Any = model
-    quick = "quick" in type(m.blocks[0].mlp.act).__name__.lower()
-    if activation and quick != (activation == "quick_gelu"):
+    if not activation:
+        return
+    quick = any("quick" in type(module).__name__.lower() for module in model.modules())
+    if quick != (activation == "quick_gelu"):
         which = "quick_gelu" if activation == "quick_gelu" else "gelu"
         raise InputError(
             f"config.json beside the weights says that they were trained with {activation}, and {name} computes "

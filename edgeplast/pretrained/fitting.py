@@ -23,6 +23,9 @@ _NO_PART_OF_A_BODY = re.compile(
 )
 """What a file may hold beyond the model: heads and what pretraining needed. Anything else means another model."""
 
+_COUNTER = "num_batches_tracked"
+"""Of batch norms, what only training reads; older files do not have it."""
+
 _IN_THE_FILE_ALONE = (
     ("norm_pre.", "The file is a CLIP tower: take one of timm's vit_*_clip_*."),
     ("dist_token", "The file is a distilled DeiT: take one of timm's deit_*_distilled_*."),
@@ -98,8 +101,9 @@ def fill(model: torch.nn.Module, state: StateDict, *, name: str, resample: bool,
     outputs = classes.pop() if len(classes) == 1 else 0
     if outputs != m.num_classes:
         m.reset_classifier(outputs)
-    expected = model.state_dict()
+    expected = {key: tensor for key, tensor in model.state_dict().items() if not key.endswith(_COUNTER)}
     kept = {key: tensor for key, tensor in found.items() if outputs or not _of_head(key, heads)}
+    kept = {key: tensor for key, tensor in kept.items() if not key.endswith(_COUNTER)}
     extra = [key for key in kept if key not in expected]
     strange = [key for key in extra if not _NO_PART_OF_A_BODY.match(key)]
     missing = sorted(expected.keys() - kept.keys())
@@ -124,8 +128,8 @@ def fill(model: torch.nn.Module, state: StateDict, *, name: str, resample: bool,
             f"its body it fills {filled}. Keys {'; '.join(parts)}. "
             f"{_why(strange, missing)}{_sizes_differ(found, model, name)}{hint}"
         )
-    model.load_state_dict({key: kept[key] for key in expected})
-    unused = [translated.prefix + key for key in found if key not in expected]
+    model.load_state_dict({key: kept[key] for key in expected}, strict=False)
+    unused = [translated.prefix + key for key in found if key not in expected and not key.endswith(_COUNTER)]
     resampled = f"resampled from {sizes[0]}" if resized else ""
     return Filled(len(body), outputs, translated.layout, (*translated.left_out, *unused), resampled)
 

@@ -105,11 +105,16 @@ def in_timms_names(tensors: Mapping[str, torch.Tensor], model: torch.nn.Module) 
     Raises:
         InputError: the layout is not known, or the file holds several models.
     """
-    own = next((name for name in model.state_dict() if name.endswith("proj.weight")), "patch_embed.proj.weight")
+    expected = model.state_dict()
+    weights = [name for name in expected if name.endswith(".weight")]
+    own = next((name for name in weights if name.endswith("proj.weight")), next(iter(weights), ""))
     for layout, anchor, names in (("timm", own, ()), *_ANCHORS):
         prefixes = [name.removesuffix(anchor) for name in tensors if name == anchor or name.endswith("." + anchor)]
         if not prefixes:
             continue
+        if len(prefixes) > 1 and layout == "timm":  # names that only end alike: conv1.weight, layer1.0.conv1.weight
+            whole = [p for p in prefixes if sum(p + name in tensors for name in expected) > len(expected) / 2]
+            prefixes = whole or prefixes
         if len(prefixes) > 1:
             raise InputError(
                 f"The file holds {len(prefixes)} models of the {layout} layout, under {bounded(sorted(prefixes))}. "

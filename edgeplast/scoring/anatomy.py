@@ -1,4 +1,4 @@
-"""Where to listen inside a block: which modules make up each component, and what its input and output are."""
+"""Where to listen inside a plain vision transformer's block: the modules of each component, its input and output."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from edgeplast.components import COMPONENT_TYPES, component_of
 from edgeplast.errors import InputError, UsageError, one_of
+from edgeplast.models import check_family
 from edgeplast.score_methods import GRANULARITIES
 
 
@@ -46,14 +47,15 @@ class Unit:
     Attributes:
         name: component name, or ``blocks.3.attn.head.0``.
         kind: the component type it belongs to (the stage that computes it).
-        source: taps that together are its input.
+        source: taps that together are its input; in a model that is no plain vision transformer, places
+            (:class:`edgeplast.wiring.Place`).
         sink: taps that together are its output.
     """
 
     name: str
     kind: str
-    source: tuple[Tap, ...]
-    sink: tuple[Tap, ...]
+    source: tuple[Any, ...]
+    sink: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,16 @@ def dissect_branches(model: nn.Module, granularity: str = "component") -> list[A
         _dissect(i, block, "head" if granularity == "head" else "component") for i, block in enumerate(blocks_of(model))
     ]
     return [Anatomy(a.index, a.module, a.stages, a.inputs, _branch_units(a, granularity)) for a in cut]
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether a model is a plain vision transformer, whose blocks can be taken apart into components and heads."""
+    try:
+        check_family(model)
+        dissect(model)
+    except InputError:
+        return False
+    return True
 
 
 def blocks_of(model: nn.Module) -> list[Any]:

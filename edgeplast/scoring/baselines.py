@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from edgeplast.scoring.anatomy import dissect, parts_of
 from edgeplast.scoring.job import Estimate, Job
 
 
@@ -22,24 +21,28 @@ def weight_norm(job: Job) -> dict[str, Estimate]:
     parameters = {name: tensor.detach() for name, tensor in job.model.named_parameters()}
     return {
         unit: Estimate(weight_norm_formula([parameters[n][index] for n, index in owned if not n.endswith("bias")]))
-        for unit, owned in parts_of(job.model, job.granularity).items()
+        for unit, owned in job.body().parts().items()
     }
 
 
 def random(job: Job) -> dict[str, Estimate]:
     """A uniform number in 0..1 for each component, from the seed."""
-    names = [unit.name for block in dissect(job.model, job.granularity) for unit in block.units]
+    names = [unit.name for unit in job.body().units]
     draws = np.random.default_rng(job.seed).random(len(names))
     return {name: Estimate(float(draw)) for name, draw in zip(names, draws, strict=True)}
 
 
 def last_k(job: Job) -> dict[str, Estimate]:
     """The block's position, counted from 1 at the input: choosing the best k blocks trains the last k."""
-    blocks = dissect(job.model, job.granularity)
-    return {unit.name: Estimate(block.index + 1.0) for block in blocks for unit in block.units}
+    return {name: Estimate(block + 1.0) for name, block in _blocks(job)}
 
 
 def first_k(job: Job) -> dict[str, Estimate]:
     """The block's position, counted from 1 at the output: choosing the best k blocks trains the first k."""
-    blocks = dissect(job.model, job.granularity)
-    return {u.name: Estimate(float(len(blocks) - block.index)) for block in blocks for u in block.units}
+    last = max((block for _, block in _blocks(job)), default=0)
+    return {name: Estimate(float(last + 1 - block)) for name, block in _blocks(job)}
+
+
+def _blocks(job: Job) -> list[tuple[str, int]]:
+    body = job.body()
+    return [(unit.name, block or 0) for unit, block in zip(body.units, body.blocks(), strict=True)]

@@ -115,7 +115,7 @@ def _extremes(job: Job, blocks: list[Anatomy], pictures: list[Picture]) -> np.nd
 
 @torch.inference_mode()
 def _extremes_of(job: Job, blocks: list[Anatomy], pictures: list[Picture]) -> np.ndarray:
-    tokens = embed(job.model, pictures)
+    tokens = embed(job.model, job.batch(pictures))
     rows = []
     for block in blocks:
         kinds = ("norm1", "norm2", "attn", "fc2")

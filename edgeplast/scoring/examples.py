@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ class Examples(Protocol):
         """Return the number of pictures."""
 
     def tensor(self, index: int) -> np.ndarray:
-        """Return one picture, float32 (3, H, W), preprocessed as the model expects it."""
+        """Return one picture, float32 (C, H, W), preprocessed as the model expects it."""
 
 
 Picture = tuple[Examples, int]
@@ -108,27 +108,33 @@ def check_labels(images: Examples, method: str) -> None:
         )
 
 
-def to_batch(model: torch.nn.Module, pictures: Sequence[Picture]) -> torch.Tensor:
-    """Stack pictures for a model: (B, 3, H, W) in the dtype and on the device of its patch embedding.
+def to_batch(
+    model: torch.nn.Module, pictures: Sequence[Picture], shape: tuple[int, int, int], entrance: str
+) -> torch.Tensor:
+    """Stack pictures for a model: (B, C, H, W) in the dtype and on the device of its parameters.
+
+    Args:
+        model: gives dtype and device.
+        pictures: of one set or of several.
+        shape: channels, height and width that the model takes.
+        entrance: the component that they enter, for messages.
 
     Raises:
         InputError: a picture has another size than the model takes, or holds NaN or infinite values.
     """
-    m: Any = model
-    expected = (3, *(int(side) for side in m.patch_embed.img_size))
     stack = []
     for group, index in pictures:
         array = np.asarray(group.tensor(index), dtype=np.float32)
-        if array.shape != expected:
+        if array.shape != shape:
             raise InputError(
-                f"patch_embed: picture {index} has shape {_times(array.shape)}, but the model takes "
-                f"{_times(expected)} (channels × height × width in pixels). Preprocess the pictures to that "
+                f"{entrance}: picture {index} has shape {_times(array.shape)}, but the model takes "
+                f"{_times(shape)} (channels × height × width in pixels). Preprocess the pictures to that "
                 "size, or load the model with the size of the pictures (--image-size)."
             )
         if not np.isfinite(array).all():
-            raise InputError(f"patch_embed: picture {index} holds NaN or infinite pixels. Remove it.")
+            raise InputError(f"{entrance}: picture {index} holds NaN or infinite pixels. Remove it.")
         stack.append(array)
-    weight = next(m.patch_embed.parameters())
+    weight = next(p for p in model.parameters() if p.is_floating_point())
     return torch.from_numpy(np.stack(stack)).to(device=weight.device, dtype=weight.dtype)
 
 

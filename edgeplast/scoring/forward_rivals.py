@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from torch import nn
 
 from edgeplast.errors import InputError
 from edgeplast.scoring.anatomy import Anatomy, Tap, Unit, dissect, head_slices
+from edgeplast.scoring.bodies import Wired
 from edgeplast.scoring.examples import draw_pictures
 from edgeplast.scoring.job import Estimate, Job, in_chunks
 from edgeplast.scoring.moments import accumulate
 from edgeplast.scoring.running import embed, heard_by, not_finite, run_block
+from edgeplast.wiring import Product
 
 
 def fps_formula(weight: torch.Tensor, mean_input: torch.Tensor) -> torch.Tensor:
@@ -52,15 +55,19 @@ def fps(job: Job) -> dict[str, Estimate]:
     """Mean |weight|·|input| of each component; see :func:`fps_formula`.
 
     Counted are the weights of norms (their input is the normalised token), qkv, proj, fc1 and fc2; biases,
-    q/k norms and layer scale are not. Cost: one forward pass a picture.
+    q/k norms and layer scale are not; in other models, of norms, linear layers and convolutions. Cost: one forward pass
+    a picture.
     """
+    if not job.plain:
+        found, of_products = _of_products(job)
+        return _over_pictures(job, "fps", found, of_products)
     blocks = dissect(job.model, job.granularity)
     layers = {u.name: _layers(block, u) for block in blocks for u in block.units}
     names = list(layers)
 
     @torch.inference_mode()
     def measure(indices: list[int]) -> np.ndarray:
-        tokens = embed(job.model, [(job.images, i) for i in indices])
+        tokens = embed(job.model, job.batch([(job.images, i) for i in indices]))
         columns = []
         for block in blocks:
             taps = [tap for unit in block.units for _, tap in layers[unit.name]]
@@ -76,6 +83,56 @@ def fps(job: Job) -> dict[str, Estimate]:
         return np.stack(columns, axis=1)
 
     return _over_pictures(job, "fps", names, measure)
+
+
+def _of_products(job: Job) -> tuple[list[str], Callable[[list[int]], np.ndarray]]:
+    """Return the components of a traced model, and what measures their linear layers, convolutions and norms."""
+    body = Wired(job.traced)
+    weights = {name: p.detach() for name, p in job.model.named_parameters()}
+    products = {unit.name: body.wiring.spans[unit.name].products for unit in body.units}
+
+    @torch.inference_mode()
+    def measure(indices: list[int]) -> np.ndarray:
+        batch = job.batch([(job.images, i) for i in indices])
+        sums: dict[Product, torch.Tensor] = {}
+
+        def reader(here: list[Product]) -> Callable[[torch.Tensor], None]:
+            return lambda value: sums.update({p: _product_sum(p, value, weights, len(batch)) for p in here})
+
+        by_node: dict[str, list[Product]] = {}
+        for product in (p for listed in products.values() for p in listed):
+            by_node.setdefault(product.place.node, []).append(product)
+        body.wiring.run(job.model, batch, read={node: reader(here) for node, here in by_node.items()})
+        columns = []
+        for unit in body.units:
+            total = sum(
+                (sums[p] for p in products[unit.name]), torch.zeros(len(batch), dtype=torch.float64).to(batch.device)
+            )
+            value = (total / max(sum(weights[p.weight].numel() for p in products[unit.name]), 1)).cpu().numpy()
+            if not np.isfinite(value).all():
+                raise not_finite(unit, at="input")
+            columns.append(value)
+        return np.stack(columns, axis=1)
+
+    return [unit.name for unit in body.units], measure
+
+
+def _product_sum(
+    product: Product, value: torch.Tensor, weights: dict[str, torch.Tensor], pictures: int
+) -> torch.Tensor:
+    """Σ over a layer's weights of |w|·E|input|, of each picture, float64 (B,).
+
+    What a norm makes, less its shift, is its weight times the normalised input.
+    """
+    rows = product.place.by_channel(value, pictures).float()
+    weight = weights[product.weight]
+    if product.norm:
+        shift = 0.0 if product.bias is None else weights[product.bias].float()
+        return (rows - shift).abs().mean(dim=1).double().sum(dim=1)
+    groups = rows.shape[-1] // weight.shape[1]
+    per_input = weight.float().abs().flatten(2).sum(dim=2) if weight.ndim > 2 else weight.float().abs()
+    per_input = per_input.reshape(groups, -1, weight.shape[1]).sum(dim=1).flatten()
+    return fps_formula(per_input, rows.abs().mean(dim=1))
 
 
 def cls_delta(job: Job) -> dict[str, Estimate]:
@@ -96,7 +153,7 @@ def cls_delta(job: Job) -> dict[str, Estimate]:
 
     @torch.inference_mode()
     def measure(indices: list[int]) -> np.ndarray:
-        tokens = embed(job.model, [(job.images, i) for i in indices])
+        tokens = embed(job.model, job.batch([(job.images, i) for i in indices]))
         columns = []
         for block in blocks:
             after, _ = run_block(block, tokens, [], _mean_absolute)

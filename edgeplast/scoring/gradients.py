@@ -14,12 +14,12 @@ import torch
 from torch import nn
 
 from edgeplast.errors import InputError, UsageError
-from edgeplast.scoring.anatomy import dissect, parts_of
-from edgeplast.scoring.examples import check_labels, draw_pictures, labels_of, to_batch
+from edgeplast.scoring.bodies import Body
+from edgeplast.scoring.examples import check_labels, draw_pictures, labels_of
 from edgeplast.scoring.heads import own_head_is_useful
 from edgeplast.scoring.job import Estimate, Job, in_chunks
 from edgeplast.scoring.moments import accumulate
-from edgeplast.scoring.running import heard_by, listening, naming, taps_of
+from edgeplast.scoring.running import heard_by, naming
 
 Tensors = Sequence[torch.Tensor]
 
@@ -79,7 +79,7 @@ def activation_fisher_formula(activations: torch.Tensor, gradient: torch.Tensor)
     summed over a layer's channels.
 
     Args:
-        activations: (B, N, C) a component's output.
+        activations: (B, N, C) a component's output; of a feature map, N are the places.
         gradient: (B, N, C), of each picture's own loss.
 
     Returns:
@@ -156,13 +156,13 @@ def fisher(job: Job) -> dict[str, Estimate]:
     else:
         check_labels(job.images, "fisher")
         model = job.labelled
-    parts = Parts(model, job.granularity)
+    parts = Parts(model, job.body())
 
     def measure(indices: list[int]) -> np.ndarray:
         rows = []
         for i in indices:
-            batch = to_batch(model, [(job.images, i)])
-            label = _drawn_label(model, batch, (job.seed, i))
+            batch = job.batch([(job.images, i)])
+            label = _drawn_label(parts.logits(batch), (job.seed, i), batch.device)
             gradient = parts.gradient(batch, label)
             rows.append([fisher_formula(parts.of(name, gradient)) for name in parts.names])
         return parts.checked(np.array(rows))
@@ -175,32 +175,32 @@ def fisher(job: Job) -> dict[str, Estimate]:
 def activation_fisher(job: Job) -> dict[str, Estimate]:
     """Squared activation-times-gradient of each component's output; see :func:`activation_fisher_formula`."""
     check_labels(job.images, "activation-fisher")
-    model = job.labelled
-    units = [unit for block in dissect(model, job.granularity) for unit in block.units]
-    taps = [tap for tap in taps_of(units) if any(tap in unit.sink for unit in units)]
+    model, body = job.labelled, job.body()
+    sinks = list(dict.fromkeys(tap for unit in body.units for tap in unit.sink))
     weights = {k: v.detach().requires_grad_() for k, v in model.named_parameters()}
 
     def measure(indices: list[int]) -> np.ndarray:
-        batch, labels = _labelled_batch(model, job, indices)
-        with torch.enable_grad(), listening(taps, lambda _tap, tokens: tokens) as heard:
-            with naming("the model"):
-                logits = torch.func.functional_call(model, weights, (batch,))
+        batch, labels = _labelled_batch(job, indices)
+        with torch.enable_grad():
+            logits, heard = body.forward(model, batch, weights, lambda _tap, value: value)
             loss = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
-            for unit in units:
+            for unit in body.units:
                 heard_by(unit, unit.sink, heard)
-            gradients = dict(zip(taps, torch.autograd.grad(loss, [heard[tap] for tap in taps]), strict=True))
+            gradients = dict(zip(sinks, torch.autograd.grad(loss, [heard[tap] for tap in sinks]), strict=True))
         rows = [
             sum(
-                activation_fisher_formula(heard[t].detach()[..., t.channels], gradients[t][..., t.channels])
+                activation_fisher_formula(
+                    *(body.by_channel(t, x, len(indices)) for x in (heard[t].detach(), gradients[t]))
+                )
                 for t in unit.sink
             )
-            for unit in units
+            for unit in body.units
         ]
         values = torch.stack([torch.as_tensor(row) for row in rows], dim=1).cpu().numpy()
-        return _checked(values, [unit.name for unit in units])
+        return _checked(values, [unit.name for unit in body.units])
 
     indices = draw_pictures(job.images, job.pairs, job.seed)
-    names = [unit.name for unit in units]
+    names = [unit.name for unit in body.units]
     moments = accumulate(in_chunks(indices, BATCH), measure, len(names), "activation-fisher", job.progress)
     return job.estimates("activation-fisher", names, moments, f"{len(indices)} pictures")
 
@@ -213,9 +213,9 @@ class Parts:
         weights: parameter name to a detached view of it.
     """
 
-    def __init__(self, model: nn.Module, granularity: str) -> None:
-        self._model = model
-        self._parts = {name: owned for name, owned in parts_of(model, granularity).items() if owned}
+    def __init__(self, model: nn.Module, body: Body) -> None:
+        self._model, self._body = model, body
+        self._parts = {name: owned for name, owned in body.parts().items() if owned}
         self.names = list(self._parts)
         inside = {name for owned in self._parts.values() for name, _ in owned}
         self.weights = {k: v.detach() for k, v in model.named_parameters() if k in inside}
@@ -226,6 +226,11 @@ class Parts:
         """Return what belongs to one unit."""
         return [tensors[parameter][index] for parameter, index in self._parts[name]]
 
+    @torch.no_grad()
+    def logits(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the model's answers to a batch, (B, classes)."""
+        return self._body.forward(self._model, batch, {})[0]
+
     def gradient(
         self, batch: torch.Tensor, labels: torch.Tensor, step: dict[str, torch.Tensor] | None = None
     ) -> dict[str, torch.Tensor]:
@@ -233,7 +238,7 @@ class Parts:
         values = {k: v if step is None else v + step[k] for k, v in self.weights.items()}
         with torch.enable_grad(), naming("the model"):
             leaves = {k: v.detach().requires_grad_() for k, v in values.items()}
-            logits = torch.func.functional_call(self._model, leaves, (batch,))
+            logits, _ = self._body.forward(self._model, batch, leaves)
             loss = nn.functional.cross_entropy(logits.float(), labels)
             found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         return {
@@ -250,11 +255,10 @@ def _over_batches(
     job: Job, method: str, measure: Callable[[Parts, torch.Tensor, torch.Tensor], dict[str, float]]
 ) -> dict[str, Estimate]:
     check_labels(job.images, method)
-    model = job.labelled
-    parts = Parts(model, job.granularity)
+    parts = Parts(job.labelled, job.body())
 
     def of_batch(indices: list[int]) -> np.ndarray:
-        values = measure(parts, *_labelled_batch(model, job, indices))
+        values = measure(parts, *_labelled_batch(job, indices))
         if not values:
             return np.empty((0, len(parts.names)))
         return parts.checked(np.array([[values[name] for name in parts.names]]))
@@ -264,19 +268,18 @@ def _over_batches(
     return job.estimates(method, parts.names, moments, f"{int(moments.count.max())} batches")
 
 
-def _labelled_batch(model: nn.Module, job: Job, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    batch = to_batch(model, [(job.images, i) for i in indices])
+def _labelled_batch(job: Job, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    batch = job.batch([(job.images, i) for i in indices])
     return batch, labels_of(job.images, indices).to(batch.device)
 
 
-@torch.no_grad()
-def _drawn_label(model: nn.Module, batch: torch.Tensor, seed: tuple[int, ...]) -> torch.Tensor:
+def _drawn_label(logits: torch.Tensor, seed: tuple[int, ...], device: torch.device) -> torch.Tensor:
     """Draw a class from the model's own prediction, on the host, from integers alone."""
-    probabilities = model(batch)[0].double().softmax(-1).cpu().numpy()
+    probabilities = logits[0].double().softmax(-1).cpu().numpy()
     if not np.isfinite(probabilities).all():
         raise InputError("head: the model's outputs are NaN or infinite. Are the weights complete and in range?")
     drawn = np.random.default_rng(seed).choice(len(probabilities), p=probabilities / probabilities.sum())
-    return torch.tensor([int(drawn)], device=batch.device)
+    return torch.tensor([int(drawn)], device=device)
 
 
 def _checked(values: np.ndarray, names: list[str]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -9,8 +10,10 @@ from typing import NamedTuple
 import torch
 
 from edgeplast.progress import Progress, silent
-from edgeplast.scoring.examples import Examples
+from edgeplast.scoring.bodies import Blocks, Body, Wired
+from edgeplast.scoring.examples import Examples, Picture, to_batch
 from edgeplast.scoring.moments import Moments
+from edgeplast.wiring import Traced
 
 
 class Estimate(NamedTuple):
@@ -28,6 +31,8 @@ class Job:
     Attributes:
         model: in evaluation mode on the device to use; methods leave it as it is.
         images: pictures of the data to adapt to.
+        traced: the model's outline and operators.
+        plain: whether the model is a plain vision transformer, whose blocks can be taken apart.
         reference: pictures of the source domain, if pairs shall cross the two.
         pairs: the most pairs, pictures or directions to use.
         seed: of everything random.
@@ -38,6 +43,8 @@ class Job:
 
     model: torch.nn.Module
     images: Examples
+    traced: Traced
+    plain: bool
     reference: Examples | None = None
     pairs: int = 64
     seed: int = 0
@@ -50,12 +57,23 @@ class Job:
         """Pairs that pass the model together: few on a processor, where more only cost memory."""
         return 32 if next(self.model.parameters()).is_cuda else 4
 
+    def body(self, *, branch: bool = False) -> Body:
+        """Return what is scored; see :mod:`edgeplast.scoring.bodies`."""
+        if self.plain:
+            return Blocks(self.model, self.granularity, branch=branch)
+        return Wired(self.traced, branch=branch)
+
+    def batch(self, pictures: Sequence[Picture]) -> torch.Tensor:
+        """Stack pictures for the model, (B, C, H, W); see :func:`edgeplast.scoring.examples.to_batch`."""
+        outline = self.traced.outline
+        return to_batch(self.model, pictures, outline.input_shape, outline.components[0].name)
+
     @cached_property
     def labelled(self) -> torch.nn.Module:
         """The model with a head for the pictures' classes (see :mod:`edgeplast.scoring.heads`)."""
         from edgeplast.scoring.heads import with_useful_head
 
-        return with_useful_head(self.model, self.images, self.pairs, self.seed)
+        return with_useful_head(self)
 
     def estimates(self, method: str, names: list[str], moments: Moments, what: str) -> dict[str, Estimate]:
         """Turn moments (C,) into estimates, and note early stopping and components without evidence.

@@ -21,12 +21,14 @@ class Method(NamedTuple):
         explanation: what it measures, one line.
         cost: what it costs; a picture, a pair, or nothing.
         needs: ``nothing``, ``pictures`` or ``labels``.
+        plain: whether only plain vision transformers have it.
     """
 
     function: Callable[[Job], dict[str, Estimate]]
     explanation: str
     cost: str
     needs: str
+    plain: bool = False
 
 
 _FUNCTIONS: dict[str, Callable[[Job], dict[str, Estimate]]] = {

@@ -2,8 +2,9 @@
 
     P(f) = E over pairs (x, y) of ‖f(x) - f(y)‖_F / ‖x - y‖_F
 
-with x and y whole token sequences (N, D), class token included; forward passes only. Source: Odonnat, Chapel,
-Tavenard and Redko, "Vision Transformer Finetuning Benefits from Non-Smooth Components", arXiv 2602.06883.
+with x and y whole token sequences (N, D), class token included, or whole feature maps; forward passes only. Source:
+Odonnat, Chapel, Tavenard and Redko, "Vision Transformer Finetuning Benefits from Non-Smooth Components",
+arXiv 2602.06883.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import torch
 from torch import nn
 
 from edgeplast.errors import InputError
-from edgeplast.scoring.anatomy import Anatomy, Tap, Unit, dissect, dissect_branches
+from edgeplast.scoring.anatomy import Anatomy, Tap, Unit, dissect
+from edgeplast.scoring.bodies import Body
 from edgeplast.scoring.examples import Picture, draw_pairs
 from edgeplast.scoring.job import Estimate, Job, in_chunks
 from edgeplast.scoring.moments import accumulate
-from edgeplast.scoring.running import embed, heard_by, listening, naming, not_finite, run_block, taps_of
+from edgeplast.scoring.running import embed, heard_by, listening, naming, not_finite, taps_of
 
 Pair = tuple[Picture, Picture]
 
@@ -25,13 +27,13 @@ Pair = tuple[Picture, Picture]
 def plasticity(job: Job) -> dict[str, Estimate]:
     """Each component's true input and output in the network, its own denominator.
 
-    Cost: two forward passes a pair (one for each picture), heads a few per cent more. Memory: the token streams of
-    one chunk of pairs and one block's activations.
+    Cost: two forward passes a pair (one for each picture), heads a few per cent more. Memory: what inference of one
+    chunk of pairs needs.
 
     Raises:
-        InputError: a picture of the wrong size, a component that never ran or whose tokens are not finite.
+        InputError: a picture of the wrong size, a component that never ran or whose values are not finite.
     """
-    return _true_inputs(job, "plasticity", dissect(job.model, job.granularity))
+    return _true_inputs(job, "plasticity", job.body())
 
 
 def plasticity_branch(job: Job) -> dict[str, Estimate]:
@@ -41,10 +43,13 @@ def plasticity_branch(job: Job) -> dict[str, Estimate]:
     multiplies the norm's ``plasticity`` by c; these units do not change. Norms have no score of their own.
     With granularity ``branch``: attn∘norm1 and mlp∘norm2 against the residual stream. Cost as ``plasticity``.
 
+    In models that are no plain vision transformers a norm with fixed statistics right behind a component (BatchNorm
+    after a convolution) is the end of that component, as is a norm whose output goes into a sum.
+
     Raises:
         InputError: see :func:`plasticity`.
     """
-    return _true_inputs(job, "plasticity-branch", dissect_branches(job.model, job.granularity))
+    return _true_inputs(job, "plasticity-branch", job.body(branch=True))
 
 
 def plasticity_embedding(job: Job) -> dict[str, Estimate]:
@@ -64,7 +69,7 @@ def plasticity_embedding(job: Job) -> dict[str, Estimate]:
 
     @torch.inference_mode()
     def measure(pairs: list[Pair]) -> np.ndarray:
-        tokens = embed(job.model, _both(pairs))
+        tokens = embed(job.model, job.batch(_both(pairs)))
         distance = _distances(Tap(job.model, "output"), tokens).sqrt().cpu().numpy()
         rows = []
         for block in blocks:
@@ -82,18 +87,16 @@ def plasticity_embedding(job: Job) -> dict[str, Estimate]:
     return job.estimates("plasticity-embedding", names, moments, f"{job.pairs} pairs")
 
 
-def _true_inputs(job: Job, method: str, blocks: list[Anatomy]) -> dict[str, Estimate]:
-    names = [unit.name for block in blocks for unit in block.units]
+def _true_inputs(job: Job, method: str, body: Body) -> dict[str, Estimate]:
+    names = [unit.name for unit in body.units]
 
     @torch.inference_mode()
     def measure(pairs: list[Pair]) -> np.ndarray:
-        tokens = embed(job.model, _both(pairs))
+        heard = body.listen(job.model, job.batch(_both(pairs)), _distances)
         columns = []
-        for block in blocks:
-            tokens, heard = run_block(block, tokens, taps_of(block.units), _distances)
-            for unit in block.units:
-                before = _root(heard_by(unit, unit.source, heard), unit, at="input")
-                columns.append(_ratios(_root(heard_by(unit, unit.sink, heard), unit), before))
+        for unit in body.units:
+            before = _root(heard_by(unit, unit.source, heard), unit, at="input")
+            columns.append(_ratios(_root(heard_by(unit, unit.sink, heard), unit), before))
         return np.stack(columns, axis=1)
 
     chunks = in_chunks(draw_pairs(job.images, job.reference, job.pairs, job.seed), job.chunk)
@@ -111,7 +114,7 @@ def _both(pairs: list[Pair]) -> list[Picture]:
 
 
 def _distances(tap: Tap, tokens: torch.Tensor) -> torch.Tensor:
-    """Squared Frobenius distance of each pair: tokens (2b, N, C) to float64 (b,).
+    """Squared Frobenius distance of each pair: tokens (2b, …) to float64 (b,).
 
     Two equal pictures of one batch may differ by rounding, as they lie in different rows; that is no distance.
     """

@@ -12,7 +12,6 @@ from torch import nn
 
 from edgeplast.errors import EdgeplastError, InputError
 from edgeplast.scoring.anatomy import Anatomy, Tap, Unit
-from edgeplast.scoring.examples import Picture, to_batch
 
 
 @contextlib.contextmanager
@@ -37,14 +36,13 @@ def prepared(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
             module.training = mode
 
 
-def embed(model: nn.Module, pictures: Sequence[Picture]) -> torch.Tensor:
+def embed(model: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     """Return the tokens that enter the first block, (B, N, D), class and register tokens included.
 
     Raises:
-        InputError: a picture has the wrong size, or the embedding is not finite.
+        InputError: the embedding is not finite.
     """
     m: Any = model
-    batch = to_batch(model, pictures)
     with naming("patch_embed"):
         tokens = m.patch_embed(batch)
         tokens = m._pos_embed(tokens)
@@ -113,16 +111,21 @@ def heard_by(unit: Unit, taps: Sequence[Tap], heard: dict[Tap, Any]) -> list[Any
         InputError: no tokens passed one of them: the component never ran.
     """
     if any(tap not in heard for tap in taps):
-        block = ".".join(unit.name.split(".")[:2])
-        raise InputError(
-            f"{unit.name} never ran while {block} computed its output, so it has no score. The block's forward "
-            "pass goes around it; scoring needs blocks that use their norm1, attn, norm2, fc1 and fc2."
-        )
+        raise never_ran(unit)
     return [heard[tap] for tap in taps]
 
 
+def never_ran(unit: Unit) -> InputError:
+    """Return the error for a unit that nothing went through."""
+    block = ".".join(unit.name.split(".")[:2])
+    return InputError(
+        f"{unit.name} never ran while {block} computed its output, so it has no score. The block's forward "
+        "pass goes around it; scoring needs blocks that use their norm1, attn, norm2, fc1 and fc2."
+    )
+
+
 def not_finite(unit: Unit, *, at: str) -> InputError:
-    """Return the error for NaN or infinite tokens at the input or output of a unit."""
+    """Return the error for NaN or infinite values at the input or output of a unit."""
     return InputError(
         f"{unit.name}: its {at} is NaN or infinite. Are the weights complete and in range? "
         "A half-precision model may overflow: convert it with model.float()."

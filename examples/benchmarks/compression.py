@@ -47,7 +47,7 @@ from edgeplast.scoring import score
 from edgeplast.scoring.heads import logistic_probe
 from edgeplast_devices.runtime import EvaluationSession
 from edgeplast_exporters.latency import inference_seconds
-from edgeplast_exporters.outlining import outline_of
+from edgeplast_exporters.outlining import traced
 
 KEEP, STEPS, SEEDS = 0.7, 200, (0, 1, 2)
 WAYS = ("unpruned", "guided", "unguided", "uniform", "global")
@@ -105,7 +105,7 @@ def pruned(work: Path, *, way: str, distilled: int, what: str) -> dict[str, Any]
         distillation.run(model, until=distilled)
         losses = distillation.losses
     if distilled or way == "unpruned":
-        table = score(model, photos, outline_of(model), pairs=2)
+        table = score(model, photos, traced(model), pairs=2)
         plan = verbs.plan(table, train=TRAIN)
         verbs.export(model, plan, into=work / way, force=True)
     before, after = inference_seconds([source, model])
@@ -264,7 +264,7 @@ def bundle_bytes(work: Path, *, weight_bits: int, what: str) -> dict[str, Any]:
     del what
     source = load_model(MODEL, checkpoint=DATA / WEIGHTS)
     photos = Photos(DATA / PHOTOS, "train")
-    plan = verbs.plan(score(source, photos, outline_of(source), pairs=2), train=TENTH, weight_bits=weight_bits)
+    plan = verbs.plan(score(source, photos, traced(source), pairs=2), train=TENTH, weight_bits=weight_bits)
     bundle = verbs.export(source, plan, into=work / f"tenth-{weight_bits}", force=True)
     total = sum(c.parameters for c in plan.components.values())
     weights = sum(f.bytes for name, f in bundle.manifest.files.items() if name.endswith(".safetensors"))
@@ -275,7 +275,7 @@ def scores_of(source: torch.nn.Module, photos: Photos, work: Path) -> ScoreTable
     """Return plasticity of layers and heads, measured once."""
     path = work / "scores.json"
     if not path.exists():
-        score(source, photos, outline_of(source), granularity="head", pairs=64).write(path)
+        score(source, photos, traced(source), granularity="head", pairs=64).write(path)
     return ScoreTable.read(path)
 
 

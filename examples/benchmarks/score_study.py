@@ -33,7 +33,7 @@ from edgeplast.models import load_model, with_classes
 from edgeplast.reporting.agreement import agreement, kendall_tau
 from edgeplast.scores import ScoreTable
 from edgeplast.scoring import METHODS, score
-from edgeplast_exporters.outlining import outline_of
+from edgeplast_exporters.outlining import traced
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 MODEL = "vit_tiny_patch16_224"
@@ -196,7 +196,7 @@ def measure(journal: Path, into: Path) -> None:
     if not into.exists():
         model, photos = load_model(MODEL, checkpoint=DATA / WEIGHTS), Photos(DATA / PHOTOS, "train")
         first, *others = METHODS
-        score(model, photos, outline_of(model), method=first, others=others, pairs=64, seed=0).write(into)
+        score(model, photos, traced(model), method=first, others=others, pairs=64, seed=0).write(into)
     table = ScoreTable.read(into)
     reached = reached_accuracy(read(journal))
     print(accuracy_table(reached, read(journal)), medians_table(table, reached), tau_table(table), sep="\n\n")

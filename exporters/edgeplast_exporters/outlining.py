@@ -1,8 +1,6 @@
-"""Outline and forward graph of a model: what scores carry to the planner."""
+"""Outline, forward graph and wiring of a model: what it is scored by, and what scores carry to the planner."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import msgspec
 import torch
@@ -11,8 +9,8 @@ from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.recording import recorded
 from edgeplast.models import input_shape_of, name_of, source_of
 from edgeplast.outline import Outline
-from edgeplast.recorded_graph import RecordedGraph
-from edgeplast_exporters.capture import capture
+from edgeplast.wiring import Traced
+from edgeplast_exporters.capture import Captured, capture, wired
 
 
 def outlined(
@@ -29,18 +27,18 @@ def outlined(
         InputError: a part of the model has no graph; the message names the module.
     """
     captured = capture(model, input_shape or input_shape_of(model), name=name or name_of(model))
+    return _outline(model, captured), captured.graph
+
+
+def traced(model: torch.nn.Module, input_shape: tuple[int, int, int] | None = None) -> Traced:
+    """Return what :func:`edgeplast.scoring.score` needs of a model.
+
+    Args and raises: see :func:`outlined`.
+    """
+    captured, wiring = wired(model, input_shape or input_shape_of(model), name=name_of(model))
+    return Traced(_outline(model, captured), recorded(captured.graph), wiring)
+
+
+def _outline(model: torch.nn.Module, captured: Captured) -> Outline:
     source = source_of(model)  # a pruned model remembers what was taken out
-    kept = source.kept_fraction if source else {}
-    return msgspec.structs.replace(captured.outline, kept_fraction=kept), captured.graph
-
-
-def outline_of(
-    model: torch.nn.Module, input_shape: tuple[int, int, int] | None = None
-) -> Callable[[], tuple[Outline, RecordedGraph]]:
-    """Return what gives a model's outline and recorded graph, as :func:`edgeplast.scoring.score` takes it."""
-
-    def found() -> tuple[Outline, RecordedGraph]:
-        outline, graph = outlined(model, input_shape=input_shape)
-        return outline, recorded(graph)
-
-    return found
+    return msgspec.structs.replace(captured.outline, kept_fraction=source.kept_fraction if source else {})

@@ -262,5 +262,5 @@ def test_norms_that_the_graph_does_not_understand_are_refused_by_name():
 
 
 def test_a_model_outside_the_family_is_refused():
-    with pytest.raises(InputError, match="outside the supported family"):
+    with pytest.raises(InputError, match="is no plain vision transformer"):
         prune(torch.nn.Linear(3, 3), Noise(), Target(keep=0.8))

@@ -88,7 +88,7 @@ def test_other_models_get_pictures_and_a_head_and_have_no_sizes_of_a_transformer
     with torch.no_grad():
         logits = fresh(torch.randn(2, *input_shape_of(model)))
     assert logits.shape == (2, 4) and not logits.any(), "a fresh head is zero"
-    with pytest.raises(InputError, match=f"{name} is outside the supported family.*Inside are models built like"):
+    with pytest.raises(InputError, match=f"{name} is no plain vision transformer.*Pruning takes models built like"):
         describe(model, name)
 
 

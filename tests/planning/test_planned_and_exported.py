@@ -41,15 +41,15 @@ def exported_peak(manifest: Manifest, made: Plan) -> int:
 
 @pytest.fixture(scope="module")
 def scored() -> ScoreTable:
-    from edgeplast_exporters.outlining import outline_of
+    from edgeplast_exporters.outlining import traced
 
-    outline, graph = outline_of(small_vit(**WIDE))()
-    scores = {c.name: MEDIANS[c.kind] for c in outline.components if c.role == "inner"}
+    found = traced(small_vit(**WIDE))
+    scores = {c.name: MEDIANS[c.kind] for c in found.outline.components if c.role == "inner"}
     return ScoreTable(
         method="plasticity",
         components={n: ComponentScore(score=s, parameters=1, standard_error=0.5) for n, s in scores.items()},
-        outline=outline,
-        graph=graph,
+        outline=found.outline,
+        graph=found.graph,
         classes=CLASSES,
     )
 

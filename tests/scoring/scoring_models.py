@@ -13,7 +13,8 @@ from edgeplast.errors import InputError
 from edgeplast.models import import_timm
 from edgeplast.scores import ScoreTable
 from edgeplast.scoring import score as score_model
-from edgeplast_exporters.outlining import outline_of
+from edgeplast.wiring import Traced
+from edgeplast_exporters.outlining import traced
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 WEIGHTS = DATA / "vit_tiny_patch16_224_augreg_in21k_ft_in1k.safetensors"
@@ -21,14 +22,14 @@ WEIGHTS = DATA / "vit_tiny_patch16_224_augreg_in21k_ft_in1k.safetensors"
 
 def score(model: nn.Module, images: object, **how: object) -> ScoreTable:
     """Score with the model's own outline in the table; what has no graph is scored all the same."""
+    return score_model(model, images, found(model), **how)  # type: ignore[arg-type]
 
-    def outline() -> tuple:
-        try:
-            return outline_of(model)()
-        except InputError:
-            return outline_of(tiny())()
 
-    return score_model(model, images, outline, **how)  # type: ignore[arg-type]
+def found(model: nn.Module) -> Traced:
+    try:
+        return traced(model)
+    except InputError:
+        return traced(tiny())
 
 
 class Pictures:

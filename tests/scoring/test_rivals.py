@@ -7,7 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from scoring_models import Pictures, score, tiny
+from scoring_models import Pictures, found, score, tiny
 from torch import nn
 
 from edgeplast.models import with_classes
@@ -22,6 +22,7 @@ from edgeplast.scoring.gradients import (
     snr_formula,
 )
 from edgeplast.scoring.heads import logistic_probe, with_useful_head
+from edgeplast.scoring.job import Job
 
 # The toy: z = b·(a·x) with a = 2, b = 0.5, loss ½(z - y)². Picture 1: x = 1, y = 0, so z = 1, dL/dz = 1 and
 # dL/da = b·x = 0.5, dL/db = a·x = 2. Picture 2: x = 2, y = 1, so z = 2, dL/dz = 1, dL/da = 1, dL/db = 4.
@@ -169,11 +170,12 @@ def test_fisher_needs_no_labels_where_the_model_has_a_head() -> None:
 
 def test_a_model_with_another_head_gets_a_probe_and_stays_as_it_was() -> None:
     model, images = tiny(num_classes=10), Pictures(12)
-    headed = with_useful_head(model, images, 12, 0)
+    headed = with_useful_head(Job(model, images, found(model), plain=True, pairs=12))
     assert headed is not model and headed.head.weight.shape == (3, 32) and model.head.weight.shape == (10, 32)
     logits = headed(torch.from_numpy(images.pixels))
     assert float((logits.argmax(1).numpy() == images.labels).mean()) > 0.8
-    assert with_useful_head(tiny(num_classes=3), images, 12, 0).head.weight.abs().max() > 0
+    own = tiny(num_classes=3)
+    assert with_useful_head(Job(own, images, found(own), plain=True, pairs=12)) is own
     zero = with_classes(tiny(), 3)
     table = score(zero, images, method="rgn", pairs=12)
     assert all(e.score > 0 for e in table.components.values())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.export import ExportedProgram
 
 from edgeplast.contract import LOGITS
 from edgeplast.errors import InputError
@@ -15,8 +16,10 @@ from edgeplast.graphs.passes.cancel_layouts import cancel_layouts
 from edgeplast.graphs.passes.join_slices import join_slices
 from edgeplast.graphs.passes.narrow_rows import narrow_rows
 from edgeplast.outline import Component, Outline, kind_of
+from edgeplast.wiring import Wiring
 from edgeplast_exporters.capture.naming import Naming, name_components
 from edgeplast_exporters.capture.segmenting import outline_segments, with_blocks
+from edgeplast_exporters.capture.spanning import wiring_of
 from edgeplast_exporters.capture.tracing import prepared, trace
 from edgeplast_exporters.capture.translating import Translation
 
@@ -59,6 +62,21 @@ def capture(model: torch.nn.Module, input_shape: Sequence[int], *, name: str | N
     Raises:
         InputError: it cannot be traced, or a part has no graph; the message names the module's path.
     """
+    return _captured(model, input_shape, name)[0]
+
+
+def wired(model: torch.nn.Module, input_shape: Sequence[int], *, name: str | None = None) -> tuple[Captured, Wiring]:
+    """Capture a model for scoring: also its operators in torch, with its components found in them.
+
+    Args and raises: see :func:`capture`.
+    """
+    captured, program, naming = _captured(model, input_shape, name)
+    return captured, wiring_of(model, program, naming)
+
+
+def _captured(
+    model: torch.nn.Module, input_shape: Sequence[int], name: str | None
+) -> tuple[Captured, ExportedProgram, Naming]:
     channels, height, width = (int(n) for n in input_shape)
     with prepared(model) as probe:
         program = trace(probe, (channels, height, width))
@@ -82,7 +100,7 @@ def capture(model: torch.nn.Module, input_shape: Sequence[int], *, name: str | N
         components=_components(graph, naming, parameters),
         segments=outline_segments(graph, naming),
     )
-    return Captured(graph, parameters, constants, outline)
+    return Captured(graph, parameters, constants, outline), program, naming
 
 
 def _components(graph: Graph, naming: Naming, parameters: dict[str, np.ndarray]) -> tuple[Component, ...]:

@@ -19,13 +19,13 @@ from torch.export.graph_signature import InputKind
 from edgeplast_exporters.capture.translating import module_path, operator_name
 
 _PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}
-_TOUCHING = {"add", "add_", "sub", "mul", "mul_", "div", "div_", "cat", "stack", "where", "addcmul", "lerp", "rsub"}
-_VIEWS = {"view", "reshape", "permute", "transpose", "select", "slice", "squeeze", "unsqueeze", "expand", "flatten",
+TOUCHING = {"add", "add_", "sub", "mul", "mul_", "div", "div_", "cat", "stack", "where", "addcmul", "lerp", "rsub"}
+VIEWS = {"view", "reshape", "permute", "transpose", "select", "slice", "squeeze", "unsqueeze", "expand", "flatten",
           "unflatten", "unbind", "chunk", "split", "t", "alias", "detach", "getitem", "contiguous", "clone", "dropout",
           "expand_as", "repeat", "to", "type_as", "index", "reshape_as", "view_as", "tile", "roll",
           "split_with_sizes"}  # fmt: skip
 
-_ACTIVATIONS = {"gelu", "relu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "mish", "elu", "leaky_relu",
+ACTIVATIONS = {"gelu", "relu", "silu", "sigmoid", "tanh", "hardswish", "hardsigmoid", "mish", "elu", "leaky_relu",
                 "relu6", "hardtanh", "softplus", "prelu", "clamp"}  # fmt: skip
 
 _SILENT_STEP = "mlp"
@@ -50,11 +50,17 @@ class Naming:
         of_parameter: parameter name to component.
         of_node: node of the program to component.
         role: component to its role.
+        live: the nodes that depend on images.
+        made_of: node that parameters alone decide, to their names.
+        within: live node inside attention, to the component that this is.
     """
 
     of_parameter: dict[str, str] = field(default_factory=dict)
     of_node: dict[torch.fx.Node, str] = field(default_factory=dict)
     role: dict[str, str] = field(default_factory=dict)
+    live: set[torch.fx.Node] = field(default_factory=set)
+    made_of: dict[torch.fx.Node, tuple[str, ...]] = field(default_factory=dict)
+    within: dict[torch.fx.Node, str] = field(default_factory=dict)
 
 
 def name_components(model: torch.nn.Module, program: ExportedProgram) -> Naming:
@@ -85,12 +91,15 @@ class _Walk:
         final = self._final_names(owner)
         naming = Naming(of_parameter={p: final[c] for p, c in owner.items()})
         naming.role = self._roles(naming)
+        naming.live, naming.made_of = self.live, self.bare
         here = next(iter(naming.of_parameter.values()), "")
         last: dict[torch.fx.Node, str] = {}
         for node in self.nodes:
             own = [naming.of_parameter[p] for p in self._structural(node)]
             within = next((final[r] for r in roots if r in final and _within(module_path(node), r)), None)
             before = [last[a] for a in node.all_input_nodes if a in last]
+            if within is not None and node in self.live:
+                naming.within[node] = within
             chosen = within or (own[0] if own else None) or (self._latest(before, naming) if before else here)
             naming.of_node[node] = last[node] = chosen
         self._give_activations_on(naming, roots)
@@ -106,7 +115,7 @@ class _Walk:
                 reader[node] = naming.of_node[node]
                 continue
             gate = operator_name(node).startswith("mul") and all(a in self.live for a in node.all_input_nodes)
-            passes = gate or operator_name(node).rstrip("_") in _ACTIVATIONS or operator_name(node) in _VIEWS
+            passes = gate or operator_name(node).rstrip("_") in ACTIVATIONS or operator_name(node) in VIEWS
             users = [user for user in node.users if user in self.live]
             if passes and len(users) == 1 and users[0] in reader:
                 naming.of_node[node] = reader[node] = reader[users[0]]
@@ -161,7 +170,7 @@ class _Walk:
 
     def _structural(self, node: torch.fx.Node) -> list[str]:
         """Return the parameters that an operator works with, other than by touching activations with them."""
-        if operator_name(node) in _TOUCHING | _VIEWS or node not in self.live:
+        if operator_name(node) in TOUCHING | VIEWS or node not in self.live:
             return []
         return [p for a in node.all_input_nodes for p in self.bare.get(a, ())]
 
@@ -182,7 +191,7 @@ class _Walk:
             rank = {c: i for i, c in enumerate(dict.fromkeys(owner.values()))}
             came = max(before, key=lambda c: rank.get(c, -1)) if before else None
             inside = next((r for r in roots if _within(module_path(node), r)), None)
-            if operator_name(node) in _TOUCHING | _VIEWS:
+            if operator_name(node) in TOUCHING | VIEWS:
                 for p in parameters:
                     if _rooted(module_of[p], roots):
                         owner[p] = module_of[p]
@@ -249,7 +258,8 @@ class _Walk:
         for name in reversed([n for n in order if n not in heads]):
             members = [p for p, c in naming.of_parameter.items() if c == name]
             module = members[0].rpartition(".")[0]
-            if role[name] != "inner" or not self._is_norm(module) or _block_path(name) is not None:
+            norms = all(self._is_norm(p.rpartition(".")[0]) for p in members)
+            if role[name] != "inner" or not norms or _block_path(name) is not None:
                 break
             if "batch" in type(self.model.get_submodule(module)).__name__.lower():
                 break
