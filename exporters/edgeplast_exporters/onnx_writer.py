@@ -151,6 +151,12 @@ class _Lowering:
             outputs = ["" if name in self.left_out else name for name in outputs]
             while not outputs[-1]:
                 outputs.pop()
+            if self.plain and not any(
+                inputs[2:]
+            ):  # onnxruntime (1.19 to 1.32) fuses Add with it and reads a null shift
+                width = self.values[inputs[1]].elements
+                inputs[2:] = [f"layer_norm.no_shift.{width}"]
+                self.constants[inputs[2]] = np.zeros(width, np.float32)
         if node.op in ("ReduceMean", "ReduceMax", "ReduceMin") and self.axes_as_input:
             axes = attributes.pop("axes")
             inputs.append(f"axes.{'.'.join(map(str, axes))}")

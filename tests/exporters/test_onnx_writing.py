@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -190,3 +192,30 @@ def test_every_parameter_keeps_timms_name() -> None:
 
 def test_the_same_graph_gives_the_same_bytes() -> None:
     assert to_onnx(training(), "g", nowhere(training())) == to_onnx(training(), "g", nowhere(training()))
+
+
+_RUN = """
+import sys, numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+y = session.run(None, {"images": np.arange(24, dtype=np.float32).reshape(2, 3, 4)})[0]
+np.save(sys.argv[2], y)
+"""
+
+
+def test_norms_without_a_shift_after_a_sum_run_with_every_optimization(tmp_path: Path) -> None:
+    """onnxruntime fuses the two and reads the shift that is not there: the process of whoever deploys would crash."""
+    g = Graph()
+    x = g.input("images", (1, 3, 4), batched=True)
+    gamma = g.constant(np.array([1.0, 2.0, 3.0, 4.0], np.float32))
+    total = g.add(g.unary("Relu", x), g.unary("Sigmoid", x))
+    with g.serving("norm"):
+        g.output(g.layer_norm(total, gamma, None, 1e-5)[0], "logits")
+    (tmp_path / "plain.onnx").write_bytes(to_onnx(g, "g", {}, plain=True))
+    command = [sys.executable, "-c", _RUN, str(tmp_path / "plain.onnx"), str(tmp_path / "y.npy")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+    values = np.arange(24, dtype=np.float64).reshape(2, 3, 4)
+    values = values + 1 / (1 + np.exp(-values))
+    centred = values - values.mean(-1, keepdims=True)
+    expected = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5) * [1, 2, 3, 4]
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-4, atol=1e-4)
