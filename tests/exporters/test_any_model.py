@@ -172,3 +172,24 @@ class Sorts(Several):
 def test_what_cannot_be_captured_is_refused_with_what_to_write(module: type[nn.Module], message: str) -> None:
     with pytest.raises(InputError, match=message):
         capture(module(), (3, 8, 8))
+
+
+class Grid(nn.Module):
+    """A trained convolution reads a constant grid of positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Conv2d(2, 4, 1)
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.head = nn.Linear(4, 3)
+        self.register_buffer("grid", torch.randn(1, 2, 8, 8, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head((self.first(x) * self.positions(self.grid)).mean((2, 3)))
+
+
+def test_a_constant_may_stand_where_an_operator_reads_images() -> None:
+    model = Grid().eval()
+    captured = capture(model, (3, 8, 8))
+    assert check_parity(model, captured) < 1e-5
+    assert {*captured.parameters} == {name for name, _ in model.named_parameters()}
