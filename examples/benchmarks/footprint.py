@@ -32,7 +32,7 @@ def main() -> None:
     """Export each model, measure every graph at every micro-batch, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["vit_tiny_patch16_224", "vit_small_patch16_224"])
-    parser.add_argument("--train", default="attn", help="what trains beside the head")
+    parser.add_argument("--train", default="attn", help="what trains beside the head; last-quarter: of the blocks")
     parser.add_argument("--weight-bits", type=int, default=8)
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--tiers", nargs="+", help="by name; default: all")
@@ -153,7 +153,10 @@ def _export(model: str, arguments: argparse.Namespace, into: Path) -> Any:
     torch.manual_seed(0)
     network = import_timm().create_model(model, num_classes=len(CLASSES)).eval()
     outline = outlined(network, model)[0]
-    plan = plan_by_names(outline, arguments.train, weight_bits=arguments.weight_bits, classes=CLASSES)
+    wanted = arguments.train
+    if wanted == "last-quarter":
+        wanted = f"blocks:{outline.blocks - max(outline.blocks // 4, 1)}-{outline.blocks - 1}"
+    plan = plan_by_names(outline, wanted, weight_bits=arguments.weight_bits, classes=CLASSES)
     return verbs.export(network, plan, into=into, keep_head=True)
 
 
