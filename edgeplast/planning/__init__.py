@@ -5,12 +5,15 @@ units → segment_costs → estimating → fitting (how to run a set) → focusi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from edgeplast.budget import Budget
+from edgeplast.errors import InputError
+from edgeplast.graphs.operators.record import ShapeError
 from edgeplast.graphs.recording import restored
 from edgeplast.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
 from edgeplast.planning.estimating import FLOPS_PER_SECOND, Estimate, Workload
@@ -44,6 +47,16 @@ __all__ = [
 ]
 
 
+@contextlib.contextmanager
+def _damage_named() -> Iterator[None]:
+    """Call a recorded graph whose tensors do not go together damaged; any walk may be the first to see it."""
+    try:
+        yield
+    except ShapeError as error:
+        raise InputError(f"The recorded graph is damaged: {error}. Score the model again.") from error
+
+
+@_damage_named()
 def plan(
     scores: ScoreTable,
     budget: Budget,
@@ -97,6 +110,7 @@ def plan(
     return planner.plan(budget, strategy, train)
 
 
+@_damage_named()
 def memory_alone(scores: ScoreTable) -> dict[str, int]:
     """Return what training each scored component alone adds to inference of one image, in bytes.
 
@@ -116,6 +130,7 @@ def memory_alone(scores: ScoreTable) -> dict[str, int]:
     return found
 
 
+@_damage_named()
 def explain(
     scores: ScoreTable,
     budget: Budget,

@@ -102,7 +102,7 @@ _Part = tuple[str, str, tuple[int, ...]]
 def _by_segment(outline: Outline, graph: Graph) -> list[_Part]:
     """Return start, end and nodes of runs of the finest segments: the outline's, those of one block as one."""
     ends = {}
-    for segment, after in zip(outline.segments, (*outline.segments[1:], None), strict=True):
+    for segment, after in zip(outline.segments, (*outline.segments[1:], None), strict=False):
         same = after is not None and segment.block is not None and after.block == segment.block
         ends[segment.end] = not same
     parts: list[_Part] = []
