@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import ClassVar
 
 import msgspec
 
-from edgeplast.components import HEAD, NORM, type_of
 from edgeplast.errors import UsageError, one_of
 from edgeplast.optimizers import optimizer_facts
+from edgeplast.outline import Component
 from edgeplast_devices.images import Augmentation
 from edgeplast_devices.providers import CPU, PROVIDERS, RUNTIMES
 from edgeplast_devices.schedules import SCHEDULES
@@ -136,16 +137,16 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         Interval.parse(self.checkpoint_every)
 
 
-def default_learning_rate(components: tuple[str, ...], optimizer: str) -> float:
+def default_learning_rate(components: Iterable[Component], optimizer: str) -> float:
     """Return the peak learning rate for what trains.
 
-    For AdamW: 3e-3 for the head (with or without the final norm), 1e-3 where nothing but norms train inside the
-    blocks, 5e-4 where one kind of matrix trains (attn, fc1 or fc2) and 2e-4 where several do: near the best of
+    For AdamW: 3e-3 for the head (with or without the norms before it), 1e-3 where nothing but norms and other vectors
+    train beside it, 5e-4 where one kind of matrix trains (attn, fc1 or fc2) and 2e-4 where several do: near the best of
     1e-4 to 1e-2 for each on RSSCN7 with ViT-Tiny (scoring/README.md). SGD takes thirty times as much.
     """
-    types = {type_of(name) for name in components} - {HEAD, NORM}
-    matrices = len(types - {"norm1", "norm2"})
-    rate = 2e-4 if matrices > 1 else 5e-4 if matrices else 1e-3 if types else 3e-3
+    body = [c for c in components if c.role not in ("head", "norm")]
+    matrices = len({c.kind for c in body if any(len(shape) > 1 for shape in c.parameters.values())})
+    rate = 2e-4 if matrices > 1 else 5e-4 if matrices else 1e-3 if body else 3e-3
     return rate * optimizer_facts(optimizer).rate_factor
 
 
@@ -156,5 +157,5 @@ def default_head_learning_rate(learning_rate: float, optimizer: str, *, new: boo
     sketches (fc1 everywhere trained, 4 epochs) its probabilities were off by 0.2, against 0.07 at ten times that rate,
     and the accuracy was half a point to a point lower. A head that has learned goes on at the body's rate.
     """
-    alone = default_learning_rate((HEAD,), optimizer)
+    alone = default_learning_rate((), optimizer)
     return max(learning_rate, alone) if new else learning_rate

@@ -96,7 +96,11 @@ def filled_in(
 ) -> TrainingOptions:
     """Return options with everything decided that ``None`` leaves open."""
     rate, head_rate = options.learning_rate, options.head_learning_rate
-    rate = default_learning_rate(first.tier.components, optimizer) if rate is None else rate
+    if rate is None:
+        trained = set(first.tier.components)
+        rate = default_learning_rate(
+            (c for c in bundle.manifest.plan.outline.components if c.name in trained), optimizer
+        )
     if head_rate is None:
         head_rate = default_head_learning_rate(rate, optimizer, new=head_is_new(bundle))
     return msgspec.structs.replace(

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from edgeplast.bundle import BLOCK_OF_4_BITS, Manifest
-from edgeplast.components import COMPONENT_TYPES, type_of
 from edgeplast.errors import BudgetError, UsageError
+from edgeplast.outline import kind_of
 from edgeplast.plans import Plan, PlannedComponent
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
@@ -131,13 +131,13 @@ def relative_plasticity(components: Mapping[str, PlannedComponent]) -> dict[str,
     """Return each component's score over the median of its kind, at least a tenth; 1 where there is none."""
     kinds: dict[str, list[float]] = {}
     for name, component in components.items():
-        if component.score is not None and type_of(name) in COMPONENT_TYPES:
-            kinds.setdefault(type_of(name), []).append(max(component.score, 0.0))
+        if component.score is not None:
+            kinds.setdefault(kind_of(name), []).append(max(component.score, 0.0))
     medians = {kind: statistics.median(scores) for kind, scores in kinds.items()}
     result = dict.fromkeys(components, 1.0)
     for name, component in components.items():
-        if component.score is not None and medians.get(type_of(name), 0.0) > 0:
-            result[name] = max(component.score / medians[type_of(name)], _LEAST_PLASTICITY)
+        if component.score is not None and medians.get(kind_of(name), 0.0) > 0:
+            result[name] = max(component.score / medians[kind_of(name)], _LEAST_PLASTICITY)
     return result
 
 

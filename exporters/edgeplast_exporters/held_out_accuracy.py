@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeplast.components import HEAD
 from edgeplast.contract import LOGITS
 from edgeplast.errors import BudgetError, InputError
 from edgeplast.graphs.graph import Graph
@@ -121,5 +120,6 @@ class HeldOutAccuracy:
 
 def _head_input(forward: Graph) -> str:
     """Return the name of what the head reads, of a distilled model of both tokens' rows."""
-    made = {name for node in forward.nodes if node.component != HEAD for name in node.outputs}
-    return next(name for node in forward.nodes if node.component == HEAD for name in node.inputs if name in made)
+    head = next(node.component for node in forward.nodes if LOGITS in node.outputs)
+    made = {name for node in forward.nodes if node.component != head for name in node.outputs}
+    return next(name for node in forward.nodes if node.component == head for name in node.inputs if name in made)

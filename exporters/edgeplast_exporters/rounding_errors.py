@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgeplast.components import block_of
 from edgeplast.graphs.graph import Graph, Node
 from edgeplast.progress import Progress, silent
 from edgeplast_exporters.calibration import run_float
@@ -86,7 +85,7 @@ def rounded_matrix(weight: np.ndarray, bits: int, rows: np.ndarray | None = None
 
 def _copied(probed: Graph, forward: Graph, component: str, weights: Sequence[str], tag: str) -> tuple[str, str]:
     """Append the nodes from a component to the end of its block, reading other weights; return both results' names."""
-    block = block_of(component)
+    block = next((node.block for node in forward.nodes if node.component == component), None)
 
     def near(node: Node) -> bool:
         return node.component == component if block is None else node.block == block
@@ -96,8 +95,8 @@ def _copied(probed: Graph, forward: Graph, component: str, weights: Sequence[str
         probed.weight(new, forward.values[name].shape)
     last = ""
     for node in filter(near, forward.nodes):
-        last = node.outputs[0]
         if any(name in names for name in node.inputs):
+            last = node.outputs[0]
             outputs = {name: f"{name}/{component}/{tag}" for name in node.outputs if name}
             for name, new in outputs.items():
                 probed.values[new] = replace(forward.values[name], name=new)
