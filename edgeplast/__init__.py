@@ -1,4 +1,4 @@
-"""edgeplast: let a pretrained vision transformer keep learning on the device where it runs.
+"""edgeplast: let a pretrained vision model keep learning on the device where it runs.
 
 Offline: ``score`` → ``plan`` → ``export``, or all in one with ``make_bundle``.
 On the device: ``adapt`` → ``evaluate`` → ``deploy`` → ``predict``.
