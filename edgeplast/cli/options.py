@@ -277,8 +277,9 @@ def read_ratios(given: Sequence[str] | None) -> dict[str, float]:
                 f"Cannot read --ratio {text!r}. Give a component and the share of its heads or hidden units to take "
                 "out: --ratio blocks.3.fc1=0.5"
             ) from error
-        check_ratio(name, ratio)
         if name in ratios:
             raise UsageError(f"--ratio names {name!r} twice. Give each component once.")
         ratios[name] = ratio
+    for name, ratio in ratios.items():
+        check_ratio(name, ratio)
     return ratios
