@@ -16,13 +16,14 @@ from edgeplast.scores import ScoreTable
 
 
 def heatmap(figure: FigureBase, table: ScoreTable, method: str, *, small: bool = False) -> None:
-    """Draw scores as blocks × components: one row a component type, one column a block."""
+    """Draw scores as blocks × components: a row a component type, a column a block; of several in one, the highest."""
     scores = table.by(method)
     rows = list(dict.fromkeys(table.place(name)[1] for name in scores))
     columns = [table.place(name)[0] or 0 for name in scores]
     grid = np.full((len(rows), 1 + max(columns)), np.nan)
     for name, entry in scores.items():
-        grid[rows.index(table.place(name)[1]), table.place(name)[0] or 0] = entry.score
+        cell = rows.index(table.place(name)[1]), table.place(name)[0] or 0
+        grid[cell] = np.fmax(grid[cell], entry.score)
     axes = figure.subplots()
     norm = _scale(grid)
     picture = axes.imshow(grid, cmap=SEQUENTIAL, norm=norm, aspect="auto")
