@@ -114,7 +114,7 @@ def run_once(python: Path, bundle: Path, folder: Path, budget: str, seed: int, e
         "accuracy": result["accuracy"],
         "calibration_error": result["expected_calibration_error"],
         "peak_bytes": report["memory"]["measured_peak_bytes"],
-        "seconds": report["seconds"],
+        "seconds": report["seconds"]["total"],
     }
 
 
