@@ -160,8 +160,9 @@ def _print_bars(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i < 2 else "right", style="blue" if i == 1 else None, no_wrap=True)
+    table.add_column(columns[0], overflow="fold")  # a long name gives way, numbers do not
+    for i, column in enumerate(columns[1:]):
+        table.add_column(column, justify="right" if i else "left", style=None if i else "blue", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     Console().print(table)

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from edgeplast.cli.app import run
-from edgeplast.cli.score import bar
+from edgeplast.cli.score import _print_bars, bar
 from edgeplast.models import import_timm
 from edgeplast.scores import ScoreTable
 from edgeplast.scoring import METHODS
@@ -96,3 +96,16 @@ def test_bars_are_all_as_wide_and_full_for_the_largest() -> None:
     assert bar(1.0, 2.0) == "█" * 12 + " " * 12
     assert bar(0.0, 2.0) == bar(-1.0, 2.0) == bar(0.0, 0.0) == " " * 24
     assert bar(1 / 24 / 8, 1.0) == "▏" + " " * 23
+
+
+def test_long_names_give_way_to_numbers(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "stages.2.layers.0.mixer.branches.1.projection.convolution.depthwise"
+    _print_bars(
+        "scores",
+        ("component", "", "score", "± s.e.", "parameters"),
+        [(name, bar(3, 5), "3.142", "0.0123", "1,234,567")],
+    )
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("3.142", "0.0123", "1,234,567", "█"))
+    assert name in "".join(line.split(" ")[0] for line in shown.splitlines()[2:])
