@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from edgeplast.documents import Count
 from edgeplast.errors import InputError
 from edgeplast.recomputation import Recompute
 
@@ -33,12 +34,12 @@ class RunLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="
     """
 
     time: float
-    step: int
+    step: Count
     model: str
     runtime: str
-    allowed_bytes: int | None
-    predicted_peak_bytes: int
-    resident_bytes: int
+    allowed_bytes: Count | None
+    predicted_peak_bytes: Count
+    resident_bytes: Count
     rung: str
 
 
@@ -62,14 +63,14 @@ class StepLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     """
 
     time: float
-    step: int
-    epoch: int
+    step: Count
+    epoch: Count
     seconds: float
     loss: float
     gradient_norm: float
     learning_rate: float
-    resident_bytes: int
-    micro_batch: int
+    resident_bytes: Count
+    micro_batch: Count
     tier: str
     recompute: Recompute
     celsius: float | None = None
@@ -82,7 +83,7 @@ class RungLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     """A step down the ladder, or up again."""
 
     time: float
-    step: int
+    step: Count
     before: str
     after: str
     reason: str
@@ -92,8 +93,8 @@ class EpochLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     """An epoch's end; validation figures are None without a validation split."""
 
     time: float
-    step: int
-    epoch: int
+    step: Count
+    epoch: Count
     training_loss: float
     validation_accuracy: float | None
     validation_loss: float | None

@@ -157,3 +157,10 @@ def test_a_line_nested_without_end_is_no_line(tmp_path: Path) -> None:
     good += b'"validation_accuracy":null,"validation_loss":null}\n'
     (tmp_path / "t.jsonl").write_bytes(b'{"kind":"step","x":' + b"[" * 20_000 + b"\n" + good)
     assert [type(line).__name__ for line in read_telemetry(tmp_path / "t.jsonl")] == ["EpochLine"]
+
+
+@pytest.mark.parametrize("step", ["-36893488147419103232", "-1", "1.5", "18446744073709551616"])
+def test_a_line_whose_number_no_run_can_have_is_damage(tmp_path: Path, step: str) -> None:
+    good = '{"kind":"rung","time":1.0,"step":7,"before":"full 4","after":"full 2","reason":"memory"}\n'
+    (tmp_path / TELEMETRY).write_text(good + good.replace('"step":7', f'"step":{step}'))
+    assert [line.step for line in read_telemetry(tmp_path / TELEMETRY)] == [7]
