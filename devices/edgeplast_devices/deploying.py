@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def _tensor_header(name: str, shape: Iterable[int]) -> bytes:
 
 
 def _raw_length(shape: Iterable[int]) -> int:
-    return _field_length(_TENSOR_RAW, 4 * int(np.prod(tuple(shape), dtype=np.int64)))
+    return _field_length(_TENSOR_RAW, 4 * math.prod(shape))
 
 
 def _field_length(field: int, content: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -173,3 +174,13 @@ def test_a_missing_model_and_one_that_is_no_model(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("not a model")
     with pytest.raises(InputError, match=r"text\.onnx is no ONNX model"):
         Classifier(tmp_path / "text.onnx")
+
+
+def test_shapes_that_no_file_holds_are_damage(bundle: Bundle, tmp_path: Path) -> None:
+    folder = shutil.copytree(bundle.path, tmp_path / "b")
+    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest["parameters"]["head.weight"]["shape"] = [2**40, 2**40]  # as many bytes as no 64 bits can say
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedError, match=r"head\.weight in \S+ has shape .*, and the manifest says"):
+        edgeplast.deploy(folder, tmp_path / "m.onnx")
+    assert not (tmp_path / "m.onnx").exists()
