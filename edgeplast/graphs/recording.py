@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from edgeplast.errors import InputError
+from edgeplast.graphs.checking import check
 from edgeplast.graphs.graph import BYTES, Graph, Node, Value
 from edgeplast.recorded_graph import RecordedGraph, RecordedNode, RecordedValue
 
@@ -60,7 +61,12 @@ def restored(record: RecordedGraph) -> Graph:
     except (IndexError, ValueError, TypeError, OverflowError) as error:  # beyond 64 bits is an OverflowError
         raise InputError(f"The recorded graph is damaged: {error}. Score the model again.") from error
     _check(graph, len(names))
-    return graph
+    try:
+        return check(graph)
+    except (ValueError, LookupError, TypeError, ArithmeticError, AssertionError) as error:
+        # The rules of operators take attributes as the capture writes them; in a damaged record they are anything.
+        reason = str(error) or "attributes that no operator has"
+        raise InputError(f"The recorded graph is damaged: {reason}. Score the model again.") from error
 
 
 def _named(names: list[str], numbers: tuple[int, ...]) -> tuple[str, ...]:
@@ -77,7 +83,11 @@ def _check(graph: Graph, count: int) -> None:
                 f"The recorded graph has a value {value.name!r} of {value.dtype}, shape {value.shape}, which there is "
                 "not. Score the model again."
             )
-    there = {*graph.inputs, *graph.weights, *graph.constants}
+    named = [*graph.inputs, *graph.weights, *graph.constants]
+    there = set(named)
+    if len(there) < len(named):
+        twice = next(name for name in named if named.count(name) > 1)
+        raise InputError(f"The recorded graph lists {twice!r} twice. Score the model again.")
     for node in graph.nodes:
         missing = [name for name in node.inputs if name and name not in there]
         again = [name for name in node.outputs if name in there]

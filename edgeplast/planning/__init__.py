@@ -52,7 +52,8 @@ def _damage_named() -> Iterator[None]:
     """Call a recorded graph whose tensors do not go together damaged; any walk may be the first to see it."""
     try:
         yield
-    except ShapeError as error:
+    except (ShapeError, ArithmeticError, LookupError, AssertionError) as error:
+        # What the rules of gradients rely on beyond types, and sizes that no machine counts.
         raise InputError(f"The recorded graph is damaged: {error}. Score the model again.") from error
 
 

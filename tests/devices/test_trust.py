@@ -327,3 +327,13 @@ def test_weights_that_the_manifest_does_not_describe_are_damage(
         with pytest.raises(DamagedError, match=reason):
             verb()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle"]
+
+
+def test_a_shape_whose_size_no_machine_counts_is_damage(bundle: Bundle, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
+    content = json.loads((copy / MANIFEST).read_text())
+    content["parameters"]["head.weight"]["shape"] = [2**53, 2**10]  # 2⁶³ elements: below zero in 64 bits
+    (copy / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(DamagedError):
+        edgeplast.deploy(Bundle.open(copy), tmp_path / "m.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]

@@ -400,6 +400,8 @@ class Folders(DataSets):
                 path = path.replace(b"e", b"\xff")
             with contextlib.suppress(OSError, ValueError):
                 os.makedirs(os.path.dirname(path), exist_ok=True)  # noqa: PTH103, PTH120
+                if os.path.lexists(path):
+                    os.unlink(path)  # noqa: PTH108 - perhaps a pipe, which nobody would ever read
                 if rng.random() < 0.03:
                     os.symlink(rng.choice((b"..", b".", b"/dev/null", b"nowhere", b"/proc/self/mem")), path)  # noqa: PTH211
                 elif rng.random() < 0.01:

@@ -33,3 +33,25 @@ def test_an_outline_without_segments_is_one_piece() -> None:
     scores = table(MODEL)
     whole = msgspec.structs.replace(scores, outline=msgspec.structs.replace(scores.outline, segments=()))
     assert plan(whole, Budget(), strategy="uniform").trainable == plan(scores, Budget(), strategy="uniform").trainable
+
+
+@pytest.mark.parametrize("attribute", ["axes", "perm", "alpha", "axis"])
+@pytest.mark.parametrize("value", [7, 2**63, [2**40], [], "x"])
+def test_attributes_that_no_operator_has_are_damage(attribute: str, value: object) -> None:
+    scores = table(MODEL)
+    nodes = [
+        msgspec.structs.replace(n, attributes={**n.attributes, attribute: value}) if attribute in n.attributes else n
+        for n in scores.graph.nodes
+    ]
+    broken = msgspec.structs.replace(scores, graph=msgspec.structs.replace(scores.graph, nodes=tuple(nodes)))
+    try:
+        plan(broken, Budget(), strategy="uniform")
+    except InputError as error:
+        assert "damaged" in str(error) and "Score the model again." in str(error)
+
+
+def test_a_weight_that_is_listed_twice_is_damage() -> None:
+    scores = table(MODEL)
+    graph = msgspec.structs.replace(scores.graph, weights=(*scores.graph.weights, scores.graph.weights[3]))
+    with pytest.raises(InputError, match=r"The recorded graph lists '.*' twice\. Score the model again\."):
+        plan(msgspec.structs.replace(scores, graph=graph), Budget())
