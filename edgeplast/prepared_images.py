@@ -71,3 +71,11 @@ class PreparedImages:
         else:
             return
         warnings.warn(text, FallbackWarning, stacklevel=3)
+
+
+def drawn(images: ImageSet, preprocessing: Preprocessing, count: int, seed: int) -> list[np.ndarray]:
+    """Return some pictures as tensors, each float32 (channels, height, width), in random order."""
+    from edgeplast.scoring.examples import draw_pictures
+
+    prepared = PreparedImages(images, preprocessing)
+    return [prepared.tensor(index) for index in draw_pictures(prepared, count, seed)]

@@ -20,7 +20,7 @@ from edgeplast.errors import InputError, UsageError
 from edgeplast.evaluation import Evaluation
 from edgeplast.files import possible
 from edgeplast.plans import Plan
-from edgeplast.prepared_images import PreparedImages
+from edgeplast.prepared_images import PreparedImages, drawn
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
@@ -180,7 +180,7 @@ def export(
         classes=names,
         preprocessing=prepared,
         frozen_compute=frozen_compute,
-        images=_calibration(images, prepared, calibration_images, seed, progress) if wanted else (),
+        images=drawn(_image_set(images, progress), prepared, calibration_images, seed) if wanted and images else (),
         force=force,
         progress=progress,
     )
@@ -362,18 +362,6 @@ def predictions(
         images = _unlabelled(images, progress)
     classifier = Classifier(model, threads=threads, runtime=runtime, provider=provider)
     return classifier.predict(images, unreadable=unreadable, progress=progress)
-
-
-def _calibration(
-    images: str | Path | ImageSet | None, how: Preprocessing, count: int, seed: int, progress: Progress
-) -> list[np.ndarray]:
-    """Return some preprocessed pictures in random order, none if there are no images."""
-    if images is None:
-        return []
-    from edgeplast.scoring.examples import draw_pictures
-
-    prepared = PreparedImages(_image_set(images, progress), how)
-    return [prepared.tensor(index) for index in draw_pictures(prepared, count, seed)]
 
 
 def _bundle(given: Bundle | str | Path) -> Bundle:
