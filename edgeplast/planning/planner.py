@@ -74,13 +74,16 @@ class Planner:
         self.workload = Workload(outline, graph, bits, optimizer, batch_size, flops_per_second)
         self.micro_batches = [micro_batch_size] if micro_batch_size else micro_batches(batch_size)
         self._progress = progress
+        self._candidates: dict[bool, Candidates] = {}
 
     def candidates(self, budget: Budget) -> Candidates:
-        """Search all choices worth having."""
+        """Search all choices worth having; once for all amounts of memory."""
         limited = budget.step_seconds is not None or budget.disk_bytes is not None
-        return candidates(
-            self.workload, self.block_scores, self.micro_batches, limited=limited, progress=self._progress
-        )
+        if limited not in self._candidates:
+            self._candidates[limited] = candidates(
+                self.workload, self.block_scores, self.micro_batches, limited=limited, progress=self._progress
+            )
+        return self._candidates[limited]
 
     def plan(self, budget: Budget, strategy: str, train: Sequence[str] | str | None) -> Plan:
         """Choose and write down."""
@@ -88,28 +91,31 @@ class Planner:
         strategy = "names" if train else BEST if strategy == "best" else strategy
         if strategy in SEARCHES:
             return self._searched(budget, strategy)
-        names = names_of(strategy, train, self.block_scores, self.workload.outline)
-        way = fastest_measured(self.workload, names, self.micro_batches, budget)
-        if way is None:
+        made = self._by_names(budget, strategy, train)
+        if made is None:
             what = (
                 f"--train {train if isinstance(train, str) else ','.join(train)}" if train else f"Strategy {strategy!r}"
             )
+            names = names_of(strategy, train, self.block_scores, self.workload.outline)
             raise does_not_fit(self.workload, what, names, budget, self.micro_batches)
-        return self._written(names, way, budget, strategy)
+        return made
+
+    def _by_names(self, budget: Budget, strategy: str, train: Sequence[str] | str | None = None) -> Plan | None:
+        """Plan what a strategy names whatever it takes; None: it does not fit."""
+        names = names_of(strategy, train, self.block_scores, self.workload.outline)
+        way = fastest_measured(self.workload, names, self.micro_batches, budget)
+        return None if way is None else self._written(names, way, budget, strategy)
 
     def usual(self, budget: Budget) -> list[Plan]:
         """Return the plans of the usual ways to choose that fit: head, last blocks, focus, largest sum, everything."""
         outline = self.workload.outline
         ends = outline.in_order([*outline.head, *self.workload.always])
-        made: list[Plan] = []
-        for strategy, train in (("names", ",".join(ends)), ("focus", None), ("summed", None), ("uniform", None)):
-            with contextlib.suppress(BudgetError):
-                made.append(self.plan(budget, strategy, train))
-        for count in range(outline.blocks, 0, -1):
-            with contextlib.suppress(BudgetError):
-                made.append(self.plan(budget, f"last-k:{count}", None))
-                break
-        return made
+        last = (self._by_names(budget, f"last-k:{count}") for count in range(outline.blocks, 0, -1))
+        made = [self._by_names(budget, "names", ends), self._by_names(budget, "uniform")]
+        made.append(next((plan for plan in last if plan is not None), None))
+        with contextlib.suppress(BudgetError):
+            made += [self._searched(budget, strategy) for strategy in SEARCHES]
+        return [plan for plan in made if plan is not None]
 
     def _searched(self, budget: Budget, strategy: str) -> Plan:
         chosen = self._focused(budget) if strategy == "focus" else self._largest_sum(budget)

@@ -40,8 +40,8 @@ def check_strategy(strategy: str, train: str | Sequence[str] | None) -> None:
     word, _, argument = _parts(strategy)
     if word in ("freeze-low", "focus-high"):
         _fraction(strategy, argument)
-    elif word == "last-k" and (not argument.isdecimal() or int(argument) < 1):
-        raise UsageError(f"{strategy!r} needs a number of blocks from 1, e.g. last-k:4.")
+    elif word == "last-k":
+        _blocks(strategy, argument)
 
 
 def _parts(strategy: str) -> tuple[str, str, str]:
@@ -106,7 +106,9 @@ def _fraction(strategy: str, argument: str) -> float:
     return fraction
 
 
-def _blocks(strategy: str, argument: str, blocks: int) -> int:
-    if not argument.isdecimal() or not 1 <= int(argument) <= blocks:
-        raise UsageError(f"{strategy!r} needs a number of blocks from 1 to {blocks}, e.g. last-k:{min(4, blocks)}.")
+def _blocks(strategy: str, argument: str, most: int | None = None) -> int:
+    """Read a number of blocks; ``most`` is how many there are, if that is known."""
+    if not argument.isdecimal() or int(argument) < 1 or (most is not None and int(argument) > most):
+        allowed, example = ("from 1", 4) if most is None else (f"from 1 to {most}", min(4, most))
+        raise UsageError(f"{strategy!r} needs a number of blocks {allowed}, e.g. last-k:{example}.")
     return int(argument)
