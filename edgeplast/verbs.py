@@ -180,7 +180,9 @@ def export(
         classes=names,
         preprocessing=prepared,
         frozen_compute=frozen_compute,
-        images=drawn(_image_set(images, progress), prepared, calibration_images, seed) if wanted and images else (),
+        images=drawn(_image_set(images, progress), prepared, calibration_images, seed)
+        if wanted and images is not None
+        else (),
         force=force,
         progress=progress,
     )
