@@ -9,7 +9,7 @@ from edgeplast.outline import Outline
 
 STRATEGIES: dict[str, str] = {
     "best": "the default, which is focus; edgeplast/scoring/README.md says by which table",
-    "focus": "the kinds at least half as plastic as the top one, in all blocks or the last that fit; with room, the others",
+    "focus": "kinds at least half as plastic as the top one, in all blocks or the last that fit; with room, others",
     "summed": "the largest summed score that fits the budget, to its last byte",
     "uniform": "everything, the embedding included",
     "freeze-low:FRACTION": "freeze that fraction of the scored components, lowest scores first",
