@@ -60,10 +60,11 @@ _NEEDS = {
 
 def installed_builds() -> list[str]:
     """Return the installed distributions that fill the folder ``onnxruntime``."""
-    return [name for name in _BUILDS if _installed(name)]
+    return [name for name in _BUILDS if is_installed(name)]
 
 
-def _installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
+    """Whether a distribution is there, by its metadata; nothing is imported."""
     from importlib.metadata import PackageNotFoundError, distribution
 
     try:

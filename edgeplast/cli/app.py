@@ -80,22 +80,13 @@ def introduction(
 
 def _runtimes() -> str:
     """What of the packages that matter is installed, in brackets; read from metadata, nothing is imported."""
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import version
     from platform import python_version
 
-    found = [f"Python {python_version()}"]
-    for package in (
-        "onnxruntime",
-        "onnxruntime-gpu",
-        "onnxruntime-training",
-        "onnxruntime-training-cpu",
-        "torch",
-        "timm",
-    ):
-        try:
-            found.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
+    from edgeplast_devices.providers import installed_builds, is_installed
+
+    packages = [*installed_builds(), *filter(is_installed, ("torch", "timm"))]
+    found = [f"Python {python_version()}", *(f"{package} {version(package)}" for package in packages)]
     return f" ({', '.join(found)})"
 
 

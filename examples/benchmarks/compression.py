@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import copy
 import functools
-import json
 import shutil
 import time
 from pathlib import Path
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from failures import Failures
+from journal import holds, note, read
 from score_study import DATA, MODEL, PHOTOS, WEIGHTS, Photos
 
 from edgeplast import compressing, verbs
@@ -61,16 +61,13 @@ def run(journal: Path, work: Path, minutes: float) -> None:
     """Do what the journal does not hold yet; begin no piece after so many minutes, and go on where one fails."""
     began, failures = time.perf_counter(), Failures()
     for piece, key in pieces(journal):
-        if any(all(line.get(k) == v for k, v in key.items()) for line in read(journal)):
+        if holds(journal, key):
             continue
         start = time.perf_counter()
         if start - began > 60 * minutes:
             break
         with failures.noted(", ".join(str(value) for value in key.values())):
-            record = {**key, **piece(work, **key), "seconds": round(time.perf_counter() - start, 1)}
-            with journal.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-            print(json.dumps(record), flush=True)
+            note(journal, {**key, **piece(work, **key), "seconds": round(time.perf_counter() - start, 1)})
     failures.leave()
 
 
@@ -286,11 +283,6 @@ def features(model: Any, photos: Photos) -> torch.Tensor:
     return torch.cat(
         [model.forward_head(model.forward_features(batch_of(model, photos, b)), pre_logits=True) for b in batches]
     )
-
-
-def read(journal: Path) -> list[dict[str, Any]]:
-    """Return the results so far."""
-    return [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
 
 
 def tables(journal: Path, plot: Path | None) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 from failures import Failures
+from journal import holds, note, read
 
 import edgeplast
 from edgeplast.budget import Budget
@@ -141,7 +142,7 @@ def contest(options: argparse.Namespace) -> None:
                         "set": name, "pictures": options.pictures, "epochs": options.epochs, "budget": budget,
                         "contestant": contestant, "seed": seed,
                     }  # fmt: skip
-                    if any(all(run.get(k) == v for k, v in key.items()) for run in read(options.json)):
+                    if holds(options.json, key):
                         continue
                     with failures.noted(f"{contestant} on {name} within {budget}, seed {seed}"):
                         place = work / f"{name}-{options.pictures}-{budget}-{contestant.replace(' ', '-')}"
@@ -151,16 +152,8 @@ def contest(options: argparse.Namespace) -> None:
                         plan = Bundle.open(place).manifest.plan
                         found = run_once(options.device_python, place, folder, budget, seed, options.epochs)
                         trained = {"trained": plan.trainable_parameters, "micro_batch": plan.micro_batch_size}
-                        line = json.dumps(key | trained | {"recompute": plan.recompute} | found)
-                        with options.json.open("a") as file:
-                            file.write(line + "\n")
-                        print(line, flush=True)
+                        note(options.json, key | trained | {"recompute": plan.recompute} | found)
     failures.leave()
-
-
-def read(journal: Path) -> list[dict[str, Any]]:
-    """Return the runs done so far."""
-    return [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
 
 
 def table(runs: list[dict[str, Any]], contestants: list[str]) -> str:

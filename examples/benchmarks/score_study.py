@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import tarfile
 import time
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from failures import Failures
+from journal import holds, note, read
 from PIL import Image
 
 from edgeplast.components import COMPONENT_TYPES, component_of, type_of
@@ -169,20 +169,12 @@ def train(journal: Path) -> None:
 
 def run_once(journal: Path, photos: Photos, fit: np.ndarray, judge: Photos, indices: np.ndarray, **key: Any) -> None:
     """Train and measure once, and append the result; nothing happens if the journal has it."""
-    if any(all(run.get(k) == v for k, v in key.items()) for run in read(journal)):
+    if holds(journal, key):
         return
     start = time.perf_counter()
     model = fine_tune(key["kind"], key["rate"], key["seed"], photos, fit)
     accuracy, loss = test(model, judge, indices)
-    record = {**key, "accuracy": accuracy, "loss": loss, "seconds": time.perf_counter() - start}
-    with journal.open("a") as file:
-        file.write(json.dumps(record) + "\n")
-    print(json.dumps(record), flush=True)
-
-
-def read(journal: Path) -> list[dict[str, Any]]:
-    """Return the runs done so far."""
-    return [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+    note(journal, {**key, "accuracy": accuracy, "loss": loss, "seconds": time.perf_counter() - start})
 
 
 def picked(runs: list[dict[str, Any]], kind: str) -> float:
