@@ -80,3 +80,15 @@ def one_of(what: str, given: str, allowed: list[str] | tuple[str, ...]) -> Usage
     near = get_close_matches(given, allowed, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return UsageError(f"Unknown {what} {given!r}.{hint} Known: {', '.join(allowed)}.")
+
+
+def missing_offline(error: ModuleNotFoundError, need: str) -> MissingExtraError:
+    """Return the error for a package of the workstation that is not there.
+
+    Args:
+        error: of the import.
+        need: who needs it: ``"reports need it"``.
+    """
+    return MissingExtraError(
+        f"{error.name} is not installed; {need}. Install the workstation's packages: pip install 'edgeplast[offline]'"
+    )

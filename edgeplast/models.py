@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeplast.architecture import Architecture
 from edgeplast.components import component_of
-from edgeplast.errors import InputError, MissingExtraError
+from edgeplast.errors import InputError, missing_offline
 from edgeplast.model_facts import check_finite as check_finite
 from edgeplast.model_facts import input_shape_of as input_shape_of
 from edgeplast.model_facts import name_of as name_of
@@ -62,10 +62,7 @@ def import_timm() -> ModuleType:
                 _torchvision_schemas = library
         import timm
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{error.name} is not installed; scoring and exporting need it (adapting on a device does not). "
-            "Install the workstation's packages: pip install 'edgeplast[offline]'"
-        ) from error
+        raise missing_offline(error, "scoring and exporting need it (adapting on a device does not)") from error
     module: ModuleType = timm
     return module
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from edgeplast.errors import InputError, MissingExtraError
+from edgeplast.errors import InputError, missing_offline
 from edgeplast.models import check_family
 from edgeplast.reshaping import set_heads
 
@@ -52,10 +52,7 @@ def import_torch_pruning() -> Any:
     try:
         import torch_pruning
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{error.name} is not installed; pruning needs it. "
-            "Install the workstation's packages: pip install 'edgeplast[offline]'"
-        ) from error
+        raise missing_offline(error, "pruning needs it") from error
     return torch_pruning
 
 

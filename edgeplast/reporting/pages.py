@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeplast.errors import MissingExtraError
+from edgeplast.errors import missing_offline
 from edgeplast.files import write_bytes
 
 if TYPE_CHECKING:
@@ -72,10 +72,7 @@ def write_page(page: Page, into: Path, png: Path | None = None) -> None:
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            "matplotlib is not installed; reports need it. Install the workstation's packages: "
-            "pip install 'edgeplast[offline]'"
-        ) from error
+        raise missing_offline(error, "reports need it") from error
     from edgeplast.reporting.style import STYLE
 
     with matplotlib.rc_context(STYLE):

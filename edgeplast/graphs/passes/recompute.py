@@ -26,7 +26,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from edgeplast.errors import MissingExtraError
+from edgeplast.errors import missing_offline
 from edgeplast.graphs.graph import Graph, Node, Value
 from edgeplast.graphs.measures.flops import node_effort
 from edgeplast.graphs.operators import operator
@@ -115,10 +115,7 @@ def _import_networkx() -> Any:
     try:
         import networkx
     except ModuleNotFoundError as error:
-        raise MissingExtraError(
-            f"{error.name} is not installed; planning and exporting need it (adapting on a device does not). "
-            "Install the workstation's packages: pip install 'edgeplast[offline]'"
-        ) from error
+        raise missing_offline(error, "planning and exporting need it (adapting on a device does not)") from error
     return networkx
 
 
