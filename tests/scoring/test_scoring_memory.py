@@ -42,8 +42,9 @@ needs_linux = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason=
 
 @needs_linux
 def test_memory_does_not_grow_with_pairs() -> None:
-    first, last = peaks_bytes("vit_tiny_patch16_224", [4, 24])
-    assert last - first < 30e6
+    """Twelve chunks against two: forty more pairs kept would take 400 MB, the allocator's own wandering up to 50."""
+    first, last = peaks_bytes("vit_tiny_patch16_224", [8, 48])
+    assert last < 1.2 * first
 
 
 @needs_linux
