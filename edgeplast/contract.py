@@ -43,3 +43,12 @@ def scale_name(weight: str) -> str:
 def factor_name(weight: str) -> str:
     """Return the name of the factors (in,) of an integer product's input, where it has any."""
     return f"{weight}.input_factor"
+
+
+def low_rank_names(weight: str) -> tuple[str, str]:
+    """Return the names of the factors A (rank, in) and B (out, rank) of what is added to a matrix (out, in).
+
+    The product B·A is added to the weight; the names are PEFT's, without its prefix.
+    """
+    stem = weight.removesuffix(".weight")
+    return f"{stem}.lora_A.weight", f"{stem}.lora_B.weight"

@@ -21,7 +21,7 @@ from edgeplast.files import writing
 from edgeplast.outputs import only_writer, refuse_existing
 from edgeplast.progress import Progress, silent
 from edgeplast.stamps import opened, read_up_to
-from edgeplast_devices.weights import all_parameters
+from edgeplast_devices.weights import all_parameters, deployed_shapes
 
 # Field numbers of onnx.proto3 (stable since IR version 3) and protobuf wire types.
 _MODEL_GRAPH, _MODEL_METADATA = 7, 14
@@ -57,8 +57,8 @@ def _write(bundle: Bundle, into: Path, progress: Progress) -> None:
     manifest = bundle.manifest
     before, graph, after = _split(_deployment_graph(bundle))
     sizes = [
-        _field_length(_GRAPH_INITIALIZER, len(_tensor_header(name, stored.shape)) + _raw_length(stored.shape))
-        for name, stored in manifest.parameters.items()
+        _field_length(_GRAPH_INITIALIZER, len(_tensor_header(name, shape)) + _raw_length(shape))
+        for name, shape in deployed_shapes(manifest).items()
     ]
     with writing(into) as file:
         file.write(before + _tag(_MODEL_GRAPH, _BYTES) + _varint(len(graph) + sum(sizes)) + graph)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from edgeplast.bundle import BLOCK_OF_4_BITS, FROZEN, TRAINABLE, Bundle, StoredParameter
-from edgeplast.contract import matrix_name, packed_name, quantized_name, scale_name
+from edgeplast.bundle import BLOCK_OF_4_BITS, FROZEN, TRAINABLE, Bundle, Manifest, StoredParameter
+from edgeplast.contract import low_rank_names, matrix_name, packed_name, quantized_name, scale_name
 from edgeplast.errors import DamagedError
 from edgeplast_devices.tensors import TensorFile, open_arrays, read_arrays
 
@@ -47,21 +47,39 @@ def head_is_new(bundle: Bundle) -> bool:
 def all_parameters(bundle: Bundle) -> Iterator[tuple[str, np.ndarray]]:
     """Yield every parameter of the model, float32 as the graphs compute with it, one in memory at a time.
 
+    Low-rank factors are not yielded: their product is part of the matrix that they stand beside.
+
     Raises:
         DamagedError: the files do not hold what the manifest says, or changed since their hashes were verified, which
             is told after the last parameter.
     """
     with open_arrays(bundle.path / FROZEN) as fixed, open_arrays(bundle.path / TRAINABLE) as changed:
-        for name, stored in bundle.manifest.parameters.items():
-            if stored.trainable:
-                array = changed.read(name)
-            elif stored.weight_bits == 32:
-                array = fixed.read(name)
-            else:
-                array = _dequantized(fixed, name, stored)
-            _check_shape(TRAINABLE if stored.trainable else FROZEN, name, array, stored.shape)
+        for name in deployed_shapes(bundle.manifest):
+            array = _read(bundle.manifest, name, fixed, changed)
+            a, b = low_rank_names(name)
+            if b in bundle.manifest.parameters:
+                array = array + _read(bundle.manifest, b, fixed, changed) @ _read(bundle.manifest, a, fixed, changed)
             yield name, array
         bundle.check_unchanged(FROZEN, TRAINABLE)
+
+
+def deployed_shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
+    """Return the parameters of the deployed model, and their shapes: all but low-rank factors, which are merged."""
+    parameters = manifest.parameters
+    factors = {factor for name in parameters for factor in low_rank_names(name)}
+    return {name: stored.shape for name, stored in parameters.items() if name not in factors}
+
+
+def _read(manifest: Manifest, name: str, fixed: TensorFile, changed: TensorFile) -> np.ndarray:
+    stored = manifest.parameters[name]
+    if stored.trainable:
+        array = changed.read(name)
+    elif stored.weight_bits == 32:
+        array = fixed.read(name)
+    else:
+        array = _dequantized(fixed, name, stored)
+    _check_shape(TRAINABLE if stored.trainable else FROZEN, name, array, stored.shape)
+    return array
 
 
 def _check_shape(file: str, name: str, array: np.ndarray, shape: tuple[int, ...]) -> None:

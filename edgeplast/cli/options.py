@@ -35,6 +35,13 @@ CheckpointOption = Annotated[
         "with one. config.json and preprocessor_config.json beside it decide how pictures are prepared.",
     ),
 ]
+TrainOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What trains, by name: attn:8-11,norm,head; lora:8 or lora-fa:8 (A frozen), bias, norms, each also of "
+        "some of the model: lora:8@attn:8-11."
+    ),
+]
 PretrainedOption = Annotated[bool, typer.Option("--pretrained", help="Ask timm's hub for the weights.")]
 ImageSizeOption = Annotated[
     int | None,

@@ -11,7 +11,7 @@ import typer
 from edgeplast.cli import bits
 from edgeplast.cli.components import component_rows
 from edgeplast.cli.console import print_json, print_table, progress_bar, say
-from edgeplast.cli.options import budget_of, profile_of
+from edgeplast.cli.options import TrainOption, budget_of, profile_of
 from edgeplast.errors import UsageError
 from edgeplast.optimizers import IN_WORDS as OPTIMIZERS_IN_WORDS
 from edgeplast.outputs import claim
@@ -39,7 +39,7 @@ def plan(
             "of component (attn, fc1 …, as the model has them) in all blocks."
         ),
     ] = "best",
-    train: Annotated[str | None, typer.Option(help="What trains, by name: attn:8-11,norm,head.")] = None,
+    train: TrainOption = None,
     method: Annotated[str | None, typer.Option(help="Which score to go by (default: the table's main one).")] = None,
     classes: Annotated[
         str | None, typer.Option(help="Class names of the new head, comma-separated (default: the scored images').")

@@ -27,6 +27,7 @@ from edgeplast.planning.explaining import (
     explained,
 )
 from edgeplast.planning.planner import Planner
+from edgeplast.planning.refining import refined
 from edgeplast.planning.segment_costs import total_lines
 from edgeplast.planning.strategies import STRATEGIES
 from edgeplast.plans import Plan
@@ -81,7 +82,8 @@ def plan(
         budget: of the device.
         strategy: how to choose; one of :data:`STRATEGIES`.
         method: which of the table's methods to go by; by default its main one.
-        train: components by name, as in :meth:`edgeplast.outline.Outline.select`; instead of a strategy.
+        train: components by name, as in :meth:`edgeplast.outline.Outline.select`, or finer parts, as in
+            :func:`edgeplast.planning.refining.refined`; instead of a strategy.
         optimizer: ``adamw`` or ``sgd``.
         batch_size: images an optimizer step is computed from.
         micro_batch_size: images that pass through the graph at once; by default chosen.
@@ -96,6 +98,7 @@ def plan(
         BudgetError: the strategy, or anything at all, does not fit; the message names a budget that would do.
         UsageError: an option means nothing.
     """
+    scores, train = refined(scores, train)
     planner = Planner(
         scores,
         method=method,
@@ -144,6 +147,7 @@ def explain(
 
     Arguments and errors are those of :func:`plan`; ``how`` takes the rest of them.
     """
+    scores, train = refined(scores, train)
     planner = Planner(scores, **how)
     made = planner.plan(budget, strategy, train)
     more = None

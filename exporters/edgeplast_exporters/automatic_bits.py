@@ -29,6 +29,7 @@ from edgeplast_exporters.calibration import sample_inputs
 from edgeplast_exporters.capture import capture
 from edgeplast_exporters.held_out_accuracy import AccuracyTarget, HeldOutAccuracy
 from edgeplast_exporters.quantization import quantizable
+from edgeplast_exporters.refining import regrouped, with_factors
 from edgeplast_exporters.rounding_errors import rounded_matrix, rounding_errors
 from edgeplast_exporters.training import promote
 from edgeplast_exporters.writer import write_bundle
@@ -78,9 +79,10 @@ def choose_bits(
     if size_bytes is None and accuracy is None:
         raise UsageError("Bits can be chosen for a size or for an accuracy. Give at least one of them.")
     shape = (len(preprocessing.mean), *preprocessing.image_size)
-    captured = capture(model, shape, name=plan.outline.model)
-    forward, parameters, owner = captured.graph, captured.weights, captured.owner
-    trainable = [name for name in captured.parameters if plan.components[owner[name]].trainable]
+    captured = regrouped(capture(model, shape, name=plan.outline.model), plan.outline)
+    whole = with_factors(captured)
+    forward, parameters, owner = whole.graph, whole.weights, whole.owner
+    trainable = [name for name in whole.parameters if plan.components[owner[name]].trainable]
     weights = [name for name in quantizable(promote(forward, trainable)) if name in owner]
     if not weights:
         raise UsageError("Every matrix trains, in float32: there is nothing whose bits could be chosen. Train less.")

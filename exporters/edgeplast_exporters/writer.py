@@ -44,6 +44,7 @@ from edgeplast_exporters.capture import Captured, capture
 from edgeplast_exporters.capture.parity import check_parity
 from edgeplast_exporters.folding import with_folded_norms
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
+from edgeplast_exporters.refining import regrouped, with_factors
 from edgeplast_exporters.storing import FrozenCompute, FrozenStorage, store_frozen
 from edgeplast_exporters.tiers import tier_components
 from edgeplast_exporters.training import promote, training_graph
@@ -89,7 +90,8 @@ def export(
     refuse_existing(into, force=force)
     check_finite(model)
     progress("checking the graph against torch", 0, 1)
-    captured = capture(model, (len(preprocessing.mean), *preprocessing.image_size), name=plan.outline.model)
+    shape = len(preprocessing.mean), *preprocessing.image_size
+    captured = regrouped(capture(model, shape, name=plan.outline.model), plan.outline)
     _check_fit(plan, captured.outline, classes)
     check_parity(model, captured)
     progress("checking the graph against torch", 1, 1)
@@ -112,11 +114,13 @@ def write_bundle(
     progress: Progress = silent,
 ) -> Bundle:
     """Write the bundle of a model that is captured and proven; see :func:`export`."""
+    captured = regrouped(captured, plan.outline)
     trainable = [name for name, owner in captured.owner.items() if plan.components[owner].trainable]
     _check_size(captured.graph)
-    captured = with_folded_norms(captured, trainable)
+    captured = with_folded_norms(captured, [name for name in trainable if name in captured.parameters])
     forward, model = captured.graph, captured.outline.model
-    promoted = promote(forward, trainable)
+    captured = with_factors(captured)
+    promoted = promote(captured.graph, trainable)
     frozen = store_frozen(captured, promoted, plan, frozen_compute=frozen_compute, images=images, progress=progress)
     parameters = frozen.parameters
     plan = msgspec.structs.replace(plan, notes=(*plan.notes, *frozen.notes))
