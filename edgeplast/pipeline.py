@@ -14,6 +14,7 @@ from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
 from edgeplast.errors import UsageError
 from edgeplast.outline import Outline
+from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import DEFAULT_METHOD
@@ -28,12 +29,36 @@ Bits = tuple[int, Mapping[str, int]]
 """Bits of frozen matrices, and of components that are named."""
 
 
+def check_way(*, planned: bool, pictured: bool, keep: float | None, distill_steps: int) -> None:
+    """Raise unless what is asked of :func:`make_bundle` goes together; no model is needed.
+
+    Args:
+        planned: a plan is given.
+        pictured: images are.
+        keep: as there.
+        distill_steps: as there.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if not planned and not pictured:
+        raise UsageError("Give --data with images to score on, or --plan with a plan made earlier.")
+    if keep is not None and (planned or not pictured):
+        raise UsageError(
+            "--prune makes another model, whose plan is made after it: give --data, and no --plan. To plan a "
+            "pruned model by hand, write it first: edgeplast prune MODEL --data DIR --keep 0.7 -o pruned/"
+        )
+    if distill_steps and keep is None:
+        raise UsageError("--distill-steps goes with --prune: what was not pruned has nothing to recover.")
+
+
 def make_bundle(
     model: torch.nn.Module,
-    images: str | Path | ImageSet,
+    images: str | Path | ImageSet | None,
     budget: Budget | None = None,
     *,
     into: str | Path,
+    plan: Plan | None = None,
     classes: Sequence[str] | None = None,
     keep_head: bool = False,
     preprocessing: Preprocessing | None = None,
@@ -58,9 +83,11 @@ def make_bundle(
 
     Args:
         model: not changed; see :func:`edgeplast.score`.
-        images: a folder, archive or npz of labelled images, or an opened set, to score and calibrate on.
+        images: a folder, archive or npz of labelled images, or an opened set, to score and calibrate on; with a
+            ``plan`` they can be None where nothing is calibrated.
         budget: of the device; by default no limit.
         into: the folder to write.
+        plan: what trains, instead of scoring and planning now.
         classes: names of the new head, in label order; by default those of the images.
         keep_head: start from the model's own head instead of a fresh one.
         preprocessing: by default timm's data configuration of the model.
@@ -85,9 +112,9 @@ def make_bundle(
     Raises:
         UsageError: options that do not go together, or ``into`` exists; for other errors see the verbs.
     """
-    if distill_steps and keep is None:
-        raise UsageError("distill_steps goes with keep (--prune): what was not pruned has nothing to recover.")
+    check_way(planned=plan is not None, pictured=images is not None, keep=keep, distill_steps=distill_steps)
     if keep is not None:
+        assert images is not None
         model = compressing.prune(
             model,
             images,
@@ -98,23 +125,27 @@ def make_bundle(
             seed=seed,
             progress=progress,
         ).model
-    scores = verbs.score(
-        model, images, method=method, pairs=pairs, seed=seed, preprocessing=preprocessing, progress=progress
-    )
-    overall, named = (weight_bits, {}) if isinstance(weight_bits, int) else weight_bits(scores.outline)
-    plan = verbs.plan(
-        scores,
-        budget,
-        strategy=strategy,
-        train=train,
-        optimizer=optimizer,
-        batch_size=batch_size,
-        weight_bits=overall,
-        component_weight_bits=named,
-        classes=tuple(classes) if classes else None,
-        progress=progress,
-    )
+    if plan is None:
+        assert images is not None
+        scores = verbs.score(
+            model, images, method=method, pairs=pairs, seed=seed, preprocessing=preprocessing, progress=progress
+        )
+        overall, named = (weight_bits, {}) if isinstance(weight_bits, int) else weight_bits(scores.outline)
+        plan = verbs.plan(
+            scores,
+            budget,
+            strategy=strategy,
+            train=train,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            weight_bits=overall,
+            component_weight_bits=named,
+            classes=tuple(classes) if classes else None,
+            progress=progress,
+        )
     if size_bytes is not None or max_accuracy_drop is not None:
+        if images is None:
+            raise UsageError("Bits are chosen by measuring. Give images with --data, or the bits by number.")
         plan = compressing.choose_bits(
             model,
             plan,

@@ -101,30 +101,22 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Score a model, plan what trains, check the graphs against torch, and write a bundle for the device."""
-    from edgeplast import compressing, verbs
-    from edgeplast.pipeline import make_bundle
+    from edgeplast import compressing
+    from edgeplast.pipeline import check_way, make_bundle
     from edgeplast.planning.estimating import check_training
     from edgeplast.planning.strategies import check_strategy
 
     claim(output, force=force, folder=True)
     check_model(model, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, model_kwargs=model_kwargs)
     pictures = pictures_of(mean, std, interpolation, crop)
-    if plan is None and data is None:
-        raise UsageError("Give --data with images to score on, or --plan with a plan made earlier.")
+    check_way(planned=plan is not None, pictured=data is not None, keep=prune, distill_steps=distill_steps)
     target = size is not None or max_accuracy_drop is not None
     automatic = bits.check_auto(weight_bits, target=target, data=data is not None, frozen_compute=frozen_compute)
     size_bytes = None if size is None else parse_bytes(size)
     compute = _compute_of(frozen_compute, data)
     if prune is not None:
         compressing.check_target(keep=prune)
-        if plan is not None or data is None:
-            raise UsageError(
-                "--prune makes another model, whose plan is made after it: give --data, and no --plan. To plan a "
-                "pruned model by hand, write it first: edgeplast prune MODEL --data DIR --keep 0.7 -o pruned/"
-            )
         check_rounds(1, distill_steps)
-    elif distill_steps:
-        raise UsageError("--distill-steps goes with --prune: what was not pruned has nothing to recover.")
     names = tuple(name.strip() for name in classes.split(",") if name.strip()) if classes else None
     budget = budget_of(memory, profile_of(device), disk=disk, step_seconds=time_per_step)
     given = None if plan is None else Plan.read(plan)
@@ -143,61 +135,31 @@ def export(
             model_kwargs=model_kwargs,
             pictures=pictures,
         )
-        if given is not None:
-            chosen = given
-            if automatic:
-                assert images is not None
-                chosen = compressing.choose_bits(
-                    network,
-                    chosen,
-                    images,
-                    size_bytes=size_bytes,
-                    max_accuracy_drop=max_accuracy_drop,
-                    classes=names,
-                    keep_head=keep_head,
-                    calibration_images=calibration_images,
-                    seed=seed,
-                    progress=progress,
-                )
-            bundle = verbs.export(
-                network,
-                chosen,
-                into=output,
-                classes=names,
-                keep_head=keep_head,
-                frozen_compute=compute,
-                images=images,
-                calibration_images=calibration_images,
-                seed=seed,
-                force=force,
-                progress=progress,
-            )
-        else:
-            assert images is not None
-            bundle = make_bundle(
-                network,
-                images,
-                budget,
-                into=output,
-                classes=names,
-                keep_head=keep_head,
-                method=method,
-                pairs=pairs,
-                strategy=strategy,
-                train=train,
-                optimizer=optimizer,
-                batch_size=batch,
-                weight_bits=lambda outline: bits.weight_bits_of("8" if automatic else weight_bits, outline),
-                size_bytes=size_bytes,
-                max_accuracy_drop=max_accuracy_drop,
-                frozen_compute=compute,
-                calibration_images=calibration_images,
-                keep=prune,
-                distill_steps=distill_steps,
-                seed=seed,
-                force=force,
-                progress=progress,
-            )
+        bundle = make_bundle(
+            network,
+            images,
+            budget,
+            into=output,
+            plan=given,
+            classes=names,
+            keep_head=keep_head,
+            method=method,
+            pairs=pairs,
+            strategy=strategy,
+            train=train,
+            optimizer=optimizer,
+            batch_size=batch,
+            weight_bits=lambda outline: bits.weight_bits_of("8" if automatic else weight_bits, outline),
+            size_bytes=size_bytes,
+            max_accuracy_drop=max_accuracy_drop,
+            frozen_compute=compute,
+            calibration_images=calibration_images,
+            keep=prune,
+            distill_steps=distill_steps,
+            seed=seed,
+            force=force,
+            progress=progress,
+        )
     _show(bundle, as_json)
 
 
