@@ -1,0 +1,95 @@
+"""Fenced blocks and links of the documentation's pages, as the tests of them need them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+SITE = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", *SITE, *sorted(p for p in ROOT.glob("*/**/README.md") if ".venv" not in p.parts)]
+"""All texts for users: the README, the site's pages, the rooms' READMEs."""
+
+MODEL = "vit_tiny_patch16_224"
+KWARGS = '{"depth": 3}'
+SIDE = "32"
+"""What stands in for every model of the pages where they are run: three blocks, four patches."""
+
+_FENCE = re.compile(r"^(?P<ticks>```+)(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=ticks)", re.M | re.S)
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.M)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: page, first line, language, text."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that a page shows: its words after ``edgeplast``."""
+
+    page: Path
+    line: int
+    words: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}: edgeplast {shlex.join(self.words)}"
+
+
+def blocks(page: Path, *languages: str) -> list[Block]:
+    """Fenced blocks of a page in some languages, in its order."""
+    text = page.read_text()
+    return [
+        Block(page, text.count("\n", 0, found.start("text")) + 1, found["language"], found["text"])
+        for found in _FENCE.finditer(text)
+        if found["language"] in languages
+    ]
+
+
+def commands(page: Path) -> list[Command]:
+    """The commands of a page's shell blocks, and of its blocks without a language, that begin with edgeplast."""
+    return [
+        Command(page, line, words) for block in blocks(page, "bash", "console", "") for line, words in _lines(block)
+    ]
+
+
+def _lines(block: Block) -> Iterator[tuple[int, tuple[str, ...]]]:
+    pending, first = "", 0
+    for number, line in enumerate(block.text.splitlines(), block.line):
+        first = first if pending else number
+        pending += line.removeprefix("$ ")
+        if pending.endswith("\\"):
+            pending = pending[:-1]
+            continue
+        if pending.startswith("edgeplast "):
+            yield first, tuple(shlex.split(pending, comments=True)[1:])
+        pending = ""
+
+
+def links(page: Path) -> list[str]:
+    """Targets of a page's links to other files."""
+    text = _FENCE.sub("", page.read_text())
+    return [target for target in _LINK.findall(text) if "://" not in target]
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return _FENCE.sub("", page.read_text())
+
+
+def anchors(page: Path) -> set[str]:
+    """What ``#…`` may name on a page, by the rule that GitHub and mkdocs share for plain headings."""
+    found = set()
+    for heading in _HEADING.findall(prose(page)):
+        plain = re.sub(r"[^\w\s-]", "", re.sub(r"[`*]", "", heading)).strip().lower()
+        found.add(re.sub(r"[-\s]+", "-", plain))
+    return found

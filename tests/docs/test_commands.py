@@ -1,0 +1,103 @@
+"""Every command that a page shows exists with its options, and those of the pages about the way itself are run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from pages import KWARGS, MODEL, PAGES, ROOT, SIDE, Command, commands, prose
+
+from edgeplast.cli.app import app, run
+from edgeplast.errors import EdgeplastError
+
+SHOWN = [command for page in PAGES for command in commands(page)]
+PRUNING_AND_OTHERS_LIKE_START = ("smaller.md", "my-model.md", "jetson.md", "raspberry-pi.md", "clinic-laptop.md")
+RUN = [
+    pytest.param(page, marks=[pytest.mark.slow] if page.name in PRUNING_AND_OTHERS_LIKE_START else [], id=page.stem)
+    for page in PAGES
+    if page.is_relative_to(ROOT / "docs") and page.name != "numbers.md" and commands(page)
+]
+"""Pages whose commands are run: all but the one whose numbers take real weights."""
+
+INLINE = re.compile(r"`edgeplast ([a-z]+)([^`]*)`")
+WITH_A_MODEL = ("score", "export", "prune")
+QUICK = {"--distill-steps": "2", "--pairs": "4", "--epochs": "1", "--calibration": "8"}
+"""Options that ask for much, and what is run instead."""
+
+
+def _verb(name: str) -> Any:
+    return typer.main.get_command(app).get_command(None, name)  # type: ignore[attr-defined]
+
+
+def test_pages_show_commands() -> None:
+    assert len(SHOWN) > 60 and len(RUN) > 12
+
+
+@pytest.mark.parametrize("command", SHOWN, ids=str)
+def test_a_shown_command_can_be_typed(command: Command) -> None:
+    verb, *words = command.words
+    if verb == "--version":
+        return
+    if "…" in words or any(word.startswith("[") for word in words):
+        pytest.fail(f"{command}: a block holds commands that can be typed; what is left open belongs into a sentence")
+    try:
+        _verb(verb).make_context(verb, list(words))
+    except (EdgeplastError, Exception) as error:  # click's errors have no base that typer shows
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        pytest.fail(f"{command}: {message}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_command_in_a_sentence_has_the_options_it_names(page: Path) -> None:
+    for verb, rest in INLINE.findall(prose(page)):
+        known = {flag for parameter in _verb(verb).params for flag in parameter.opts} | {"--help"}
+        named = set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest))
+        assert named <= known, f"{page.name}: edgeplast {verb}{rest}"
+
+
+def _small(words: tuple[str, ...]) -> list[str]:
+    """The same command on the small model, quickly."""
+    verb, *rest = words
+    if verb in WITH_A_MODEL and rest and not rest[0].startswith("-") and not Path(rest[0]).is_dir():
+        rest[0] = MODEL
+        rest += ["--image-size", SIDE, "--model-kwargs", KWARGS]
+    for option, value in QUICK.items():
+        if option in rest:
+            rest[rest.index(option) + 1] = value
+    if verb in WITH_A_MODEL and rest[0] != "--list-methods" and "--plan" not in rest:
+        rest += [] if "--pairs" in rest else ["--pairs", "4"]
+    if "--classes" in rest:
+        rest[rest.index("--classes") + 1] = "blue,green,red"  # those of the pictures that adapt is given
+    if verb == "deploy":
+        rest = [word for word in rest if word != "--force"]
+    return [verb, *rest]
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_the_commands_of_a_page_run_in_its_order(
+    page: Path, desk: Path, clear: Callable[[str], None], capsys: pytest.CaptureFixture
+) -> None:
+    for command in commands(page):
+        words = _small(command.words)
+        for option in ("-o", "--output"):
+            if option in words:
+                clear(words[words.index(option) + 1])
+        if words[0] == "adapt":  # its budget is one for a process of its own
+            code, said = _in_a_process(words)
+        else:
+            code = run(words)
+            said = "".join(capsys.readouterr())
+        assert code == 0 and "Traceback" not in said, f"{command}\n{said}"
+
+
+def _in_a_process(words: list[str]) -> tuple[int, str]:
+    settings = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-m", "edgeplast", *words], capture_output=True, text=True, env=settings)
+    return done.returncode, done.stdout + done.stderr
