@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 import torch
 from failures import Failures
-from journal import holds, note, read
 from score_study import DATA, MODEL, PHOTOS, WEIGHTS, Photos
 
 from edgeplast import compressing, verbs
@@ -40,6 +39,7 @@ from edgeplast.compression.costs import costs_of
 from edgeplast.compression.distilling import Distillation
 from edgeplast.compression.pictures import batch_of, sample
 from edgeplast.compression.structure import Structure, parts_of
+from edgeplast.journal import holds, note, read
 from edgeplast.models import load_model
 from edgeplast.reshaping import set_heads
 from edgeplast.scores import ScoreTable
@@ -67,7 +67,8 @@ def run(journal: Path, work: Path, minutes: float) -> None:
         if start - began > 60 * minutes:
             break
         with failures.noted(", ".join(str(value) for value in key.values())):
-            note(journal, {**key, **piece(work, **key), "seconds": round(time.perf_counter() - start, 1)})
+            line = note(journal, {**key, **piece(work, **key), "seconds": round(time.perf_counter() - start, 1)})
+            print(line, flush=True)
     failures.leave()
 
 

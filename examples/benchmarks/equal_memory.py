@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 from failures import Failures
-from journal import holds, note, read
 
 import edgeplast
 from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
 from edgeplast.errors import BudgetError
+from edgeplast.journal import holds, note, read
 from edgeplast.models import load_model
 from edgeplast.plans import Plan
 from edgeplast.scores import ScoreTable
@@ -152,7 +152,8 @@ def contest(options: argparse.Namespace) -> None:
                         plan = Bundle.open(place).manifest.plan
                         found = run_once(options.device_python, place, folder, budget, seed, options.epochs)
                         trained = {"trained": plan.trainable_parameters, "micro_batch": plan.micro_batch_size}
-                        note(options.json, key | trained | {"recompute": plan.recompute} | found)
+                        line = note(options.json, key | trained | {"recompute": plan.recompute} | found)
+                        print(line, flush=True)
     failures.leave()
 
 

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 from failures import Failures
-from journal import holds, note, read
 from PIL import Image
 
 from edgeplast.components import COMPONENT_TYPES, component_of, type_of
+from edgeplast.journal import holds, note, read
 from edgeplast.models import load_model, with_classes
 from edgeplast.reporting.agreement import agreement, kendall_tau
 from edgeplast.scores import ScoreTable
@@ -174,7 +174,8 @@ def run_once(journal: Path, photos: Photos, fit: np.ndarray, judge: Photos, indi
     start = time.perf_counter()
     model = fine_tune(key["kind"], key["rate"], key["seed"], photos, fit)
     accuracy, loss = test(model, judge, indices)
-    note(journal, {**key, "accuracy": accuracy, "loss": loss, "seconds": time.perf_counter() - start})
+    line = note(journal, {**key, "accuracy": accuracy, "loss": loss, "seconds": time.perf_counter() - start})
+    print(line, flush=True)
 
 
 def picked(runs: list[dict[str, Any]], kind: str) -> float:
