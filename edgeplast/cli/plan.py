@@ -145,7 +145,7 @@ def _show_contest(why: Explanation) -> None:
     ]
     say()
     print_table("within this budget", ("strategy", "trains", "at a time", "peak", "a step", "summed score"), rows)
-    say("Which is best on your pictures, only a trial tells: export each and compare `edgeplast evaluate`.")
+    say("Which is best on your pictures, only a trial tells: `edgeplast compare` runs them.")
 
 
 def _show_missed(why: Explanation) -> None:

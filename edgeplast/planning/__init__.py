@@ -26,7 +26,7 @@ from edgeplast.planning.explaining import (
     Missed,
     explained,
 )
-from edgeplast.planning.planner import Planner
+from edgeplast.planning.planner import HEAD, Planner
 from edgeplast.planning.refining import refined
 from edgeplast.planning.segment_costs import total_lines
 from edgeplast.planning.strategies import STRATEGIES
@@ -42,6 +42,7 @@ __all__ = [
     "Estimate",
     "Explanation",
     "Missed",
+    "contest",
     "explain",
     "memory_alone",
     "plan",
@@ -135,6 +136,33 @@ def memory_alone(scores: ScoreTable) -> dict[str, int]:
 
 
 @_damage_named()
+def contest(
+    scores: ScoreTable, budget: Budget, names: Sequence[str] = (), **how: Any
+) -> dict[str, tuple[Plan, tuple[str, ...]]]:
+    """Return ways to choose by name, each different plan once, with the other names that come to the same plan.
+
+    Args:
+        scores: of the model's components.
+        budget: of the device.
+        names: of ways, as in :meth:`~edgeplast.planning.planner.Planner.rival`; by default the usual ones that fit,
+            those of :func:`explain`.
+        **how: further arguments of :func:`plan`, without ``strategy`` and ``train``.
+
+    Raises:
+        BudgetError: one that was named, or of the usual ones not any, fits.
+        UsageError: a name means nothing.
+    """
+    planner = Planner(scores, **how)
+    made = {name: planner.rival(name, budget) for name in names} if names else planner.usual(budget)
+    if not made:
+        planner.rival(HEAD, budget)  # raises, and says what would do
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name, plan in made.items():
+        found.setdefault(plan.trainable, []).append(name)
+    return {first: (made[first], tuple(more)) for first, *more in found.values()}
+
+
+@_damage_named()
 def explain(
     scores: ScoreTable,
     budget: Budget,
@@ -161,7 +189,7 @@ def explain(
         planner.block_scores,
         budget,
         planner.micro_batches,
-        others=planner.usual(budget),
+        others=tuple(planner.usual(budget).values()),
         with_more=more,
         found=planner.candidates(budget) if made.strategy == "summed" else None,
     )

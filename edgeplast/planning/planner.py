@@ -14,10 +14,14 @@ from edgeplast.planning.choosing import Candidates, candidates
 from edgeplast.planning.estimating import FLOPS_PER_SECOND, Estimate, Workload, micro_batches, resized
 from edgeplast.planning.fitting import does_not_fit, fastest_measured, nothing_fits
 from edgeplast.planning.focusing import focused
-from edgeplast.planning.strategies import BEST, SEARCHES, check_strategy, names_of
+from edgeplast.planning.strategies import BEST, SEARCHES, check_strategy, is_strategy, names_of
 from edgeplast.plans import Plan, PlannedComponent
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
+
+HEAD, LAST_BLOCKS = "head", "last-k"
+USUAL = (HEAD, "uniform", LAST_BLOCKS, *SEARCHES)
+"""The usual ways to choose: head, everything, as many of the last blocks as fit, focus, the largest sum."""
 
 _ROUNDS = 3
 """How often the search is repeated with what the whole graph of its last choice was measured to take."""
@@ -106,16 +110,36 @@ class Planner:
         way = fastest_measured(self.workload, names, self.micro_batches, budget)
         return None if way is None else self._written(names, way, budget, strategy)
 
-    def usual(self, budget: Budget) -> list[Plan]:
-        """Return the plans of the usual ways to choose that fit: head, last blocks, focus, largest sum, everything."""
+    def usual(self, budget: Budget) -> dict[str, Plan]:
+        """Return the plans of the usual ways to choose that fit, by name; see :data:`USUAL`."""
+        made = {}
+        for name in USUAL:
+            with contextlib.suppress(BudgetError):
+                plan = self.rival(name, budget)
+                made[plan.strategy if name == LAST_BLOCKS else name] = plan
+        return made
+
+    def rival(self, name: str, budget: Budget) -> Plan:
+        """Return the plan of a way to choose: a strategy, ``head``, ``last-k`` (as many as fit), or ``fc1+norm2``.
+
+        Raises:
+            BudgetError: it does not fit.
+            UsageError: the name means nothing.
+        """
         outline = self.workload.outline
-        ends = outline.in_order([*outline.head, *self.workload.always])
-        last = (self._by_names(budget, f"last-k:{count}") for count in range(outline.blocks, 0, -1))
-        made = [self._by_names(budget, "names", ends), self._by_names(budget, "uniform")]
-        made.append(next((plan for plan in last if plan is not None), None))
-        with contextlib.suppress(BudgetError):
-            made += [self._searched(budget, strategy) for strategy in SEARCHES]
-        return [plan for plan in made if plan is not None]
+        if name == LAST_BLOCKS:
+            last = (self._by_names(budget, f"last-k:{count}") for count in range(outline.blocks, 0, -1))
+            fits = next((plan for plan in last if plan is not None), None)
+            return fits or self.plan(budget, "last-k:1", None)
+        if name == HEAD:
+            return self.plan(budget, "names", outline.in_order([*outline.head, *self.workload.always]))
+        blocks_of_a_kind = ":" in name and any(c.kind == name.partition(":")[0] for c in outline.components)
+        if is_strategy(name, outline) and not blocks_of_a_kind:
+            return self.plan(budget, name, None)
+        try:
+            return self.plan(budget, "names", name.replace("+", ","))
+        except UsageError as error:
+            raise UsageError(f"{error} Ways to choose are {HEAD}, {LAST_BLOCKS} and the strategies of plan.") from error
 
     def _searched(self, budget: Budget, strategy: str) -> Plan:
         chosen = self._focused(budget) if strategy == "focus" else self._largest_sum(budget)

@@ -48,6 +48,15 @@ def _parts(strategy: str) -> tuple[str, str, str]:
     return strategy.strip().replace(" ", ":").partition(":")
 
 
+def is_strategy(strategy: str, outline: Outline) -> bool:
+    """Whether a word is one of ``STRATEGIES`` for a model, ``names`` aside."""
+    return _parts(strategy)[0] in ("best", *SEARCHES, "uniform", *_WITH_A_NUMBER, *_kinds(outline))
+
+
+def _kinds(outline: Outline) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(c.kind for c in outline.components if c.role == "inner"))
+
+
 def names_of(
     strategy: str, train: str | Sequence[str] | None, scores: Mapping[str, float], outline: Outline
 ) -> list[str]:
@@ -65,13 +74,13 @@ def names_of(
         UsageError: no such strategy, or its number or ``train`` means nothing.
     """
     word, _, argument = _parts(strategy)
-    kinds = tuple(dict.fromkeys(c.kind for c in outline.components if c.role == "inner"))
+    kinds = _kinds(outline)
     if word == "names":
         if not train:
             raise UsageError("Strategy 'names' needs the names: give train, e.g. --train attn:8-11,norm,head.")
         chosen = outline.select(train if isinstance(train, str) else ",".join(train))
         return outline.in_order([*chosen, *outline.head])
-    if word not in ("best", *SEARCHES, "uniform", *_WITH_A_NUMBER, *kinds):
+    if not is_strategy(strategy, outline):
         raise one_of("strategy", strategy, (*(name for name in STRATEGIES if name != "KIND"), *kinds))
     if argument and word not in _WITH_A_NUMBER:
         raise UsageError(f"Strategy {word!r} takes no number; {strategy!r} was given. Write {word!r}.")

@@ -10,7 +10,8 @@ from planning_models import MIB, architecture, table
 
 from edgeplast.budget import Budget
 from edgeplast.cli.app import run
-from edgeplast.planning import explain, plan
+from edgeplast.errors import BudgetError, UsageError
+from edgeplast.planning import contest, explain, plan
 from edgeplast.plans import Plan
 
 ARCH = architecture(depth=4)
@@ -158,3 +159,27 @@ def test_without_networkx_the_command_to_type_is_named(tmp_path, monkeypatch, ca
     table(architecture(width=48, depth=3)).write(scores)
     assert run(["plan", str(scores), "--memory", "200MiB"]) == 3
     assert "networkx is not installed; planning and exporting need it" in capsys.readouterr().err
+
+
+def test_a_contest_has_the_plans_that_the_explanation_shows_each_once():
+    found = contest(SCORES, TIGHT)
+    shown = {row.memory_bytes: row for row in explain(SCORES, TIGHT).contest}
+    assert {made.predicted_peak_bytes for made, _ in found.values()} == shown.keys()
+    assert len({made.trainable for made, _ in found.values()}) == len(found)
+    assert next(iter(found)) == "head" and set(found) <= {"head", "uniform", "focus", "summed", "last-k:4", "last-k:3"}
+    for name, (made, _) in found.items():
+        if name != "head":
+            assert made == plan(SCORES, TIGHT, strategy=name)
+
+
+def test_a_contest_takes_ways_by_name():
+    names = ("head", "last-k", "last-k:1", "fc1", "attn:2-3+norm", "norm1+fc1")
+    found = contest(SCORES, Budget(), names)
+    assert found["last-k"][0].trainable == plan(SCORES, Budget(), strategy="last-k:4").trainable
+    assert found["attn:2-3+norm"][0].trainable == plan(SCORES, Budget(), train="attn:2-3,norm").trainable
+    assert found["norm1+fc1"][0].trainable == plan(SCORES, Budget(), train="norm1,fc1").trainable
+    assert contest(SCORES, Budget(), ("last-k", "last-k:4"))["last-k"][1] == ("last-k:4",)
+    with pytest.raises(UsageError, match=r"'fc3' names nothing .* Ways to choose are head, last-k and"):
+        contest(SCORES, Budget(), ("fc3",))
+    with pytest.raises(BudgetError, match="MiB"):
+        contest(SCORES, Budget(memory_bytes=20 * MIB))
