@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,9 @@ from edgeplast_devices.runtime import EvaluationSession, OutOfMemoryError, runti
 from edgeplast_devices.sessions import Evaluates
 from edgeplast_devices.weights import read_trainable
 
+Each = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
+"""Told of each micro-batch: which pictures (b,), their logits float32 (b, classes), their labels int64 (b,)."""
+
 
 def evaluate(
     bundle: Bundle,
@@ -33,6 +36,7 @@ def evaluate(
     provider: str = CPU,
     unreadable: Unreadable | None = None,
     progress: Progress = silent,
+    each: Each | None = None,
 ) -> Evaluation:
     """Measure accuracy, loss and calibration of a bundle as it is.
 
@@ -45,6 +49,7 @@ def evaluate(
         provider: the execution provider.
         unreadable: takes note of images that cannot be read.
         progress: told of each micro-batch.
+        each: told what the model says of each picture.
 
     Raises:
         InputError: labels the bundle does not know, or no image that can be read.
@@ -60,7 +65,8 @@ def evaluate(
     session = EvaluationSession(bundle.path / EVALUATION_GRAPH, parameters, threads or usable_threads(), placement)
     bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
     unreadable = unreadable or Unreadable()
-    result = measure(session, known, manifest.preprocessing, manifest.classes, micro_batch, unreadable, progress)
+    how, classes = manifest.preprocessing, manifest.classes
+    result = measure(session, known, how, classes, micro_batch, unreadable, progress, each=each)
     bundle.check_unchanged()  # weights are mapped: what is written to them later is seen
     return msgspec.structs.replace(result, unreadable=unreadable.count, runtime=runtime_name(), provider=placement)
 
@@ -99,6 +105,7 @@ def measure(
     unreadable: Unreadable,
     progress: Progress = silent,
     activity: str = "evaluating",
+    each: Each | None = None,
 ) -> Evaluation:
     """Run a session over images whose labels index ``classes``.
 
@@ -110,10 +117,13 @@ def measure(
     while done < len(images):
         try:
             for batch in batches(images, how, micro_batch, order=np.arange(done, len(images)), unreadable=unreadable):
-                metrics.add(_logits(session, batch.images), batch.labels)
+                logits = _logits(session, batch.images)
+                metrics.add(logits, batch.labels)
+                if each is not None:
+                    each(batch.indices, logits, batch.labels)
                 done = int(batch.indices[-1]) + 1
                 progress(activity, done, len(images))
-                del batch
+                del batch, logits
             done = len(images)
         except MemoryError as error:  # numpy's or Pillow's: go on with half as many pictures at once
             if micro_batch == 1:
