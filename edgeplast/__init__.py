@@ -1,6 +1,6 @@
 """edgeplast: let a pretrained vision model keep learning on the device where it runs.
 
-Offline: ``score`` → ``plan`` → ``export``, or all in one with ``make_bundle``.
+Offline: ``score`` → ``plan`` (or ``compare``) → ``export``, or all in one with ``make_bundle``.
 On the device: ``adapt`` → ``evaluate`` → ``deploy`` → ``predict``.
 Nothing is imported until it is asked for: a device never loads torch.
 """
@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "adapt": "edgeplast.verbs",
     "choose_bits": "edgeplast.compressing",
+    "compare": "edgeplast.comparing.contest",
     "deploy": "edgeplast.verbs",
     "deploy_quantized": "edgeplast.compressing",
     "evaluate": "edgeplast.verbs",
@@ -27,6 +28,7 @@ _HOMES = {
     "Adaptation": "edgeplast.adaptation",
     "Budget": "edgeplast.budget",
     "Bundle": "edgeplast.bundle",
+    "Comparison": "edgeplast.comparison",
     "EdgeplastError": "edgeplast.errors",
     "Evaluation": "edgeplast.evaluation",
     "Plan": "edgeplast.plans",
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from edgeplast.adaptation import Adaptation as Adaptation
     from edgeplast.budget import Budget as Budget
     from edgeplast.bundle import Bundle as Bundle
+    from edgeplast.comparing.contest import compare as compare
+    from edgeplast.comparison import Comparison as Comparison
     from edgeplast.compressing import choose_bits as choose_bits
     from edgeplast.compressing import deploy_quantized as deploy_quantized
     from edgeplast.compressing import prune as prune

@@ -20,7 +20,10 @@ OWN_FOLDER = "bundle.json"
 """What a folder must hold to count as written by edgeplast: a bundle's manifest,"""
 
 OWN_PRUNED = "pruned.json"
-"""or the record of a pruned model."""
+"""the record of a pruned model,"""
+
+OWN_COMPARISON = "comparison.json"
+"""or the result of a contest."""
 
 _BUILDING = ".partial"
 
@@ -194,7 +197,7 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         return
     if not force:
         raise UsageError(f"{path} exists already. Choose another name, or add --force to replace it.")
-    if path.is_dir() and not any((path / own).is_file() for own in (OWN_FOLDER, OWN_PRUNED)):
+    if path.is_dir() and not any((path / own).is_file() for own in (OWN_FOLDER, OWN_PRUNED, OWN_COMPARISON)):
         raise UsageError(
             f"{path} is a folder with other things in it (it has no {OWN_FOLDER}), which --force does not delete. "
             "Choose another name, or remove it yourself."

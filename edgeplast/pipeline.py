@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgeplast import compressing, verbs
 from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
-from edgeplast.errors import UsageError
+from edgeplast.errors import UsageError, one_of
+from edgeplast.files import possible
 from edgeplast.outline import Outline
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
@@ -66,6 +67,8 @@ def make_bundle(
     pairs: int = 64,
     strategy: str = "best",
     train: str | None = None,
+    choose: str = "planned",
+    minutes: float = 20.0,
     optimizer: str = "adamw",
     batch_size: int = 16,
     weight_bits: int | Callable[[Outline], Bits] = 8,
@@ -78,6 +81,7 @@ def make_bundle(
     seed: int = 0,
     force: bool = False,
     progress: Progress = silent,
+    notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
 ) -> Bundle:
     """Score a model, plan what trains under a budget, and write the bundle for a device.
 
@@ -95,6 +99,9 @@ def make_bundle(
         pairs: most pairs of images to score on.
         strategy: how to choose what trains.
         train: what trains, by name, e.g. ``"attn:8-11,head"``; by default what the strategy chooses.
+        choose: ``"planned"``, by strategy or name; or ``"measured"``: the usual plans compete on the images, as in
+            :func:`edgeplast.compare`, whose folder is ``<into>.comparison``.
+        minutes: with ``"measured"``: of the contest.
         optimizer: whose state the budget is computed with.
         batch_size: images an optimizer step is computed from.
         weight_bits: of each stored element of frozen matrices, 32, 8 or 4; or, for components of their own, what
@@ -108,11 +115,13 @@ def make_bundle(
         seed: of the pairs, and of the images calibrated on.
         force: replace what is there.
         progress: told of each step.
+        notice: told what each run of a contest has shown.
 
     Raises:
         UsageError: options that do not go together, or ``into`` exists; for other errors see the verbs.
     """
     check_way(planned=plan is not None, pictured=images is not None, keep=keep, distill_steps=distill_steps)
+    check_choice(choose, strategy, train, planned=plan is not None)
     if keep is not None:
         assert images is not None
         model = compressing.prune(
@@ -125,7 +134,30 @@ def make_bundle(
             seed=seed,
             progress=progress,
         ).model
-    if plan is None:
+    if choose == "measured":
+        if not isinstance(weight_bits, int):
+            raise UsageError('choose="measured" takes one number of bits: weight_bits=8, say.')
+        plan = _measured(
+            model,
+            images,
+            budget,
+            into=contest_of(into),
+            minutes=minutes,
+            classes=classes,
+            keep_head=keep_head,
+            preprocessing=preprocessing,
+            method=method,
+            pairs=pairs,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            weight_bits=weight_bits,
+            frozen_compute=frozen_compute,
+            seed=seed,
+            force=force,
+            progress=progress,
+            notice=notice,
+        )
+    elif plan is None:
         assert images is not None
         scores = verbs.score(
             model, images, method=method, pairs=pairs, seed=seed, preprocessing=preprocessing, progress=progress
@@ -173,3 +205,30 @@ def make_bundle(
         force=force,
         progress=progress,
     )
+
+
+def check_choice(choose: str, strategy: str, train: str | None, *, planned: bool) -> None:
+    """Raise unless it is said in one way what trains.
+
+    Raises:
+        UsageError: there is no such way to choose, or two are given.
+    """
+    if choose not in ("planned", "measured"):
+        raise one_of("--choose", choose, ("planned", "measured"))
+    if choose == "measured" and (planned or train or strategy != "best"):
+        given = "--plan" if planned else f"--train {train}" if train else f"--strategy {strategy}"
+        raise UsageError(
+            f"--choose measured finds out what trains, and {given} says it. Give one of them; for a contest of "
+            "candidates of your own: edgeplast compare MODEL --candidates …, then export --plan."
+        )
+
+
+def contest_of(into: str | Path) -> Path:
+    """Return the folder of the contest by which a bundle's plan is chosen."""
+    return possible(into).with_name(f"{Path(into).name}.comparison")
+
+
+def _measured(model: torch.nn.Module, *how: Any, **more: Any) -> Plan:
+    from edgeplast.comparing.contest import compare
+
+    return compare(model, *how, **more).plan

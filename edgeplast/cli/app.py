@@ -17,6 +17,7 @@ from edgeplast.outputs import holding_outputs
 _VERBS = {
     "score": "how plastic is each component of a model",
     "plan": "what to train under a budget",
+    "compare": "what learns best from your pictures, by trying",
     "prune": "a smaller model, by what its heads and hidden units are worth",
     "export": "model to bundle: score, plan, check, write",
     "report": "scores, or an adaptation, as one HTML page",
@@ -43,7 +44,7 @@ _INTRODUCTION = """edgeplast lets a pretrained vision model keep learning on the
     edgeplast evaluate adapted/ --data test/
     edgeplast deploy adapted/ -o model.onnx
     edgeplast predict model.onnx photo.jpg
-  Every verb has --help and --json. Also: score, plan, prune, report, inspect, devices, doctor."""
+  Every verb has --help and --json. Also: score, plan, compare, prune, report, inspect, devices, doctor."""
 
 
 class _Verbs(typer.core.TyperGroup):

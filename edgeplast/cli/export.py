@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,8 @@ import typer
 
 from edgeplast.bundle import Bundle
 from edgeplast.cli import bits
-from edgeplast.cli.console import print_json, print_table, progress_bar
+from edgeplast.cli.compare import TOLD_BY_RUNS
+from edgeplast.cli.console import print_json, print_table, progress_bar, say
 from edgeplast.cli.options import (
     MODEL_HELP,
     CheckpointOption,
@@ -39,6 +41,7 @@ from edgeplast.scores import DEFAULT_METHOD
 from edgeplast.units import format_bytes, parse_bytes
 
 if TYPE_CHECKING:
+    from edgeplast.outline import Outline
     from edgeplast_exporters.storing import FrozenCompute
 
 
@@ -73,6 +76,14 @@ def export(
     pairs: Annotated[int, typer.Option(help="Most pairs of images to score on.")] = 64,
     strategy: Annotated[str, typer.Option(help="How to choose what trains; see `edgeplast plan --help`.")] = "best",
     train: TrainOption = None,
+    choose: Annotated[
+        str,
+        typer.Option(
+            help="planned, or measured: the usual plans compete on --data first, as in `edgeplast compare`, which "
+            "leaves a page in OUTPUT.comparison."
+        ),
+    ] = "planned",
+    minutes: Annotated[float, typer.Option(help="With --choose measured: of the contest.")] = 20.0,
     optimizer: Annotated[str, typer.Option(help=f"{OPTIMIZERS_IN_WORDS}.")] = "adamw",
     batch: Annotated[int, typer.Option(help="Images per optimizer step.")] = 16,
     weight_bits: Annotated[str, typer.Option(help=bits.EXPORT_HELP)] = "8",
@@ -102,7 +113,8 @@ def export(
 ) -> None:
     """Score a model, plan what trains, check the graphs against torch, and write a bundle for the device."""
     from edgeplast import compressing
-    from edgeplast.pipeline import check_way, make_bundle
+    from edgeplast.comparing.contest import check_minutes
+    from edgeplast.pipeline import check_choice, check_way, contest_of, make_bundle
     from edgeplast.planning.estimating import check_training
     from edgeplast.planning.strategies import check_strategy
 
@@ -110,6 +122,10 @@ def export(
     check_model(model, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, model_kwargs=model_kwargs)
     pictures = pictures_of(mean, std, interpolation, crop)
     check_way(planned=plan is not None, pictured=data is not None, keep=prune, distill_steps=distill_steps)
+    check_choice(choose, strategy, train, planned=plan is not None)
+    if choose == "measured":
+        check_minutes(minutes)
+        claim(contest_of(output), force=force, folder=True)
     target = size is not None or max_accuracy_drop is not None
     automatic = bits.check_auto(weight_bits, target=target, data=data is not None, frozen_compute=frozen_compute)
     size_bytes = None if size is None else parse_bytes(size)
@@ -125,7 +141,8 @@ def export(
         check_training(optimizer, batch)
         check_strategy(strategy, train)
         bits.check_bits("8" if automatic else weight_bits)
-    with progress_bar(as_json) as progress:
+    trained_bits = _bits_for(choose, "8" if automatic else weight_bits)
+    with progress_bar(as_json, told_otherwise=TOLD_BY_RUNS) as progress:
         images = None if data is None else labelled_images(data, progress=progress)
         network = network_of(
             model,
@@ -137,7 +154,7 @@ def export(
         )
         bundle = make_bundle(
             network,
-            images,
+            data if choose == "measured" else images,  # each run of a contest opens them itself
             budget,
             into=output,
             plan=given,
@@ -147,9 +164,11 @@ def export(
             pairs=pairs,
             strategy=strategy,
             train=train,
+            choose=choose,
+            minutes=minutes,
             optimizer=optimizer,
             batch_size=batch,
-            weight_bits=lambda outline: bits.weight_bits_of("8" if automatic else weight_bits, outline),
+            weight_bits=trained_bits,
             size_bytes=size_bytes,
             max_accuracy_drop=max_accuracy_drop,
             frozen_compute=compute,
@@ -159,8 +178,18 @@ def export(
             seed=seed,
             force=force,
             progress=progress,
+            notice=lambda text: say(text, err=True),
         )
     _show(bundle, as_json)
+
+
+def _bits_for(choose: str, given: str) -> int | Callable[[Outline], tuple[int, Mapping[str, int]]]:
+    """Return the bits that planning takes; a contest takes one number."""
+    if choose == "planned":
+        return lambda outline: bits.weight_bits_of(given, outline)
+    if not given.isdecimal():
+        raise UsageError(f"--choose measured takes one number for --weight-bits, 32, 8 or 4, or auto; given: {given}.")
+    return int(given)
 
 
 def _compute_of(given: str, data: Path | None) -> FrozenCompute:

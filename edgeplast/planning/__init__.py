@@ -144,8 +144,8 @@ def contest(
     Args:
         scores: of the model's components.
         budget: of the device.
-        names: of ways, as in :meth:`~edgeplast.planning.planner.Planner.rival`; by default the usual ones that fit,
-            those of :func:`explain`.
+        names: of ways, as in :meth:`~edgeplast.planning.planner.Planner.rival`, or finer parts such as ``lora:8``; by
+            default the usual ones that fit, those of :func:`explain`.
         **how: further arguments of :func:`plan`, without ``strategy`` and ``train``.
 
     Raises:
@@ -153,7 +153,13 @@ def contest(
         UsageError: a name means nothing.
     """
     planner = Planner(scores, **how)
-    made = {name: planner.rival(name, budget) for name in names} if names else planner.usual(budget)
+    made = {} if names else planner.usual(budget)
+    for name in names:
+        finer, parts = refined(scores, name.replace("+", ","))
+        if finer is scores:
+            made[name] = planner.rival(name, budget)
+        else:
+            made[name] = Planner(finer, **how).plan(budget, "names", parts)
     if not made:
         planner.rival(HEAD, budget)  # raises, and says what would do
     found: dict[tuple[str, ...], list[str]] = {}

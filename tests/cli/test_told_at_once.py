@@ -15,6 +15,7 @@ MODEL = "vit_tiny_patch16_224"
 SCORE = ("score", MODEL, "--data", "DATA", "-o", "scores.json")
 EXPORT = ("export", MODEL, "--data", "DATA", "-o", "bundle")
 PRUNE = ("prune", MODEL, "--data", "DATA", "-o", "small", "--keep", "0.7")
+COMPARE = ("compare", MODEL, "--data", "DATA", "-o", "contest")
 FILE = ("--checkpoint", "weights.safetensors")
 
 
@@ -73,6 +74,23 @@ def said(
         ((*PRUNE, *FILE, "--importance", "size"), 2, "Unknown importance 'size'"),
         ((*PRUNE, *FILE, "--prune-steps", "0"), 2, "--prune-steps 0 must be 1 or more"),
         ((*PRUNE, *FILE, "--ratio", "blocks.0.fc1=1.5"), 2, "blocks.0.fc1=1.5: the share to take out"),
+        ((*COMPARE, "--checkpoint", "nowhere.pth"), 3, "There is no checkpoint nowhere.pth"),
+        ((*COMPARE, *FILE, "--minutes", "0"), 2, "--minutes 0 must be a positive number of minutes"),
+        ((*COMPARE, *FILE, "--minutes", "nan"), 2, "--minutes nan must be a positive number of minutes"),
+        ((*COMPARE, *FILE, "--candidates", ","), 2, "--candidates is empty"),
+        ((*COMPARE, *FILE, "--candidates", "head,head"), 2, "--candidates names head twice"),
+        ((*COMPARE, *FILE, "--candidates", "last-k:0"), 2, "'last-k:0' needs a number of blocks"),
+        ((*COMPARE, *FILE, "--epochs", "0"), 2, "--epochs 0 must be 1 or more"),
+        ((*COMPARE, *FILE, "--weight-bits", "7"), 2, "Give 32, 8 or 4"),
+        ((*COMPARE, *FILE, "--memory", "12"), 2, "'12' has no unit"),
+        ((*COMPARE, *FILE, "--method", "plastik"), 2, "Unknown score method 'plastik'"),
+        (("compare", MODEL, "--data", "none", "-o", "c", *FILE), 3, "none does not exist"),
+        (("compare", MODEL, "--data", "DATA", "-o", "taken", *FILE), 2, "taken exists already"),
+        ((*EXPORT, *FILE, "--choose", "guessed"), 2, "Unknown --choose 'guessed'. Known: planned, measured"),
+        ((*EXPORT, *FILE, "--choose", "measured", "--train", "head"), 2, "--train head says it. Give one of them"),
+        ((*EXPORT, *FILE, "--choose", "measured", "--plan", "p.json"), 2, "and --plan says it. Give one of them"),
+        ((*EXPORT, *FILE, "--choose", "measured", "--minutes", "-1"), 2, "--minutes -1 must be a positive number"),
+        ((*EXPORT, *FILE, "--choose", "measured", "--weight-bits", "8,fc1=4"), 2, "takes one number for --weight-bits"),
         (("plan", "nowhere.json", "--optimizer", "adam"), 2, "Unknown optimizer 'adam'"),
         (("plan", "nowhere.json", "--memory", "12"), 2, "'12' has no unit"),
         (("plan", "nowhere.json", "-o", "taken"), 2, "taken exists already"),
@@ -93,7 +111,7 @@ def test_methods_are_listed_without_torch(said: Callable) -> None:
 
 
 def test_what_is_missing_is_told_when_all_arguments_are_right(said: Callable) -> None:
-    for words in ((*SCORE, *FILE), (*EXPORT, *FILE), (*PRUNE, *FILE)):
+    for words in ((*SCORE, *FILE), (*EXPORT, *FILE), (*PRUNE, *FILE), (*COMPARE, *FILE)):
         code, shown = said(*words)
         assert code == 3 and "torch is not installed" in shown and "pip install 'edgeplast[offline]'" in shown, shown
 

@@ -178,6 +178,8 @@ def test_a_contest_takes_ways_by_name():
     assert found["last-k"][0].trainable == plan(SCORES, Budget(), strategy="last-k:4").trainable
     assert found["attn:2-3+norm"][0].trainable == plan(SCORES, Budget(), train="attn:2-3,norm").trainable
     assert found["norm1+fc1"][0].trainable == plan(SCORES, Budget(), train="norm1,fc1").trainable
+    low_rank = contest(SCORES, Budget(), ("lora:4@attn+head",))["lora:4@attn+head"][0]
+    assert low_rank.trainable == plan(SCORES, Budget(), train="lora:4@attn,head").trainable
     assert contest(SCORES, Budget(), ("last-k", "last-k:4"))["last-k"][1] == ("last-k:4",)
     with pytest.raises(UsageError, match=r"'fc3' names nothing .* Ways to choose are head, last-k and"):
         contest(SCORES, Budget(), ("fc3",))

@@ -1,0 +1,216 @@
+"""Contests of small models in real processes: a winner, a tie, kills, Ctrl-C, and what cannot be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from small_models import CLASSES, blob, blob_folder, small_vit
+
+import edgeplast
+from edgeplast import journal
+from edgeplast.budget import Budget
+from edgeplast.comparing import halving
+from edgeplast.comparison import COMPARISON, JOURNAL, PAGE, PLAN, Comparison
+from edgeplast.errors import BudgetError, InputError, UsageError
+from edgeplast.plans import Plan
+
+torch = pytest.importorskip("torch", reason="scoring and exporting need it")
+BUDGET = Budget(memory_bytes=256 << 20)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes, 24 pictures each, and a test split that nobody may look at: it holds no picture at all."""
+    root = blob_folder(tmp_path_factory.mktemp("compare") / "data", train=24, test=1)
+    for file in (root / "test").rglob("*.png"):
+        file.write_bytes(b"no picture")
+    return root
+
+
+@pytest.fixture(scope="module")
+def blind() -> torch.nn.Module:
+    """A model that sees next to nothing of a picture until its embedding trains."""
+    model = small_vit()
+    with torch.no_grad():
+        model.patch_embed.proj.weight *= 1e-3
+    return model
+
+
+def test_a_clear_winner_is_found_and_its_plan_goes_into_a_bundle(
+    blind: torch.nn.Module, pictures: Path, tmp_path: Path
+) -> None:
+    told: list[str] = []
+    found = edgeplast.compare(
+        blind, pictures, BUDGET, minutes=5, into=tmp_path / "c", candidates=("head", "uniform"), notice=told.append
+    )
+    assert found.chosen == found.best == "uniform" and "uniform stands out" in found.verdict
+    assert found.stopped_because == "one stands out" and found.seconds < 300
+    head = found.candidate("head")
+    assert head.outcome == "worse" and head.difference is not None and head.difference.high < 0
+    assert head.measured_peak_bytes is not None and 30 << 20 < head.measured_peak_bytes < BUDGET.memory_bytes
+    assert (found.learning, found.held_out, found.held_out_from) == (54, 18, "train")
+    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == sorted([COMPARISON, PLAN, PAGE, JOURNAL])
+    assert Comparison.read(tmp_path / "c" / COMPARISON) == found
+    plan = Plan.read(tmp_path / "c" / PLAN)
+    assert plan == found.plan and plan.components["patch_embed"].trainable
+    bundle = edgeplast.export(blind, tmp_path / "c" / PLAN, into=tmp_path / "bundle")
+    assert bundle.manifest.plan == plan and bundle.manifest.classes == CLASSES
+    page = (tmp_path / "c" / PAGE).read_text()
+    assert page.count("<svg") == 3 and "uniform stands out" in page and "budget 256 MiB" in page
+    assert "uniform stands out" in str(found) and "<td>uniform</td>" in found._repr_html_()
+    assert any(line.startswith("round 1, seed 1: uniform: ") and line.endswith("left") for line in told), told
+
+
+def test_labels_that_nothing_explains_show_no_difference_and_the_cheapest_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(halving, "MOST_SEEDS", 1)
+    for i in range(48):
+        folder = tmp_path / "data" / CLASSES[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        blob("red", i).save(folder / f"{i}.png")
+    found = edgeplast.compare(small_vit(), tmp_path / "data", minutes=5, candidates=("uniform", "head", "last-k:2"))
+    fast = [c for c in found.candidates if c.epoch_seconds <= 1.1 * found.candidates[0].epoch_seconds]
+    assert found.chosen == min(fast, key=lambda c: c.predicted_peak_bytes).name
+    assert "No difference that these pictures could show between " in found.verdict
+    assert f"{found.chosen} is the cheapest" in found.verdict and "Each ran once" in found.verdict
+    assert sorted(c.outcome for c in found.candidates) == ["chosen", "not worse", "not worse"]
+
+
+def test_plans_that_are_the_same_run_once(pictures: Path) -> None:
+    ways = ("last-k:2", "last-k", "blocks:0-1+norm")
+    found = edgeplast.compare(small_vit(), pictures, minutes=5, candidates=ways)
+    assert [(c.name, c.also, c.seeds) for c in found.candidates] == [("last-k:2", ways[1:], 1)]
+    assert found.verdict == "last-k:2 is the only candidate: nothing else fits."
+
+
+def test_export_chooses_by_trying_and_leaves_the_page(
+    blind: torch.nn.Module, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(halving, "MOST_SEEDS", 1)
+    told: list[str] = []
+    bundle = edgeplast.make_bundle(
+        blind, pictures, BUDGET, into=tmp_path / "b", choose="measured", minutes=5, notice=told.append
+    )
+    found = Comparison.read(tmp_path / "b.comparison" / COMPARISON)
+    assert bundle.manifest.plan == found.plan and {c.name for c in found.candidates} >= {"head", "uniform"}
+    assert (tmp_path / "b.comparison" / PAGE).exists() and any(line.startswith("round 1, seed 0: ") for line in told)
+    with pytest.raises(UsageError, match=r"--train head says it\. Give one of them"):
+        edgeplast.make_bundle(blind, pictures, into=tmp_path / "c", choose="measured", train="head")
+
+
+class TestStopping:
+    """The command line, killed and interrupted."""
+
+    @staticmethod
+    def command(checkpoint: Path, pictures: Path, into: Path) -> list[str]:
+        return [
+            sys.executable, "-m", "edgeplast", "compare", "vit_tiny_patch16_224", "--checkpoint", str(checkpoint),
+            "--image-size", "32", "--model-kwargs", '{"depth": 2, "embed_dim": 24}', "--data", str(pictures),
+            "--memory", "256MiB", "--minutes", "3", "--candidates", "head,uniform", "-o", str(into),
+        ]  # fmt: skip
+
+    @pytest.fixture(scope="class")
+    def checkpoint(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        from safetensors.torch import save_file
+
+        from edgeplast.models import import_timm
+
+        torch.manual_seed(0)
+        model = import_timm().create_model("vit_tiny_patch16_224", img_size=32, num_classes=5, depth=2, embed_dim=24)
+        path = tmp_path_factory.mktemp("weights") / "weights.safetensors"
+        save_file(model.state_dict(), path)
+        return path
+
+    @staticmethod
+    def started(command: list[str]) -> subprocess.Popen[str]:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "COLUMNS": "80"}
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+        )
+
+    @staticmethod
+    def wait_for_runs(path: Path, count: int, process: subprocess.Popen[str]) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if sum(line["what"] == "run" for line in journal.read(path)) >= count:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"{count} runs were never written: {process.communicate()}")
+
+    def test_killed_and_interrupted_it_goes_on(self, checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+        into, partial = tmp_path / "c", tmp_path / "c.partial"
+        command = self.command(checkpoint, pictures, into)
+        first = self.started(command)
+        self.wait_for_runs(partial / JOURNAL, 1, first)
+        time.sleep(1)  # into the next run, or the next export
+        first.kill()
+        first.communicate()
+        after_kill = journal.read(partial / JOURNAL)
+        second = self.started(command)
+        self.wait_for_runs(partial / JOURNAL, 3, second)
+        second.send_signal(signal.SIGINT)
+        _, said = second.communicate(timeout=60)
+        assert second.returncode == 130, said
+        assert "Going on: 1 runs are done" in said or "Going on: 2 runs are done" in said
+        assert f"runs of the contest are kept in {partial}. The same command goes on from there." in said
+        assert "Traceback" not in said and not list(partial.glob("run-*"))
+        after_interrupt = journal.read(partial / JOURNAL)
+        assert after_interrupt[: len(after_kill)] == after_kill
+        third = self.started([*command, "--json"])
+        out, said = third.communicate(timeout=240)
+        assert third.returncode == 0, said
+        found = json.loads(out)
+        assert found == json.loads((into / COMPARISON).read_text()) and found["seconds"] < 180
+        lines = journal.read(into / JOURNAL)
+        assert lines[: len(after_interrupt)] == after_interrupt
+        runs = [(line["round"], line["candidate"], line["seed"]) for line in lines if line["what"] == "run"]
+        assert len(runs) == len(set(runs)) and not partial.exists()
+
+    def test_another_question_is_not_answered_with_the_old_runs(
+        self, checkpoint: Path, pictures: Path, tmp_path: Path
+    ) -> None:
+        command = self.command(checkpoint, pictures, tmp_path / "c")
+        first = self.started(command)
+        while not (tmp_path / "c.partial/scores.json").exists() and first.poll() is None:
+            time.sleep(0.05)
+        first.kill()
+        first.communicate()
+        other = self.started([*command[:-2], "--seed", "1", "-o", str(tmp_path / "c")])
+        _, said = other.communicate(timeout=120)
+        assert other.returncode == 2 and "holds an unfinished contest with another seed (0)" in said
+
+
+def test_what_cannot_be_is_said(pictures: Path, tmp_path: Path) -> None:
+    model = small_vit()
+    with pytest.raises(UsageError, match="--minutes 0 must be a positive number of minutes"):
+        edgeplast.compare(model, pictures, minutes=0)
+    with pytest.raises(UsageError, match=r"images is of the kind list\. Allowed: the path of a folder"):
+        edgeplast.compare(model, [], minutes=1)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="budget is of the kind str"):
+        edgeplast.compare(model, pictures, "256MiB", minutes=1)  # type: ignore[arg-type]
+    few = blob_folder(tmp_path / "few", train=4, test=0)
+    with pytest.raises(InputError, match=r"has 12 training pictures, of which 3 can be held out .* below 8"):
+        edgeplast.compare(model, few, minutes=1)
+    with pytest.raises(UsageError, match=r"'focs' names nothing .* Ways to choose are head, last-k and the strategies"):
+        edgeplast.compare(model, pictures, minutes=1, candidates=("focs",))
+    with pytest.raises(BudgetError, match="MiB"):
+        edgeplast.compare(model, pictures, Budget(memory_bytes=40 << 20), minutes=1)
+    (tmp_path / "taken.partial").mkdir()
+    with pytest.raises(UsageError, match=r"taken\.partial is in the way"):
+        edgeplast.compare(model, pictures, minutes=1, into=tmp_path / "taken")
+
+
+def test_minutes_that_are_over_before_anything_ran_are_told_with_how_many_do(pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(BudgetError, match=r"The minutes were used .* started again with --minutes \d+ it goes on"):
+        edgeplast.compare(small_vit(), pictures, minutes=0.01, into=tmp_path / "c", candidates=("head",))
+    assert (tmp_path / "c.partial/scores.json").exists()
+    shutil.rmtree(tmp_path / "c.partial")
