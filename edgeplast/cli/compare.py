@@ -129,8 +129,8 @@ def compare(
         print_json(found.to_json())
         return
     show(found)
-    say(f"\nWritten: {output}  (look at {output / PAGE};")
-    say(f"next: edgeplast export {model} … --plan {output / PLAN} -o bundle/)")
+    say(f"\nWritten: {output / PAGE} to look at, and the plan.")
+    say(f"Next: edgeplast export {model} … --plan {output / PLAN} -o bundle/")
 
 
 def candidate_names(given: str | None) -> tuple[str, ...]:

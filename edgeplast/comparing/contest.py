@@ -183,7 +183,7 @@ class _Contest:
         self.clock.before = records.elapsed
         if len(records):
             used = format_seconds(self.clock.before)
-            self.notice(f"Going on: {len(records)} runs are done, {used} were used, {self.clock.said()}.")
+            self.notice(f"Going on: {_counted(len(records))} done, {used} were used, {self.clock.said()}.")
         pool = open_pool(Path(self.settings.data), self.settings.seed, self.progress)
         for line in pool.taken_for:
             self.notice(line)
@@ -356,7 +356,11 @@ def _interrupted(contest: _Contest, into: str | Path | None) -> InterruptedRunEr
     done = 0 if contest.records is None else len(contest.records)
     if into is None:
         return InterruptedRunError("Interrupted; nothing was kept, since no folder was given to keep it in.")
-    runs = f"{done} run{'' if done == 1 else 's'}"
+    runs = _counted(done, " of the contest")
     return InterruptedRunError(
-        f"Interrupted; {runs} of the contest are kept in {unfinished(Path(into))}. The same command goes on from there."
+        f"Interrupted; {runs} kept in {unfinished(Path(into))}. The same command goes on from there."
     )
+
+
+def _counted(runs: int, what: str = "") -> str:
+    return f"{runs} run{what} is" if runs == 1 else f"{runs} runs{what} are"

@@ -93,7 +93,7 @@ def verdict(candidates: Sequence[Candidate], chosen: str, best: str, seeds: int)
         if best != chosen:
             gap = next(c.difference for c in candidates if c.name == chosen)
             if gap is not None and gap.mean < 0:
-                text += f" {best} had {-100 * gap.mean:.1f} points more, which may be chance."
+                text += f" {best} had {-100 * gap.mean:.1f} points more: chance or not, more minutes or pictures tell."
     if missed:
         text += f" The minutes were used before {_listed(missed)} had run."
     if seeds == 1 and len(measured) > 1:
