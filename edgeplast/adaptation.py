@@ -44,7 +44,10 @@ class SecondsReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class EpochReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One pass over the training images; validation figures are None where there is no validation split."""
+    """One pass over the training images; validation figures are None where there is no validation split.
+
+    Epoch 0 is a fitted head before the first step.
+    """
 
     epoch: int
     training_loss: float
@@ -79,13 +82,13 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         seconds: see :class:`SecondsReport`.
         measured_on: the split that accuracy and calibration were measured on: ``test``, else ``val``, else ``train``.
         accuracy: fraction named right, by the bundle as it came and by the adapted model.
-        expected_calibration_error: 15 bins, as before and after.
+        expected_calibration_error: 15 bins, as before and after, at the temperature of each.
         images: images used per split.
         unreadable: images that could not be read and were left out.
         unreadable_examples: the first few of them, with the reason.
         options: the training options that were in force.
         history: figures per epoch; of more than 4,096 the earlier ones in part.
-        best_epoch: the epoch whose weights were kept.
+        best_epoch: the epoch whose weights were kept; 0 for a fitted head before the first step.
         losses: mean training loss of each optimizer step, of runs of more than 16,383 steps of ``steps_per_loss``
             steps; one that is not finite, and that of a step without a readable picture, is the largest float32.
         gradient_norms: global norm of each step's gradient before clipping, as the losses.
@@ -94,6 +97,8 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         rung_changes: steps down the ladder, and up again.
         resumed_at: optimizer steps at which the run was resumed after an interruption.
         device_memory: of a provider with memory of its own; None on the CPU.
+        temperature: fitted on the validation split; None without one.
+        calibration_error_without_temperature: what the error after would be; None where none was fitted.
         stopped_because: ``finished``, ``early stopping`` or ``diverged``.
     """
 
@@ -128,3 +133,5 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     stopped_because: str = "finished"
     provider: Placement = ON_CPU
     device_memory: DeviceMemoryReport | None = None
+    temperature: float | None = None
+    calibration_error_without_temperature: float | None = None

@@ -41,6 +41,7 @@ MOST_GRAPH_BYTES = 64 << 20
 
 _SHOWN_FAULTS = 20
 _LONGEST_CLASS = 1000
+_COLDEST, _HOTTEST = 1e-3, 1e3
 _GRAPH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.onnx")
 
 
@@ -124,6 +125,7 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
         files: every file but the manifest (and, in an adapted bundle, its report).
         versions: the tools that wrote the bundle.
         adapted_from: SHA-256 of the manifest of the bundle this one was adapted from; None in a fresh one.
+        temperature: that logits are divided by before they become probabilities; None for none.
     """
 
     KIND: ClassVar[str] = "bundle manifest"
@@ -142,9 +144,11 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     files: dict[str, StoredFile]
     versions: dict[str, str]
     adapted_from: str | None = None
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         check_classes(self.classes)
+        check_temperature(self.temperature)
         if not self.tiers or not all(tier.graphs for tier in self.tiers):
             raise InputError("A bundle needs at least one tier, and each tier a training graph; here one is empty.")
         trained = {stored.component for stored in self.parameters.values() if stored.trainable}
@@ -164,6 +168,16 @@ def check_classes(classes: tuple[str, ...]) -> None:
         raise InputError(f"A model needs two or more different class names; it has {len(classes)}: {shown[:400]}.")
     if (longest := max(map(len, classes))) > _LONGEST_CLASS:
         raise InputError(f"A class name has {longest:,} characters; {_LONGEST_CLASS} are the most.")
+
+
+def check_temperature(temperature: float | None) -> None:
+    """Raise unless logits can be divided by it.
+
+    Raises:
+        InputError: it is not above 0, or beyond what any fit gives.
+    """
+    if temperature is not None and not _COLDEST <= temperature <= _HOTTEST:
+        raise InputError(f"A temperature lies between {_COLDEST:g} and {_HOTTEST:g}; this is {temperature:g}.")
 
 
 class Bundle(msgspec.Struct, frozen=True):

@@ -265,6 +265,7 @@ def deploy_quantized(
     calibration_images: int = 64,
     threads: int | None = None,
     seed: int = 0,
+    temperature: bool = True,
     force: bool = False,
     progress: Progress = silent,
 ) -> Deployment:
@@ -280,6 +281,7 @@ def deploy_quantized(
         calibration_images: how many to calibrate on.
         threads: of the runtime; by default all usable cores.
         seed: of the pictures to calibrate on.
+        temperature: let the model divide its logits by the bundle's temperature, where it has one.
         force: replace what is there.
         progress: told of each parameter and picture.
 
@@ -303,7 +305,7 @@ def deploy_quantized(
     measured_on, measured = next((n, s) for n in ("test", "val", "train") if (s := getattr(images, n)) is not None)
     with tempfile.TemporaryDirectory() as folder:
         plain, integer = Path(folder) / "float.onnx", Path(folder) / "integer.onnx"
-        deploy_bundle(opened, plain, progress=progress)
+        deploy_bundle(opened, plain, temperature=temperature, progress=progress)
         before = evaluate_deployed(plain, measured, threads=threads, progress=progress)
         pictures = PreparedImages(images.train, manifest.preprocessing)
         calibrated, kept_float = quantize(

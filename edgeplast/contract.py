@@ -9,6 +9,9 @@ IMAGES, LOGITS, TARGETS, LOSS = "images", "logits", "targets", "loss"
 """Inputs and outputs of graphs: images (b, C, H, W) and targets (b, classes) in, logits (b, classes) and the scalar
 loss out, all float32. The gradient at the logits is softmax(logits)·Σtargets - targets."""
 
+FEATURES = "features"
+"""Second output of an evaluation graph whose logits are one linear layer: what that layer multiplies, (b, width)."""
+
 
 def gradient_input(parameter: str) -> str:
     """Return the name of the graph input that carries the gradient accumulated so far."""

@@ -17,6 +17,13 @@ class ClassAccuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     accuracy: float | None
 
 
+class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Mean cross-entropy and calibration error, as in :class:`Evaluation`."""
+
+    loss: float
+    expected_calibration_error: float
+
+
 class Evaluation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Figures over one set of images.
 
@@ -26,6 +33,8 @@ class Evaluation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         loss: mean cross-entropy in nats.
         expected_calibration_error: mean gap between confidence and accuracy over 15 bins
             (Guo et al., arXiv 1706.04599), 0 is best.
+        temperature: that logits were divided by; None for none.
+        without_temperature: loss and calibration error of the logits as they are; None where they are those above.
         per_class: by class name.
         unreadable: images that could not be read and were left out.
         runtime: which onnxruntime build ran, with its version.
@@ -42,3 +51,5 @@ class Evaluation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     unreadable: int = 0
     runtime: str = ""
     provider: Placement = ON_CPU
+    temperature: float | None = None
+    without_temperature: Calibration | None = None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 SWITCH = "ORT_DISABLE_TELEMETRY"
@@ -28,3 +30,21 @@ def import_quietly(part: str = "") -> Any:
         # Too late for the switch: whoever imported it first did without. What follows is not reported.
         onnxruntime.disable_telemetry_events()
     return importlib.import_module(f"onnxruntime.{part}") if part else onnxruntime
+
+
+@contextlib.contextmanager
+def without_training_package() -> Iterator[None]:
+    """Keep ``import onnxruntime`` of the training build (1.19) from importing onnx, and torch where it is there.
+
+    It looks for its own ORTModule in ``onnxruntime.training``, whose ``__init__`` imports both: 80 MB and seconds.
+    A module that is None in ``sys.modules`` counts as absent.
+    """
+    name = "onnxruntime.training"
+    if name in sys.modules or "onnxruntime" in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.modules.pop(name, None)

@@ -263,6 +263,7 @@ def evaluate(
     threads: int | None = None,
     runtime: str = "auto",
     provider: str = "cpu",
+    temperature: bool = True,
     unreadable: Unreadable | None = None,
 ) -> Evaluation:
     """Measure a fresh or adapted bundle on labelled images; see :func:`edgeplast_devices.evaluating.evaluate`.
@@ -277,6 +278,7 @@ def evaluate(
         threads: of the runtime; by default all cores this process may use.
         runtime: the build of onnxruntime: ``ort-training``, ``stock``, or ``auto`` for the one that is installed.
         provider: the execution provider.
+        temperature: divide logits by the model's temperature, where it has one.
         unreadable: takes note of pictures that cannot be read.
     """
     from edgeplast_devices.evaluating import evaluate as evaluate_bundle
@@ -289,18 +291,25 @@ def evaluate(
     if not isinstance(images, ImageSet):
         images = open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
     how: dict[str, Any] = {"micro_batch": micro_batch, "threads": threads, "runtime": runtime, "provider": provider}
-    how |= {"unreadable": unreadable, "progress": progress}
+    how |= {"temperature": temperature, "unreadable": unreadable, "progress": progress}
     if opened is None:
         assert not isinstance(bundle, Bundle)
         return evaluate_deployed(Path(bundle), images, **how)
     return evaluate_bundle(opened, images, **how)
 
 
-def deploy(bundle: Bundle | str | Path, into: str | Path, *, force: bool = False, progress: Progress = silent) -> Path:
+def deploy(
+    bundle: Bundle | str | Path,
+    into: str | Path,
+    *,
+    temperature: bool = True,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Path:
     """Write the model as one ONNX file in float32; see :func:`edgeplast_devices.deploying.deploy`."""
     from edgeplast_devices.deploying import deploy as deploy_bundle
 
-    return deploy_bundle(_bundle(bundle), possible(into), force=force, progress=progress)
+    return deploy_bundle(_bundle(bundle), possible(into), temperature=temperature, force=force, progress=progress)
 
 
 def predict(
@@ -310,6 +319,7 @@ def predict(
     threads: int | None = None,
     runtime: str = "auto",
     provider: str = "cpu",
+    temperature: bool = True,
     unreadable: Unreadable | None = None,
     progress: Progress = silent,
 ) -> list[Prediction]:
@@ -322,6 +332,7 @@ def predict(
         threads: of the runtime; by default all usable cores.
         runtime: the build of onnxruntime: ``ort-training``, ``stock``, or ``auto`` for the one that is installed.
         provider: the execution provider: ``cpu``, ``cuda``, …; the CPU takes over, with a warning, where it fails.
+        temperature: probabilities at the model's temperature, where it has one.
         unreadable: takes note of pictures that cannot be read.
         progress: told of each picture.
 
@@ -329,17 +340,8 @@ def predict(
         InputError: the model or a path cannot be used, or not one picture can be read.
         UsageError: there are no pictures, or an argument is of another kind.
     """
-    return list(
-        predictions(
-            model,
-            images,
-            threads=threads,
-            runtime=runtime,
-            provider=provider,
-            unreadable=unreadable,
-            progress=progress,
-        )
-    )
+    how: dict[str, Any] = {"threads": threads, "runtime": runtime, "provider": provider, "temperature": temperature}
+    return list(predictions(model, images, **how, unreadable=unreadable, progress=progress))
 
 
 def predictions(
@@ -349,6 +351,7 @@ def predictions(
     threads: int | None = None,
     runtime: str = "auto",
     provider: str = "cpu",
+    temperature: bool = True,
     unreadable: Unreadable | None = None,
     progress: Progress = silent,
 ) -> Iterator[Prediction]:
@@ -363,7 +366,7 @@ def predictions(
     if not isinstance(images, ImageSet):
         images = _unlabelled(images, progress)
     classifier = Classifier(model, threads=threads, runtime=runtime, provider=provider)
-    return classifier.predict(images, unreadable=unreadable, progress=progress)
+    return classifier.predict(images, temperature=temperature, unreadable=unreadable, progress=progress)
 
 
 def _bundle(given: Bundle | str | Path) -> Bundle:

@@ -95,9 +95,17 @@ class Evaluation:
     ) -> None:
         self._owner, self._real = owner, EvaluationSession(graph, parameters, threads, placement)
 
+    @property
+    def feature_width(self) -> int:
+        return self._real.feature_width
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         self._owner.evaluates()
         return self._real.logits(images)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        self._owner.evaluates()
+        return self._real.features(images)
 
 
 def adapt_over(

@@ -134,7 +134,7 @@ def adapt(
             report = _adapted(run, bundle, folder, into)
         except BaseException as error:
             # Asked of memory, not of the folder: a drive that is away for a moment must not look like an empty one.
-            if isinstance(error, DivergedError) or (checkpoint is None and not run.saved.steps):
+            if isinstance(error, DivergedError) or (checkpoint is None and not run.saved.anything):
                 shutil.rmtree(folder, ignore_errors=True)
             elif isinstance(error, KeyboardInterrupt):  # the second signal
                 raise _with_hint(InterruptedRunError("Interrupted at once."), folder, run) from error
@@ -210,7 +210,7 @@ def _adapted(run: Run, bundle: Bundle, folder: Path, into: Path) -> Adaptation:
     try:
         report = report_of(run)
         run.bundle.check_unchanged()
-        _write_adapted(bundle, run.parameters, folder)
+        _write_adapted(bundle, run.parameters, run.state.temperature, folder)
         report.write(folder / REPORT)
         finish_folder(folder, into, force=run.state.replaces)
     except DivergedError:
@@ -263,7 +263,7 @@ def _train(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:
     except EdgeplastError as error:
         raise _saved(run, folder, error) from error
     except Exception:  # of a callback of the caller's, say: no message of ours, and no reason to lose anything
-        if run.state.steps:
+        if run.state.has_learned:
             with contextlib.suppress(EdgeplastError, OSError, MemoryError):
                 run.save(folder)
         raise
@@ -271,7 +271,7 @@ def _train(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:
 
 def _saved(run: Run, folder: Path, error: EdgeplastError) -> EdgeplastError:
     """Save where the run stands, and return the error with what to do next."""
-    if run.state.steps == 0:
+    if not run.state.has_learned:
         return _said(error, f"{error} Nothing was done yet, and nothing was left behind.")
     try:
         run.save(folder)
@@ -288,7 +288,7 @@ def _with_hint(error: EdgeplastError, folder: Path, run: Run) -> EdgeplastError:
     except (EdgeplastError, OSError):
         last = None
     steps = last.state.steps if last else run.saved.steps
-    if not steps:
+    if last is None and not run.saved.anything:
         return error
     there = "" if last else " (which cannot be read now; bring its drive back)"
     return _said(
@@ -303,7 +303,7 @@ def _said(error: EdgeplastError, text: str) -> EdgeplastError:
     return next(kind for kind in kinds if isinstance(error, kind))(text)
 
 
-def _write_adapted(bundle: Bundle, parameters: dict[str, np.ndarray], folder: Path) -> None:
+def _write_adapted(bundle: Bundle, parameters: dict[str, np.ndarray], temperature: float | None, folder: Path) -> None:
     """Make a copy of a bundle an adapted one: other trainable weights, and a manifest that says so."""
     if not all(np.isfinite(array).all() for array in parameters.values()):
         raise DivergedError(
@@ -315,5 +315,6 @@ def _write_adapted(bundle: Bundle, parameters: dict[str, np.ndarray], folder: Pa
         bundle.manifest,
         files={**bundle.manifest.files, TRAINABLE: describe_file(folder / TRAINABLE)},
         adapted_from=bundle.fingerprint,
+        temperature=temperature,
     )
     manifest.write(folder / MANIFEST)

@@ -12,8 +12,9 @@ epoch and the picture (``images/splitting.py``).
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -65,6 +66,26 @@ class Checkpoint:
     def arrays(self) -> dict[str, np.ndarray]:
         """Return parameters under their own names, optimizer state under ``<slot>/<parameter>``; float32."""
         return read_arrays(self.path, most_header_bytes=MOST_STATE_BYTES, checksum=_checksum(self.path))
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The last checkpoint: after how many steps and epochs, with which file of best weights, and when."""
+
+    steps: int = 0
+    epoch: int = 0
+    best_file: str | None = None
+    anything: bool = False
+    at_seconds: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def of(cls, state: RunState) -> Saved:
+        """Return what a checkpoint of this state would be."""
+        return cls(state.steps, state.epoch, state.best.file, state.has_learned)
+
+    def holds(self, state: RunState) -> bool:
+        """Say whether the state is in it already."""
+        return (self.steps, self.epoch, self.anything) == (state.steps, state.epoch, state.has_learned)
 
 
 def write_checkpoint(

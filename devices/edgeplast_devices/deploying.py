@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from edgeplast.bundle import DEPLOYMENT_GRAPH, MOST_GRAPH_BYTES, Bundle
+from edgeplast.contract import LOGITS
 from edgeplast.errors import DamagedError
 from edgeplast.files import writing
 from edgeplast.outputs import only_writer, refuse_existing
@@ -25,20 +26,26 @@ from edgeplast_devices.weights import all_parameters, deployed_shapes
 
 # Field numbers of onnx.proto3 (stable since IR version 3) and protobuf wire types.
 _MODEL_GRAPH, _MODEL_METADATA = 7, 14
-_GRAPH_INITIALIZER = 5
+_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
+_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR = 1, 2, 3, 4
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
 _FLOAT = 1
 _VARINT, _BYTES = 0, 2
 
 CLASSES_KEY, PREPROCESSING_KEY = "edgeplast.classes", "edgeplast.preprocessing"
+TEMPERATURE_KEY = "edgeplast.temperature"
+_UNSCALED, _FACTOR = "logits.unscaled", "logits.factor"
 
 
-def deploy(bundle: Bundle, into: Path, *, force: bool = False, progress: Progress = silent) -> Path:
+def deploy(
+    bundle: Bundle, into: Path, *, temperature: bool = True, force: bool = False, progress: Progress = silent
+) -> Path:
     """Write the model as one ONNX file (opset 17, float32) with class names and preprocessing in its metadata.
 
     Args:
         bundle: fresh or adapted.
         into: the file to write.
+        temperature: let the model divide its logits by the bundle's temperature, where it has one.
         force: replace what is there.
         progress: told of each parameter.
 
@@ -49,13 +56,15 @@ def deploy(bundle: Bundle, into: Path, *, force: bool = False, progress: Progres
     """
     refuse_existing(into, force=force)
     with only_writer(into):
-        _write(bundle, into, progress)
+        _write(bundle, into, bundle.manifest.temperature if temperature else None, progress)
         return into
 
 
-def _write(bundle: Bundle, into: Path, progress: Progress) -> None:
+def _write(bundle: Bundle, into: Path, temperature: float | None, progress: Progress) -> None:
     manifest = bundle.manifest
     before, graph, after = _split(_deployment_graph(bundle))
+    if temperature is not None:
+        graph = _divided(graph, temperature)
     sizes = [
         _field_length(_GRAPH_INITIALIZER, len(_tensor_header(name, shape)) + _raw_length(shape))
         for name, shape in deployed_shapes(manifest).items()
@@ -72,10 +81,10 @@ def _write(bundle: Bundle, into: Path, progress: Progress) -> None:
         for key, value in (
             (CLASSES_KEY, json.dumps(manifest.classes, ensure_ascii=False)),
             (PREPROCESSING_KEY, msgspec.json.encode(manifest.preprocessing).decode()),
+            (TEMPERATURE_KEY, json.dumps(temperature)),
             ("edgeplast.model", manifest.model),
         ):
-            entry = _text(1, key) + _text(2, value)
-            file.write(_tag(_MODEL_METADATA, _BYTES) + _varint(len(entry)) + entry)
+            file.write(_message(_MODEL_METADATA, _text(1, key) + _text(2, value)))
     progress("writing the model", len(sizes), len(sizes))
 
 
@@ -97,20 +106,54 @@ def _deployment_graph(bundle: Bundle) -> bytes:
 
 def _split(model: bytes) -> tuple[bytes, bytes, bytes]:
     """Cut a serialised model into what stands before its graph, the graph's own bytes, and what follows."""
+    for number, start, content, end in _fields(model):
+        if number == _MODEL_GRAPH:
+            return model[:start], model[content:end], model[end:]
+    raise DamagedError(f"{DEPLOYMENT_GRAPH} of the bundle holds no graph. Export the bundle again.")
+
+
+def _divided(graph: bytes, temperature: float) -> bytes:
+    """Return a serialised graph whose logits are divided by the temperature.
+
+    The node that makes them gets another name for what it makes, and one behind it multiplies that.
+    """
+    for number, start, content, end in _fields(graph):
+        node = graph[content:end]
+        if number != _GRAPH_NODE:
+            continue
+        for field, first, at, last in _fields(node):
+            if field == _NODE_OUTPUT and node[at:last] == LOGITS.encode():
+                renamed = node[:first] + _text(_NODE_OUTPUT, _UNSCALED) + node[last:]
+                product = _text(_NODE_INPUT, _UNSCALED) + _text(_NODE_INPUT, _FACTOR) + _text(_NODE_OUTPUT, LOGITS)
+                factor = np.float32(1 / temperature).tobytes()
+                return b"".join(
+                    (
+                        graph[:start],
+                        _message(_GRAPH_NODE, renamed),
+                        graph[end:],
+                        _message(
+                            _GRAPH_NODE, product + _text(_NODE_NAME, "temperature") + _text(_NODE_OPERATOR, "Mul")
+                        ),
+                        _message(_GRAPH_INITIALIZER, _tensor_header(_FACTOR, ()) + _message(_TENSOR_RAW, factor)),
+                    )
+                )
+    raise DamagedError(f"{DEPLOYMENT_GRAPH} of the bundle makes no {LOGITS}. Export the bundle again.")
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Go through a message: number, start, start of the content, and end of each field that has a length."""
     at = 0
-    while at < len(model):
+    while at < len(data):
         start = at
-        tag, at = _read_varint(model, at)
+        tag, at = _read_varint(data, at)
         if tag & 7 == _VARINT:
-            _, at = _read_varint(model, at)
+            _, at = _read_varint(data, at)
             continue
         if tag & 7 != _BYTES:
-            break
-        length, at = _read_varint(model, at)
-        if tag >> 3 == _MODEL_GRAPH:
-            return model[:start], model[at : at + length], model[at + length :]
+            return
+        length, at = _read_varint(data, at)
+        yield tag >> 3, start, at, at + length
         at += length
-    raise DamagedError(f"{DEPLOYMENT_GRAPH} of the bundle holds no graph. Export the bundle again.")
 
 
 def _tensor_header(name: str, shape: Iterable[int]) -> bytes:
@@ -127,7 +170,10 @@ def _field_length(field: int, content: int) -> int:
 
 
 def _text(field: int, text: str) -> bytes:
-    data = text.encode()
+    return _message(field, text.encode())
+
+
+def _message(field: int, data: bytes) -> bytes:
     return _tag(field, _BYTES) + _varint(len(data)) + data
 
 

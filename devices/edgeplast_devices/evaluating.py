@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -19,7 +20,6 @@ from edgeplast_devices.placing import place
 from edgeplast_devices.predicting import Classifier
 from edgeplast_devices.providers import CPU
 from edgeplast_devices.runtime import EvaluationSession, OutOfMemoryError, runtime_name
-from edgeplast_devices.sessions import Evaluates
 from edgeplast_devices.weights import read_trainable
 
 Each = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
@@ -34,6 +34,7 @@ def evaluate(
     threads: int | None = None,
     runtime: str = "auto",
     provider: str = CPU,
+    temperature: bool = True,
     unreadable: Unreadable | None = None,
     progress: Progress = silent,
     each: Each | None = None,
@@ -47,6 +48,7 @@ def evaluate(
         threads: of the runtime; by default all cores this process may use.
         runtime: the build of onnxruntime; see ``placing.place``.
         provider: the execution provider.
+        temperature: divide logits by the bundle's temperature, where it has one.
         unreadable: takes note of images that cannot be read.
         progress: told of each micro-batch.
         each: told what the model says of each picture.
@@ -65,8 +67,10 @@ def evaluate(
     session = EvaluationSession(bundle.path / EVALUATION_GRAPH, parameters, threads or usable_threads(), placement)
     bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
     unreadable = unreadable or Unreadable()
-    how, classes = manifest.preprocessing, manifest.classes
-    result = measure(session, known, how, classes, micro_batch, unreadable, progress, each=each)
+    result = measure(
+        session, known, manifest.preprocessing, manifest.classes, micro_batch, unreadable, progress,
+        temperature=manifest.temperature if temperature else None, each=each,
+    )  # fmt: skip
     bundle.check_unchanged()  # weights are mapped: what is written to them later is seen
     return msgspec.structs.replace(result, unreadable=unreadable.count, runtime=runtime_name(), provider=placement)
 
@@ -79,10 +83,14 @@ def evaluate_deployed(
     threads: int | None = None,
     runtime: str = "auto",
     provider: str = CPU,
+    temperature: bool = True,
     unreadable: Unreadable | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Measure a deployed ONNX file as ``predict`` runs it; arguments as in :func:`evaluate`.
+
+    The logits of a deployed file are divided by its temperature already; they are multiplied by it to tell what they
+    would be without.
 
     Raises:
         InputError: the file is no deployed model, or see :func:`evaluate`.
@@ -90,14 +98,17 @@ def evaluate_deployed(
     opened = Classifier(model, threads=threads, runtime=runtime, provider=provider)
     known = images.aligned_to(opened.classes)
     unreadable = unreadable or Unreadable()
-    result = measure(opened.session, known, opened.preprocessing, opened.classes, micro_batch, unreadable, progress)
+    result = measure(
+        opened, known, opened.preprocessing, opened.classes, micro_batch, unreadable, progress,
+        temperature=opened.temperature if temperature else None,
+    )  # fmt: skip
     return msgspec.structs.replace(
         result, unreadable=unreadable.count, runtime=runtime_name(), provider=opened.placement
     )
 
 
 def measure(
-    session: Evaluates,
+    session: Classifies,
     images: ImageSet,
     how: Preprocessing,
     classes: tuple[str, ...],
@@ -105,6 +116,8 @@ def measure(
     unreadable: Unreadable,
     progress: Progress = silent,
     activity: str = "evaluating",
+    *,
+    temperature: float | None = None,
     each: Each | None = None,
 ) -> Evaluation:
     """Run a session over images whose labels index ``classes``.
@@ -113,32 +126,72 @@ def measure(
         InputError: not one of the images can be read.
         BudgetError: memory does not suffice for one image.
     """
-    metrics, done = Metrics(classes), 0
-    while done < len(images):
+    metrics = Metrics(classes, temperature)
+    for logits, labels, indices in outputs(session.logits, images, how, micro_batch, unreadable, progress, activity):
+        metrics.add(logits, labels)
+        if each is not None:
+            each(indices, logits, labels)
+    return metrics.result()
+
+
+class Classifies(Protocol):
+    """Computes logits."""
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return float32 (b, classes), not yet divided by a temperature, of images float32 (b, 3, H, W)."""
+
+
+def outputs(
+    work: Callable[[np.ndarray], np.ndarray],
+    images: ImageSet,
+    how: Preprocessing,
+    micro_batch: int,
+    unreadable: Unreadable,
+    progress: Progress = silent,
+    activity: str = "evaluating",
+    *,
+    order: np.ndarray | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield what becomes of images, some at a time and fewer where memory is short, their labels and their indices.
+
+    Args:
+        work: turns images float32 (b, 3, H, W) into rows (b, …).
+        images: what to go through.
+        how: a picture becomes the model's input.
+        micro_batch: most images at once.
+        unreadable: takes note of those that cannot be read; they are left out.
+        progress: told of each micro-batch.
+        activity: what it is told.
+        order: which images, rising; all by default.
+
+    Raises:
+        InputError: not one of the images can be read.
+        BudgetError: memory does not suffice for one image.
+    """
+    order = np.arange(len(images)) if order is None else order
+    done = 0
+    while done < len(order):
         try:
-            for batch in batches(images, how, micro_batch, order=np.arange(done, len(images)), unreadable=unreadable):
-                logits = _logits(session, batch.images)
-                metrics.add(logits, batch.labels)
-                if each is not None:
-                    each(batch.indices, logits, batch.labels)
-                done = int(batch.indices[-1]) + 1
-                progress(activity, done, len(images))
-                del batch, logits
-            done = len(images)
+            for batch in batches(images, how, micro_batch, order=order[done:], unreadable=unreadable):
+                found = _halved(work, batch.images), batch.labels, batch.indices
+                done = int(np.searchsorted(order, batch.indices[-1])) + 1
+                del batch
+                yield found
+                progress(activity, done, len(order))
+            done = len(order)
         except MemoryError as error:  # numpy's or Pillow's: go on with half as many pictures at once
             if micro_batch == 1:
                 raise OutOfMemoryError(str(error)) from error
             micro_batch //= 2
-    progress(activity, len(images), len(images))
-    return metrics.result()
+    progress(activity, len(order), len(order))
 
 
-def _logits(session: Evaluates, images: np.ndarray) -> np.ndarray:
-    """Return the logits; when memory runs out, of one half of the images after the other."""
+def _halved(work: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+    """Do work; when memory runs out, on one half of the images after the other."""
     try:
-        return session.logits(images)
+        return work(images)
     except OutOfMemoryError:
         if len(images) == 1:
             raise
     half = len(images) // 2
-    return np.concatenate([_logits(session, images[:half]), _logits(session, images[half:])])
+    return np.concatenate([_halved(work, images[:half]), _halved(work, images[half:])])

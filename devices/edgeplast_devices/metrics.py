@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeplast.evaluation import ClassAccuracy, Evaluation
+from edgeplast.evaluation import Calibration, ClassAccuracy, Evaluation
+from edgeplast_devices.logistic import log_softmax
 
 _BINS = 15
 """Bins of the expected calibration error, as in Guo et al., arXiv 1706.04599."""
@@ -13,16 +14,25 @@ MOST = float(np.finfo(np.float32).max)
 """Written for a loss or norm that is not finite, since JSON has neither infinity nor NaN."""
 
 
-class Metrics:
-    """Counts that grow with each batch; memory does not."""
+def writable(value: float) -> float:
+    """Return a number that JSON can carry: one that is not finite becomes the largest float32."""
+    return value if np.isfinite(value) else MOST
 
-    def __init__(self, classes: tuple[str, ...]) -> None:
-        """Start empty for the given class names."""
-        self._classes = classes
+
+class Metrics:
+    """Counts that grow with each batch; memory does not.
+
+    Args:
+        classes: names.
+        temperature: that logits are divided by before they become probabilities; None for none.
+    """
+
+    def __init__(self, classes: tuple[str, ...], temperature: float | None = None) -> None:
+        self._classes, self._temperature = classes, temperature
         self._seen = np.zeros(len(classes), np.int64)
         self._right = np.zeros(len(classes), np.int64)
-        self._loss = 0.0
-        self._bins = np.zeros((_BINS, 3))  # images, sum of confidences, right answers
+        self._own = _Confidence()
+        self._without = _Confidence() if temperature is not None else None
 
     def add(self, logits: np.ndarray, labels: np.ndarray) -> None:
         """Count a batch: logits float32 (b, classes), labels int64 (b,).
@@ -32,26 +42,23 @@ class Metrics:
         broken = ~np.isfinite(logits).all(axis=1)
         if broken.any():
             logits = np.where(broken[:, None], np.float32(0), logits)
-        shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-        log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        chosen = log_p.argmax(axis=1)
-        right = (chosen == labels) & ~broken
-        self._loss += MOST if broken.any() else -float(log_p[np.arange(len(labels)), labels].sum())
+        right = (logits.argmax(axis=1) == labels) & ~broken
         np.add.at(self._seen, labels, 1)
         np.add.at(self._right, labels[right], 1)
-        confidence = np.where(broken, 1.0, np.exp(log_p.max(axis=1)))
-        bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-        np.add.at(self._bins, bins, np.stack([np.ones_like(confidence), confidence, right], axis=1))
+        wide = logits.astype(np.float64)
+        self._own.add(wide / (self._temperature or 1.0), labels, right, broken)
+        if self._without is not None:
+            self._without.add(wide, labels, right, broken)
 
     def result(self) -> Evaluation:
         """Return the figures over everything counted so far."""
         images = int(self._seen.sum())
-        gaps = np.abs(self._bins[:, 1] - self._bins[:, 2]).sum()
+        own = self._own.result(images)
         return Evaluation(
             images=images,
             accuracy=float(self._right.sum() / max(images, 1)),
-            loss=MOST if self._loss >= MOST else self._loss / max(images, 1),
-            expected_calibration_error=float(gaps / max(images, 1)),
+            loss=own.loss,
+            expected_calibration_error=own.expected_calibration_error,
             per_class={
                 name: ClassAccuracy(
                     images=int(self._seen[i]),
@@ -59,4 +66,28 @@ class Metrics:
                 )
                 for i, name in enumerate(self._classes)
             },
+            temperature=self._temperature,
+            without_temperature=None if self._without is None else self._without.result(images),
+        )
+
+
+class _Confidence:
+    """Loss and calibration, summed."""
+
+    def __init__(self) -> None:
+        self._loss = 0.0
+        self._bins = np.zeros((_BINS, 3))  # images, sum of confidences, right answers
+
+    def add(self, logits: np.ndarray, labels: np.ndarray, right: np.ndarray, broken: np.ndarray) -> None:
+        log_p = log_softmax(logits)
+        self._loss += MOST if broken.any() else -float(log_p[np.arange(len(labels)), labels].sum())
+        confidence = np.where(broken, 1.0, np.exp(log_p.max(axis=1)))
+        bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+        np.add.at(self._bins, bins, np.stack([np.ones_like(confidence), confidence, right], axis=1))
+
+    def result(self, images: int) -> Calibration:
+        gaps = np.abs(self._bins[:, 1] - self._bins[:, 2]).sum()
+        return Calibration(
+            loss=MOST if self._loss >= MOST else self._loss / max(images, 1),
+            expected_calibration_error=float(gaps / max(images, 1)),
         )

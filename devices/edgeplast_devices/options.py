@@ -17,6 +17,10 @@ from edgeplast_devices.schedules import SCHEDULES
 
 _MOST_OFTEN = 1_000_000_000
 
+HEADS = ("kept", "zero", "fitted")
+NEW_HEAD = "zero"
+"""What a head starts from that has learned nothing yet (README.md, The head)."""
+
 
 class Interval(msgspec.Struct, frozen=True):
     """How often something is done: every so many optimizer steps, or every so many seconds.
@@ -57,12 +61,14 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """The options of ``adapt``, with their defaults.
 
     Attributes:
-        epochs: passes over the training images.
+        epochs: passes over the training images; 0 with a fitted head, which is then all that is learned.
         batch: images an optimizer step is computed from; None takes the plan's.
         micro_batch: most images that pass through the graph at once; None leaves it to the budget.
         optimizer: ``adamw`` or ``sgd``; None takes the plan's.
         learning_rate: the peak; None chooses by what trains, see :func:`default_learning_rate`.
         head_learning_rate: the peak of the head; None chooses, see :func:`default_head_learning_rate`.
+        head: what the head starts from: ``kept``, as the bundle has it, ``zero``, or ``fitted``, a logistic regression
+            on features of the training images; None is ``kept`` for one that has learned and else :data:`NEW_HEAD`.
         schedule: ``cosine`` or ``constant``, after the warm-up.
         warmup: share of all steps over which the learning rate rises, in 0..1.
         weight_decay: of matrices; None is 0.05 for AdamW and 0 for SGD.
@@ -86,6 +92,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     optimizer: str | None = None
     learning_rate: float | None = None
     head_learning_rate: float | None = None
+    head: str | None = None
     schedule: str = "cosine"
     warmup: float = 0.1
     weight_decay: float | None = None
@@ -113,7 +120,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     def __post_init__(self) -> None:
         for name, low, high in (
-            ("epochs", 1, 100_000), ("batch", 1, 65_536), ("micro_batch", 1, 65_536), ("learning_rate", 0.0, 1e3),
+            ("epochs", 0, 100_000), ("batch", 1, 65_536), ("micro_batch", 1, 65_536), ("learning_rate", 0.0, 1e3),
             ("head_learning_rate", 0.0, 1e3), ("warmup", 0.0, 1.0), ("weight_decay", 0.0, 1e3), ("momentum", 0.0, 1.0),
             ("clip", 0.0, 1e9), ("label_smoothing", 0.0, 1.0), ("patience", 0, 100_000),
             ("seed", 0, 2**63), ("threads", 1, 1024),
@@ -125,6 +132,10 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
                 raise UsageError(f"--{flag} {value} is out of range; allowed is {allowed}.")
         if self.optimizer is not None:
             optimizer_facts(self.optimizer)
+        if self.head is not None and self.head not in HEADS:
+            raise one_of("head", self.head, HEADS)
+        if self.epochs == 0 and self.head != "fitted":
+            raise UsageError("--epochs 0 learns nothing but a fitted head: give --head fitted with it, or --epochs 1.")
         if self.schedule not in SCHEDULES:
             raise one_of("schedule", self.schedule, SCHEDULES)
         if self.class_weights not in ("none", "balanced"):

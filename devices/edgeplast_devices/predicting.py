@@ -10,13 +10,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeplast.bundle import check_classes
+from edgeplast.bundle import check_classes, check_temperature
 from edgeplast.errors import EdgeplastError, InputError
 from edgeplast.external_data import check_external_files
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.stamps import kind_at, shortened, stamp_of
-from edgeplast_devices.deploying import CLASSES_KEY, PREPROCESSING_KEY
+from edgeplast_devices.deploying import CLASSES_KEY, PREPROCESSING_KEY, TEMPERATURE_KEY
 from edgeplast_devices.images import ImageSet, Unreadable, batches
 from edgeplast_devices.memory import usable_threads
 from edgeplast_devices.placing import place
@@ -46,6 +46,7 @@ class Classifier:
         placement: where it runs.
         classes: names of its outputs.
         preprocessing: how a picture becomes its input.
+        temperature: that its logits are divided by; None for none.
 
     Raises:
         InputError: the model is missing, no ONNX file, reads weights from other files, or has no class names and
@@ -73,7 +74,9 @@ class Classifier:
             metadata = self.session.metadata
             self.classes = msgspec.json.decode(metadata[CLASSES_KEY], type=tuple[str, ...])
             self.preprocessing = msgspec.json.decode(metadata[PREPROCESSING_KEY], type=Preprocessing)
+            self.temperature = msgspec.json.decode(metadata.get(TEMPERATURE_KEY, "null"), type=float | None)
             check_classes(self.classes)
+            check_temperature(self.temperature)
         except KeyError as error:
             raise InputError(
                 f"{model} has no {error} in its metadata, so nothing says what its outputs mean. "
@@ -93,13 +96,24 @@ class Classifier:
                 f"{expected}. Deploy it again."
             )
 
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return logits float32 (b, classes) as they are before the temperature, of images float32 (b, 3, H, W)."""
+        found = self.session.logits(images)
+        return found if self.temperature is None else found * np.float32(self.temperature)
+
     def predict(
-        self, images: ImageSet, *, unreadable: Unreadable | None = None, progress: Progress = silent
+        self,
+        images: ImageSet,
+        *,
+        temperature: bool = True,
+        unreadable: Unreadable | None = None,
+        progress: Progress = silent,
     ) -> Iterator[Prediction]:
         """Classify pictures one by one.
 
         Args:
             images: pictures; labels are not looked at.
+            temperature: whether probabilities are those at the model's temperature, where it has one.
             unreadable: takes note of pictures that cannot be read.
             progress: told of each picture.
 
@@ -107,7 +121,7 @@ class Classifier:
             InputError: not one of the pictures can be read, or what the model says of one is no finite number.
         """
         for batch in batches(images, self.preprocessing, 1, unreadable=unreadable or Unreadable()):
-            logits = self.session.logits(batch.images)[0].astype(np.float64)
+            logits = (self.session if temperature else self).logits(batch.images)[0].astype(np.float64)
             if not np.isfinite(logits).all():
                 raise InputError("The model's outputs are no finite numbers. Take one from a run that did not diverge.")
             p = np.exp(logits - logits.max())

@@ -15,6 +15,7 @@ def report_of(run: Run) -> Adaptation:
     """Return the report of a run that has measured itself before and after."""
     state, rung = run.state, run.trainer.rung
     assert state.before and state.after
+    without = state.after.without_temperature
     lost = run.unreadable.values()
     enforced_by = "nothing" if run.allowed_bytes is None else "kernel" if run.guard.walled else "watcher"
     return Adaptation(
@@ -46,6 +47,8 @@ def report_of(run: Run) -> Adaptation:
         expected_calibration_error=BeforeAfter(
             before=state.before.expected_calibration_error, after=state.after.expected_calibration_error
         ),
+        temperature=state.temperature,
+        calibration_error_without_temperature=without.expected_calibration_error if without else None,
         images={name: len(split) for name, split in run.splits.items()},
         unreadable=sum(u.count for u in lost),
         unreadable_examples=tuple(example for u in lost for example in u.examples),

@@ -72,8 +72,10 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         epoch_loss: sum and number of the finite losses of the epoch in progress.
         history: of each epoch done, of very long runs of some.
         best: the weights to keep.
+        head_started: whether the head is where the run starts from: kept, zero, or fitted.
         before: the evaluation before the first step.
         after: the evaluation after the last.
+        temperature: of the weights that were kept; None without a validation split.
         rung_changes: so far.
         lost: pictures that could not be read, by split.
         seconds: that the run has taken so far.
@@ -105,8 +107,10 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     epoch_loss: tuple[float, Count] = (0.0, 0)
     history: list[EpochReport] = []
     best: Best = msgspec.field(default_factory=Best)
+    head_started: bool = False
     before: Evaluation | None = None
     after: Evaluation | None = None
+    temperature: float | None = None
     rung_changes: list[RungChange] = []
     lost: dict[str, Lost] = {}
     seconds: float = 0.0
@@ -117,6 +121,11 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     resumed_at: list[Count] = []
     stopped_because: str = "finished"
     replaces: bool = False
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether anything would be lost if it ended now."""
+        return self.steps > 0 or (self.head_started and self.options.head == "fitted")
 
     def took(self, seconds: float) -> None:
         """Take note of what an optimizer step took."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -20,15 +20,16 @@ from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, Bundle
 from edgeplast.errors import DivergedError, InputError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
-from edgeplast_devices.checkpoints import Checkpoint, check_same_run, read_best, write_checkpoint, write_hashed
+from edgeplast_devices.checkpoints import Checkpoint, Saved, check_same_run, read_best, write_checkpoint, write_hashed
 from edgeplast_devices.curves import thin
 from edgeplast_devices.device_memory import DeviceMemory
 from edgeplast_devices.evaluating import measure
+from edgeplast_devices.fitted_heads import fit_on_images, linear_head, no_features, with_room
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Splits, Unreadable, epoch_order
 from edgeplast_devices.interrupts import Interrupts
 from edgeplast_devices.memory import peak_bytes, usable_threads
-from edgeplast_devices.metrics import MOST
+from edgeplast_devices.metrics import MOST, writable
 from edgeplast_devices.options import Interval, TrainingOptions
 from edgeplast_devices.placing import place
 from edgeplast_devices.run_state import Best, Lost, RunState
@@ -38,24 +39,15 @@ from edgeplast_devices.schedules import learning_rate
 from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
 from edgeplast_devices.starting import aligned, filled_in, held_bytes, rungs_from_here
 from edgeplast_devices.telemetry import TelemetryWriter
+from edgeplast_devices.temperatures import temperature_on_images
 from edgeplast_devices.training import Trainer, batch_order
-from edgeplast_devices.weights import read_trainable
+from edgeplast_devices.weights import head_parameters, read_trainable
 
 _MOST_FAILED_STEPS = 5
 """Steps in a row with a loss or gradient that is not finite before the run counts as diverged."""
 
 _MOST_UNSEEN = 40
 """Training pictures in a row that may be unreadable."""
-
-
-@dataclass(frozen=True)
-class Saved:
-    """The last checkpoint: after how many steps and epochs, with which file of best weights, and when."""
-
-    steps: int = 0
-    epoch: int = 0
-    best_file: str | None = None
-    at_seconds: float = field(default_factory=time.perf_counter)
 
 
 class Run:
@@ -117,6 +109,10 @@ class Run:
         first = self.rungs[0]
         self.options = filled_in(options, bundle, first, self.batch, self.optimizer, threads)
         self.shares = shares(bundle.manifest, first, self.optimizer, self.resident_bytes, self.allowed_bytes)
+        self.rows_in_memory = True  # features that a head is fitted on
+        if self.options.head == "fitted":
+            needed = linear_head(bundle.manifest).row_bytes(len(self.splits["train"]))
+            self.shares, self.rows_in_memory = with_room(self.shares, needed)
         self.predicted = self.shares.predicted_bytes
         if self.shares.picture_bytes is not None:
             for split in self.splits.values():
@@ -135,7 +131,7 @@ class Run:
             else self._taken_up(checkpoint.state, fingerprints)
         )
         self._seconds_before = self.state.seconds
-        self.saved = Saved(self.state.steps, self.state.epoch, self.state.best.file)
+        self.saved = Saved.of(self.state)
 
     def _taken_up(self, state: RunState, images: dict[str, str]) -> RunState:
         """Return a checkpoint's state, as this process goes on from it.
@@ -178,6 +174,8 @@ class Run:
         with self.guard.opening(self.bundle.manifest.evaluation.frozen_bytes, self.options.threads):
             self.evaluation = self.sessions.evaluation(graph, self.parameters, self.options.threads, self.placement)
         self.bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
+        if self.options.head == "fitted" and not self.evaluation.feature_width:
+            raise no_features(self.bundle.manifest)
         self.state.load_seconds = time.perf_counter() - self._began
 
     def train(self, folder: Path, telemetry: TelemetryWriter) -> None:
@@ -185,11 +183,16 @@ class Run:
         self._announce(telemetry)
         state = self.state
         if state.before is None:
-            state.before = self._measure(self.measured_on, f"evaluating {self.measured_on}, before")
+            temperature, said = self.bundle.manifest.temperature, f"evaluating {self.measured_on}, before"
+            state.before = self._measure(self.measured_on, said, temperature=temperature)
+        if not state.head_started:
+            self._start_head(folder, telemetry)
         while state.epoch < self.options.epochs and state.stopped_because == "finished":
             self._epoch(folder, telemetry)
         self._restore_best(folder)
-        state.after = self._measure(self.measured_on, f"evaluating {self.measured_on}, after")
+        state.temperature = self._fit_temperature()
+        said = f"evaluating {self.measured_on}, after"
+        state.after = self._measure(self.measured_on, said, temperature=state.temperature)
         self.look()
 
     def look(self) -> None:
@@ -205,11 +208,34 @@ class Run:
         Nothing is written where memory ran out in the middle of an update: some weights are then a step ahead.
         """
         state = self.state
-        if self.trainer.is_updating or (self.saved.steps, self.saved.epoch) == (state.steps, state.epoch):
+        if self.trainer.is_updating or self.saved.holds(state):
             return
         self.look()
         write_checkpoint(folder, state, self.trainer.arrays(), best_before=self.saved.best_file)
-        self.saved = Saved(state.steps, state.epoch, state.best.file)
+        self.saved = Saved.of(state)
+
+    def _start_head(self, folder: Path, telemetry: TelemetryWriter) -> None:
+        """Bring the head where the run starts from; a fitted one is kept as what an epoch has learned is."""
+        state, manifest, train = self.state, self.bundle.manifest, self.splits["train"]
+        if self.options.head == "zero":
+            for name in head_parameters(manifest):
+                self.parameters[name].fill(0)
+        elif self.options.head == "fitted":
+            loss = fit_on_images(
+                manifest, self.evaluation, self.parameters, train, self.options,
+                in_memory=self.rows_in_memory, between=self._between, folder=folder, **self._over("train"),
+            )  # fmt: skip
+            state.epoch_loss = (loss, 1)
+        state.head_started = True
+        if state.has_learned:
+            self._note_epoch(0, folder, telemetry)
+            self.save(folder)
+
+    def _fit_temperature(self) -> float | None:
+        """Return the temperature of the weights in force, None where no image was held back to fit it on."""
+        if "val" not in self.splits:
+            return None
+        return temperature_on_images(self.bundle.manifest, self.evaluation, self.splits["val"], **self._over("val"))
 
     def _epoch(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Go through what is left of an epoch."""
@@ -286,9 +312,20 @@ class Run:
     def _end_epoch(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Validate, remember the best weights, and decide whether to stop early."""
         state = self.state
-        validation = self._measure("val", self._epoch_name, within=True) if "val" in self.splits else None
+        self._note_epoch(state.epoch + 1, folder, telemetry)
+        state.epoch, state.position = state.epoch + 1, 0
+        if self.options.patience and state.epoch - state.best.epoch >= self.options.patience:
+            state.stopped_because = "early stopping"
+
+    def _note_epoch(self, epoch: int, folder: Path, telemetry: TelemetryWriter) -> None:
+        """Validate, and keep the weights if they are the best so far; ``epoch`` 0 is a fitted head before any step."""
+        state = self.state
+        validation = None
+        if "val" in self.splits:
+            before = len(self.splits["train"]) if epoch else 0
+            validation = self._measure("val", self._epoch_name if epoch else "evaluating val", offset=before)
         report = EpochReport(
-            epoch=state.epoch + 1,
+            epoch=epoch,
             training_loss=state.epoch_loss[0] / state.epoch_loss[1] if state.epoch_loss[1] else MOST,
             validation_accuracy=validation.accuracy if validation else None,
             validation_loss=validation.loss if validation else None,
@@ -299,19 +336,16 @@ class Run:
         telemetry.epoch(step=state.steps, **msgspec.structs.asdict(report))
         if self.epoch_done is not None:
             self.epoch_done(report)
-        loss = validation.loss if validation else -float(state.epoch)
+        loss = validation.loss if validation else -float(epoch)
         if state.best.is_worse_than(loss):
-            state.best = Best(epoch=state.epoch + 1, loss=loss)
-            if state.epoch + 1 < self.options.epochs:  # the last epoch's weights need no copy: they are in force
+            state.best = Best(epoch=epoch, loss=loss)
+            if epoch < self.options.epochs:  # the last epoch's weights need no copy: they are in force
                 state.best.file = write_hashed(folder, "best", state.steps, self.parameters).name
-        state.epoch, state.position = state.epoch + 1, 0
-        if self.options.patience and state.epoch - state.best.epoch >= self.options.patience:
-            state.stopped_because = "early stopping"
 
     def _restore_best(self, folder: Path) -> None:
         state = self.state
         rate = self.options.learning_rate or 0.0
-        if state.best.epoch == 0 and state.stopped_because == "diverged":
+        if state.best.loss is None and state.stopped_because == "diverged":
             raise DivergedError(
                 f"Training diverged at step {state.steps}, before the first epoch ended: the loss is no longer "
                 f"a finite number at a learning rate of {rate:g}. Nothing was written. "
@@ -323,24 +357,23 @@ class Run:
             for name, array in read_best(folder, state.best.file, self.parameters).items():
                 self.parameters[name][...] = array
 
-    def _measure(self, split: str, activity: str, *, within: bool = False) -> Evaluation:
-        """Measure one split; ``within`` an epoch its images are the last of those that the epoch reports."""
-        offset = self._epoch_images - len(self.splits[split]) if within else 0
+    def _measure(self, split: str, activity: str, *, offset: int = 0, temperature: float | None = None) -> Evaluation:
+        """Measure one split, after ``offset`` images that are told of together with its own."""
+        how, classes = self.bundle.manifest.preprocessing, self.bundle.manifest.classes
+        return measure(
+            self.evaluation, self.splits[split], how, classes,
+            activity=activity, temperature=temperature, **self._over(split, offset),
+        )  # fmt: skip
+
+    def _over(self, split: str, offset: int = 0) -> dict[str, Any]:
+        """Return what every pass over a split is given; its progress stops it where someone asked for that."""
 
         def progress(activity: str, done: int, total: int) -> None:
             self._between()
             self.progress(activity, offset + done, offset + total)
 
-        return measure(
-            self.evaluation,
-            self.splits[split],
-            self.bundle.manifest.preprocessing,
-            self.bundle.manifest.classes,
-            self.trainer.rung.micro_batch,
-            self.unreadable[split],
-            progress,
-            activity,
-        )
+        micro_batch, unreadable = self.trainer.rung.micro_batch, self.unreadable[split]
+        return {"micro_batch": micro_batch, "unreadable": unreadable, "progress": progress}
 
     def _between(self) -> None:
         """Stop between two micro-batches if someone asked for it."""
@@ -365,8 +398,3 @@ class Run:
             resident_bytes=self.resident_bytes,
             rung=str(self.trainer.rung),
         )
-
-
-def writable(value: float) -> float:
-    """Return a number that JSON can carry: one that is not finite becomes the largest float32."""
-    return value if np.isfinite(value) else MOST

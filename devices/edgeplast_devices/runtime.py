@@ -18,21 +18,19 @@ Session settings, and why (onnxruntime 1.19 and 1.32):
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgeplast.bundle import FROZEN
-from edgeplast.contract import IMAGES, LOGITS, LOSS, TARGETS, gradient_input, gradient_output
+from edgeplast.contract import FEATURES, IMAGES, LOGITS, LOSS, TARGETS, gradient_input, gradient_output
 from edgeplast.errors import BudgetError, EdgeplastError, InputError, MissingExtraError
 from edgeplast.external_data import check_external_files
 from edgeplast.footprint import FIRST_REGION_BYTES
 from edgeplast.placement import ON_CPU, Placement
-from edgeplast.quiet_runtime import import_quietly
+from edgeplast.quiet_runtime import import_quietly, without_training_package
 from edgeplast.units import format_bytes
 from edgeplast_devices.binding import StandingInputs, bind_input, bind_output
 from edgeplast_devices.providers import (
@@ -96,7 +94,7 @@ def import_onnxruntime() -> Any:
             f"Keep one: pip uninstall -y {' '.join(builds)} && pip install 'edgeplast[stock]' (or edgeplast[train])"
         )
     try:
-        with _without_training_package():
+        with without_training_package():
             return import_quietly()
     except ModuleNotFoundError as error:
         raise MissingExtraError(
@@ -108,24 +106,6 @@ def import_onnxruntime() -> Any:
             f"onnxruntime is installed and does not load ({error}). Install it again: "
             f"pip install --force-reinstall {builds[0] if builds else 'onnxruntime'}"
         ) from error
-
-
-@contextlib.contextmanager
-def _without_training_package() -> Iterator[None]:
-    """Keep ``import onnxruntime`` of the training build (1.19) from importing onnx, and torch where it is there.
-
-    It looks for its own ORTModule in ``onnxruntime.training``, whose ``__init__`` imports both: 80 MB and seconds.
-    A module that is None in ``sys.modules`` counts as absent.
-    """
-    name = "onnxruntime.training"
-    if name in sys.modules or "onnxruntime" in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        sys.modules.pop(name, None)
 
 
 def runtime_name() -> str:
@@ -351,10 +331,23 @@ class EvaluationSession:
         Raises:
             OutOfMemoryError: the runtime could not get memory.
         """
-        result = np.empty((len(images), self.classes), np.float32)
+        return self._made(LOGITS, images, self.classes)
+
+    @property
+    def feature_width(self) -> int:
+        """Columns of the features; 0 where the graph hands none back."""
+        return next((int(o.shape[1]) for o in self._session.get_outputs() if o.name == FEATURES), 0)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Return what the head multiplies, float32 (b, width); images and errors as in :meth:`logits`."""
+        return self._made(FEATURES, images, self.feature_width)
+
+    def _made(self, output: str, images: np.ndarray, columns: int) -> np.ndarray:
+        result = np.empty((len(images), columns), np.float32)
         self._standing.refresh()
         bind_input(self._binding, IMAGES, images)
-        bind_output(self._binding, LOGITS, result)
+        self._binding.clear_binding_outputs()
+        bind_output(self._binding, output, result)
         _run(self._session, self._binding)
         return result
 

@@ -26,8 +26,15 @@ class Trains(Protocol):
 class Evaluates(Protocol):
     """Computes logits with the current parameters; see :class:`~.runtime.EvaluationSession`."""
 
+    @property
+    def feature_width(self) -> int:
+        """Columns of the features; 0 where the graph hands none back."""
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return float32 (b, classes) of images float32 (b, 3, H, W)."""
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Return what the head multiplies, float32 (b, width), of the same."""
 
 
 @dataclass(frozen=True)

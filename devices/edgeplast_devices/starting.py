@@ -13,7 +13,7 @@ from edgeplast.preprocessing import Preprocessing
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import ImageSet, Splits, Unreadable, batches, require_classes, require_readable
 from edgeplast_devices.memory import resident_bytes
-from edgeplast_devices.options import TrainingOptions, default_head_learning_rate, default_learning_rate
+from edgeplast_devices.options import NEW_HEAD, TrainingOptions, default_head_learning_rate, default_learning_rate
 from edgeplast_devices.run_state import RunState
 from edgeplast_devices.rungs import Rung, choose, ladder
 from edgeplast_devices.runtime import read_in
@@ -101,8 +101,18 @@ def filled_in(
         rate = default_learning_rate(
             (c for c in bundle.manifest.plan.outline.components if c.name in trained), optimizer
         )
+    new, head = head_is_new(bundle), options.head
+    if head is None:
+        head = NEW_HEAD if new else "kept"
     if head_rate is None:
-        head_rate = default_head_learning_rate(rate, optimizer, new=head_is_new(bundle))
+        from_zero = head == "zero" or (head == "kept" and new)
+        head_rate = default_head_learning_rate(rate, optimizer, new=from_zero)
     return msgspec.structs.replace(
-        options, batch=batch, optimizer=optimizer, learning_rate=rate, head_learning_rate=head_rate, threads=threads
+        options,
+        batch=batch,
+        optimizer=optimizer,
+        learning_rate=rate,
+        head_learning_rate=head_rate,
+        head=head,
+        threads=threads,
     )

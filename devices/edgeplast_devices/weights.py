@@ -28,15 +28,19 @@ def read_trainable(bundle: Bundle) -> dict[str, np.ndarray]:
     return arrays
 
 
+def head_parameters(manifest: Manifest) -> list[str]:
+    """Return the names of what trains in the head of a bundle."""
+    heads = manifest.plan.outline.head
+    return [n for n, stored in manifest.parameters.items() if stored.trainable and stored.component in heads]
+
+
 def head_is_new(bundle: Bundle) -> bool:
     """Say whether the head of a bundle has learned nothing yet: all that trains in it is zero.
 
     Raises:
         DamagedError: see :func:`read_trainable`.
     """
-    manifest = bundle.manifest
-    heads = manifest.plan.outline.head
-    names = [n for n, stored in manifest.parameters.items() if stored.trainable and stored.component in heads]
+    names = head_parameters(bundle.manifest)
     bundle.check_unchanged(TRAINABLE)
     with open_arrays(bundle.path / TRAINABLE) as file:
         new = not any(file.read(name).any() for name in names)

@@ -37,7 +37,7 @@ def adapt(
         str | None,
         typer.Option(help="Peak resident memory of this process, e.g. 256MiB (default: the bundle's), or none."),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training images.")] = 4,
+    epochs: Annotated[int, typer.Option(help="Passes over the training images; 0: a fitted head alone.")] = 4,
     batch: Annotated[int | None, typer.Option(help="Images per optimizer step (default: the plan's).")] = None,
     micro_batch: Annotated[
         int | None, typer.Option(help="Most images in the graph at once (default: what fits).")
@@ -48,6 +48,12 @@ def adapt(
     ] = None,
     head_learning_rate: Annotated[
         float | None, typer.Option(help="Peak learning rate of the head (default: higher where it is new).")
+    ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="Start of the head: zero, fitted (logistic regression), kept (default: kept; a new one zero)."
+        ),
     ] = None,
     schedule: Annotated[str, typer.Option(help="cosine or constant, after the warm-up.")] = "cosine",
     warmup: Annotated[float, typer.Option(help="Share of all steps that warm up.")] = 0.1,
@@ -99,6 +105,7 @@ def adapt(
         optimizer=optimizer,
         learning_rate=learning_rate,
         head_learning_rate=head_learning_rate,
+        head=head,
         schedule=schedule,
         warmup=warmup,
         weight_decay=weight_decay,
@@ -165,7 +172,8 @@ class _Epochs:
         if epoch.validation_accuracy is not None and epoch.validation_loss is not None:
             parts.append(f"validation loss {epoch.validation_loss:.3f}, accuracy {epoch.validation_accuracy:.1%}")
         parts.append(format_seconds(seconds))
-        say(f"epoch {epoch.epoch} of {self._epochs}: {', '.join(parts)}", err=True)
+        said = f"epoch {epoch.epoch} of {self._epochs}" if epoch.epoch else "fitted head"
+        say(f"{said}: {', '.join(parts)}", err=True)
 
 
 def _show(report: Adaptation, output: Path) -> None:
@@ -175,6 +183,7 @@ def _show(report: Adaptation, output: Path) -> None:
     rows = [
         (f"accuracy ({report.measured_on})", _change(report.accuracy, ".1%")),
         ("calibration error", _change(report.expected_calibration_error, ".3f")),
+        ("temperature", _temperature(report)),
         (
             "peak memory",
             f"{format_bytes(memory.measured_peak_bytes)} (predicted {format_bytes(memory.predicted_peak_bytes)}, "
@@ -186,7 +195,7 @@ def _show(report: Adaptation, output: Path) -> None:
             f"tier {report.tier}: {len(report.trained)} components, "
             f"batch {report.batch_size} in micro-batches of {report.micro_batch_size}",
         ),
-        ("best epoch", f"{report.best_epoch} of {report.epochs} ({report.stopped_because})"),
+        ("best epoch", f"{_best(report)} ({report.stopped_because})"),
         ("runtime", runtime_text(report.runtime, report.provider)),
     ]
     if report.device_memory is not None:
@@ -212,6 +221,19 @@ def _show(report: Adaptation, output: Path) -> None:
             "pictures may help; the bundle you started from is unchanged."
         )
     say(f"\nWritten: {output}  (next: edgeplast deploy {output} -o model.onnx)")
+
+
+def _best(report: Adaptation) -> str:
+    if report.best_epoch:
+        return f"{report.best_epoch} of {report.epochs}"
+    return f"the fitted head, better than {report.epochs} epochs from it" if report.epochs else "the fitted head"
+
+
+def _temperature(report: Adaptation) -> str:
+    if report.temperature is None:
+        return "none: no validation split to fit it on"
+    without = report.calibration_error_without_temperature
+    return f"{report.temperature:.2f}" + ("" if without is None else f" (calibration error without it {without:.3f})")
 
 
 def _enforced(by: str) -> str:

@@ -24,6 +24,12 @@ def deploy(
     calibration: Annotated[int, typer.Option(help="With --weight-bits 8: pictures to calibrate on.")] = 64,
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the pictures to calibrate on.")] = 0,
+    temperature: Annotated[
+        bool,
+        typer.Option(
+            "--temperature/--no-temperature", help="Let the model divide its logits by the bundle's temperature."
+        ),
+    ] = True,
     force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print file and size as JSON, accuracies if quantized.")
@@ -48,11 +54,12 @@ def deploy(
                 calibration_images=calibration,
                 threads=threads,
                 seed=seed,
+                temperature=temperature,
                 force=force,
                 progress=progress,
             )
         else:
-            verbs.deploy(bundle, output, force=force, progress=progress)
+            verbs.deploy(bundle, output, temperature=temperature, force=force, progress=progress)
     if data is not None:
         _show(deployment, output, as_json)
         return

@@ -19,6 +19,12 @@ def evaluate(
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).", min=1)] = None,
     runtime: RuntimeOption = "auto",
     provider: ProviderOption = None,
+    temperature: Annotated[
+        bool,
+        typer.Option(
+            "--temperature/--no-temperature", help="Divide logits by the model's temperature, where it has one."
+        ),
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure accuracy, loss and calibration of a bundle or deployed model on labelled images."""
@@ -34,6 +40,7 @@ def evaluate(
             threads=threads,
             runtime=runtime,
             provider=provider_of(provider),
+            temperature=temperature,
             unreadable=unreadable,
             progress=progress,
         )
@@ -47,5 +54,9 @@ def evaluate(
     ]
     rows.append(("all", str(result.images), f"{result.accuracy:.1%}"))
     note = f"\nloss {result.loss:.4f}, expected calibration error {result.expected_calibration_error:.3f}"
+    if result.without_temperature is not None:
+        without = result.without_temperature
+        note += f" at temperature {result.temperature:.2f} (without it {without.loss:.4f} and "
+        note += f"{without.expected_calibration_error:.3f})"
     note += f"; {runtime_text(result.runtime, result.provider)}"
     print_table("", ("class", "images", "accuracy"), rows, note)

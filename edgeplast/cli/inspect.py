@@ -45,6 +45,7 @@ def inspect(
             "notes": manifest.plan.notes,
             "versions": manifest.versions,
             "adapted_from": manifest.adapted_from,
+            "temperature": manifest.temperature,
         }
         print_json(msgspec.json.encode(content))
         return
@@ -54,6 +55,8 @@ def inspect(
         f"{manifest.model}: {adapted}{len(manifest.classes)} classes ({', '.join(manifest.classes[:8])}"
         f"{', …' if len(manifest.classes) > 8 else ''}), {format_bytes(opened.bytes)} on disk"
     )
+    if manifest.temperature is not None:
+        say(f"its logits are divided by {manifest.temperature:.2f} (temperature)")
     total = sum(c.parameters for c in plan.components.values())
     say(f"trains {plan.trainable_parameters:,} of {total:,} parameters (strategy {plan.strategy})\n")
     columns, rows, outside = component_rows(plan.outline, lambda name: _cell(plan.components[name]))

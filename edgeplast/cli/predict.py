@@ -23,6 +23,12 @@ def predict(
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).", min=1)] = None,
     runtime: RuntimeOption = "auto",
     provider: ProviderOption = None,
+    temperature: Annotated[
+        bool,
+        typer.Option(
+            "--temperature/--no-temperature", help="Probabilities at the model's temperature, where it has one."
+        ),
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print probabilities as JSON.")] = False,
 ) -> None:
     """Classify pictures and print the most likely classes with their probabilities, as soon as each is known."""
@@ -39,6 +45,7 @@ def predict(
             threads=threads,
             runtime=runtime,
             provider=provider_of(provider),
+            temperature=temperature,
             unreadable=unreadable,
             progress=progress,
         ):

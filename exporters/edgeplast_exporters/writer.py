@@ -31,6 +31,7 @@ from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.flops import flops_per_image
 from edgeplast.graphs.measures.footprints import footprint_of
 from edgeplast.graphs.measures.liveness import transient_lines
+from edgeplast.graphs.passes.head_features import with_features
 from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import check_finite
 from edgeplast.outline import Outline
@@ -129,7 +130,7 @@ def write_bundle(
         save_file(frozen.arrays(trainable), folder / FROZEN)
         save_file({name: parameters[name] for name in trainable}, folder / TRAINABLE)
         writing = _GraphWriter(folder, frozen, _count(parameters, trainable))
-        evaluation = writing.write(promoted, EVALUATION_GRAPH)
+        evaluation = writing.write(with_features(promoted, captured.outline.head, captured.owner), EVALUATION_GRAPH)
         (folder / DEPLOYMENT_GRAPH).write_bytes(
             to_onnx(frozen.deployable(forward), model, dict.fromkeys(forward.weights), plain=True)
         )

@@ -104,7 +104,7 @@ class TestStableNames:
         assert code == 0 and result["images"] == 36
         assert result.keys() == {
             "format_version", "accuracy", "loss", "expected_calibration_error", "images", "per_class", "unreadable",
-            "runtime", "provider",
+            "runtime", "provider", "temperature", "without_temperature",
         }  # fmt: skip
         assert result["per_class"]["red"].keys() == {"images", "accuracy"}
 
@@ -234,7 +234,10 @@ class TestExitCodes:
             (["adpat"], "Did you mean 'adapt'"),
             (["adapt", "BUNDLE", "--data", "DATA", "-o", "NEW", "--memory", "lots"], "256MiB"),
             (["adapt", "BUNDLE", "--data", "DATA", "-o", "NEW", "--memory", ""], "256MiB"),
-            (["adapt", "BUNDLE", "--data", "DATA", "-o", "NEW", "--epochs", "0"], "--epochs 0 is out of range"),
+            (
+                ["adapt", "BUNDLE", "--data", "DATA", "-o", "NEW", "--epochs", "0"],
+                "--epochs 0 learns nothing but a fitted head",
+            ),
             (["adapt", "BUNDLE", "--data", "DATA", "-o", "NEW", "--optimizer", "adam"], "Did you mean 'adamw'"),
             (["adapt", "BUNDLE", "--data", "DATA", "-o", "DATA"], "exists already"),
             (["adapt", "BUNDLE", "--data", "DATA", "-o", "DATA", "--force"], "--force does not delete"),

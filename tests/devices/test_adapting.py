@@ -118,9 +118,9 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(
     losses, seen = iter([0.9, 0.5, 0.8, 0.7, 0.1]), {}
     measure, write = running.measure, running.write_hashed
 
-    def scripted(session: object, images: object, *args: object) -> object:
-        result = measure(session, images, *args)  # type: ignore[arg-type]
-        return msgspec.structs.replace(result, loss=next(losses)) if str(args[-1]).startswith("epoch") else result
+    def scripted(*args: object, **how: object) -> object:
+        result = measure(*args, **how)  # type: ignore[arg-type]
+        return msgspec.structs.replace(result, loss=next(losses)) if str(how["activity"])[:5] == "epoch" else result
 
     def remember(folder: Path, kind: str, number: int, arrays: dict[str, np.ndarray]) -> Path:
         seen.update({name: array.copy() for name, array in arrays.items()})
@@ -236,7 +236,9 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "match"),
         [
-            ({"epochs": 0}, "--epochs 0 is out of range"),
+            ({"epochs": -1}, "--epochs -1 is out of range"),
+            ({"epochs": 0}, "--epochs 0 learns nothing but a fitted head: give --head fitted"),
+            ({"head": "fited"}, "Did you mean 'fitted'"),
             ({"learning_rate": float("nan")}, "--learning-rate nan"),
             ({"label_smoothing": 1.5}, "allowed is 0 to 1"),
             ({"optimizer": "adam"}, "Did you mean 'adamw'"),
