@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pages import KWARGS, MODEL, PAGES, ROOT, SIDE, Block, blocks
 
@@ -84,3 +87,29 @@ def test_the_reference_shows_every_public_name() -> None:
     for name in edgeplast.__all__:
         if name != "__version__":
             assert f".{name}\n" in shown or f"{name}," in shown, name
+
+
+def test_the_deployed_file_is_what_the_page_for_other_languages_says(desk: Path) -> None:
+    import onnx
+    from PIL import Image
+
+    from edgeplast_devices.images import preprocess
+    from edgeplast_devices.predicting import Classifier
+
+    page = (ROOT / "docs/how-to/cpp.md").read_text()
+    model = onnx.load(desk / "model.onnx")
+    (given,), (answer,) = model.graph.input, model.graph.output
+    assert (
+        (given.name, answer.name) == ("images", "logits") and f"`{given.name}`" in page and f"`{answer.name}`" in page
+    )
+    assert {entry.key for entry in model.metadata_props} == set(re.findall(r"`(edgeplast\.\w+)` \|", page))
+    assert model.opset_import[0].version == 17 and "opset 17" in page
+
+    how = Classifier(desk / "model.onnx").preprocessing
+    picture = Image.effect_noise((90, 60), 80).convert("RGB")
+    side, short = how.image_size[0], math.floor(how.image_size[0] / how.crop_fraction)
+    resized = picture.resize((round(short * 90 / 60), short), Image.Resampling.BICUBIC)
+    left, top = (round((length - side) / 2) for length in resized.size)
+    cut = np.asarray(resized.crop((left, top, left + side, top + side)), np.float32)
+    by_hand = ((cut / 255 - np.array(how.mean)) / np.array(how.std)).transpose(2, 0, 1)
+    np.testing.assert_allclose(by_hand, preprocess(picture, how), atol=1e-5)
