@@ -18,17 +18,17 @@ from edgeplast.cli.app import app, run
 from edgeplast.errors import EdgeplastError
 
 SHOWN = [command for page in PAGES for command in commands(page)]
-PRUNING_AND_OTHERS_LIKE_START = ("smaller.md", "my-model.md", "jetson.md", "raspberry-pi.md", "clinic-laptop.md")
+PATIENT = ("smaller.md", "compare.md", "my-model.md", "jetson.md", "raspberry-pi.md", "clinic-laptop.md")
 RUN = [
-    pytest.param(page, marks=[pytest.mark.slow] if page.name in PRUNING_AND_OTHERS_LIKE_START else [], id=page.stem)
+    pytest.param(page, marks=[pytest.mark.slow] if page.name in PATIENT else [], id=page.stem)
     for page in PAGES
     if page.is_relative_to(ROOT / "docs") and page.name != "numbers.md" and commands(page)
 ]
 """Pages whose commands are run: all but the one whose numbers take real weights."""
 
 INLINE = re.compile(r"`edgeplast ([a-z]+)([^`]*)`")
-WITH_A_MODEL = ("score", "export", "prune")
-QUICK = {"--distill-steps": "2", "--pairs": "4", "--epochs": "1", "--calibration": "8"}
+WITH_A_MODEL = ("score", "compare", "export", "prune")
+QUICK = {"--distill-steps": "2", "--pairs": "4", "--epochs": "1", "--calibration": "8", "--minutes": "1.5"}
 """Options that ask for much, and what is run instead."""
 
 
