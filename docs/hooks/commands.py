@@ -33,7 +33,7 @@ def _argument(parameter: Any) -> str:
 
 
 def _option(parameter: Any) -> str:
-    flags = ", ".join(f"`{flag}`" for flag in sorted(parameter.opts, key=len))
+    flags = ", ".join(f"`{flag}`" for flag in [*sorted(parameter.opts, key=len), *parameter.secondary_opts])
     value = "" if parameter.is_flag else f" *{parameter.type.name}*"
     default = parameter.default
     shown = "" if default in (None, False, ()) or parameter.is_flag or callable(default) else f" Default: `{default}`."

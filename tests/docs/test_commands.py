@@ -57,7 +57,9 @@ def test_a_shown_command_can_be_typed(command: Command) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_command_in_a_sentence_has_the_options_it_names(page: Path) -> None:
     for verb, rest in INLINE.findall(prose(page)):
-        known = {flag for parameter in _verb(verb).params for flag in parameter.opts} | {"--help"}
+        known = {flag for parameter in _verb(verb).params for flag in (*parameter.opts, *parameter.secondary_opts)} | {
+            "--help"
+        }
         named = set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest))
         assert named <= known, f"{page.name}: edgeplast {verb}{rest}"
 
@@ -69,7 +71,7 @@ def _small(words: tuple[str, ...]) -> list[str]:
         rest[0] = MODEL
         rest += ["--image-size", SIDE, "--model-kwargs", KWARGS]
     for option, value in QUICK.items():
-        if option in rest:
+        if option in rest and rest[rest.index(option) + 1] != "0":
             rest[rest.index(option) + 1] = value
     if verb in WITH_A_MODEL and rest[0] != "--list-methods" and "--plan" not in rest:
         rest += [] if "--pairs" in rest else ["--pairs", "4"]
