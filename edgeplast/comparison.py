@@ -59,7 +59,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         parameters: how many numbers train.
         predicted_peak_bytes: by the plan.
         measured_peak_bytes: the highest resident set of its processes; None where none ended.
-        epoch_seconds: measured time of one pass over all pictures to learn from; None where nothing was measured.
+        epoch_seconds: time of one pass over all pictures to learn from, by the median step of its fastest run; None
+            where nothing was measured.
         round: the last one that it took part in; 0 is the trial of whether it runs.
         accuracy: mean over its runs of that round; None where it has none.
         calibration_error: likewise.

@@ -231,4 +231,6 @@ def contest_of(into: str | Path) -> Path:
 def _measured(model: torch.nn.Module, *how: Any, **more: Any) -> Plan:
     from edgeplast.comparing.contest import compare
 
-    return compare(model, *how, **more).plan
+    found = compare(model, *how, **more)
+    more["notice"](str(found))
+    return found.plan

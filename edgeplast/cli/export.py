@@ -143,7 +143,8 @@ def export(
         bits.check_bits("8" if automatic else weight_bits)
     trained_bits = _bits_for(choose, "8" if automatic else weight_bits)
     with progress_bar(as_json, told_otherwise=TOLD_BY_RUNS) as progress:
-        images = None if data is None else labelled_images(data, progress=progress)
+        contested = choose == "measured"  # its runs open the pictures themselves, and it says what they are
+        images = None if data is None or contested else labelled_images(data, progress=progress)
         network = network_of(
             model,
             checkpoint=checkpoint,
@@ -154,7 +155,7 @@ def export(
         )
         bundle = make_bundle(
             network,
-            data if choose == "measured" else images,  # each run of a contest opens them itself
+            data if contested else images,
             budget,
             into=output,
             plan=given,

@@ -9,13 +9,17 @@ import msgspec
 import typer
 
 from edgeplast.cli.console import print_json, say
+from edgeplast.comparison import COMPARISON, Comparison
 from edgeplast.errors import UsageError
 from edgeplast.outputs import claim
 from edgeplast.scores import ScoreTable
 
 
 def report(
-    source: Annotated[Path, typer.Argument(help="Scores from `edgeplast score`, or a folder of `edgeplast adapt`.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="Scores from `edgeplast score`, or a folder of `edgeplast adapt` or `edgeplast compare`."),
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file to write.")] = None,
     png: Annotated[Path | None, typer.Option(help="Also a picture of the same figures.")] = None,
     tensorboard: Annotated[
@@ -24,7 +28,7 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Replace the output files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
-    """Draw scores (heatmap, ranking, agreement of methods) or an adaptation (memory, loss, accuracy, pace)."""
+    """Draw scores (heatmap, ranking, agreement), an adaptation (memory, loss, accuracy, pace) or a comparison."""
     if output is None and (png is not None or tensorboard is None):
         raise UsageError("Give --output with the HTML file to write (--png is a picture beside it).")
     if tensorboard is not None and not source.is_dir():
@@ -47,7 +51,11 @@ def report(
 
 
 def _draw(source: Path, output: Path, png: Path | None) -> None:
-    if source.is_dir():
+    if (source / COMPARISON).is_file():
+        from edgeplast.reporting.comparisons import comparison_report
+
+        comparison_report(Comparison.read(source / COMPARISON), output, png)
+    elif source.is_dir():
         from edgeplast.reporting.adaptations import adaptation_report
 
         adaptation_report(source, output, png)

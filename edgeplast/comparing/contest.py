@@ -106,12 +106,18 @@ def compare(
         BudgetError: no candidate fits, or the minutes do not suffice for one run of each; the message says how many do.
         InterruptedRunError: someone asked to stop; what was done is kept.
     """
+    from edgeplast.models import preprocessing_of
+    from edgeplast.unwrapping import unwrapped
+
     check_kind(budget, Budget, "budget", BUDGET)
     check_minutes(minutes)
     clock = _Clock(60 * minutes)
     data = path_of(images, "images", PICTURES)
+    model = unwrapped(model)
+    prepared = preprocessing or preprocessing_of(model)
     settings = Settings(
         model=digest_of(model),
+        preprocessing=msgspec.json.encode(prepared).decode(),
         data=str(data),
         budget=budget or Budget(),
         candidates=tuple(candidates),
@@ -127,7 +133,7 @@ def compare(
         seed=seed,
     )
     with workplace(into, settings, force=force) as work:
-        contest = _Contest(model, settings, preprocessing, work, clock, progress, notice)
+        contest = _Contest(model, settings, prepared, work, clock, progress, notice)
         try:
             found = contest.held()
         except KeyboardInterrupt as error:
@@ -170,7 +176,7 @@ class _Contest:
 
     model: torch.nn.Module
     settings: Settings
-    preprocessing: Preprocessing | None
+    preprocessing: Preprocessing
     work: Path
     clock: _Clock
     progress: Progress

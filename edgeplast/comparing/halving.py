@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 from typing import NoReturn
 
 import numpy as np
@@ -202,17 +201,16 @@ class Halving:
         return self.records.of(number, name, seed)
 
     def pace(self, name: str) -> Pace:
-        """Return what a candidate takes, by its last run; a step by the median of all its runs."""
+        """Return what a candidate takes, by its last run."""
         run = self.records.runs(name)[-1]
         begun = self.records.begun(run.round)
         pictures, epochs = (self.scale.trial, 1) if begun is None else (begun.pictures, begun.epochs)
-        pace = Pace.of(run, self.scale, pictures, epochs, trial=begun is None)
-        real = [r.step_seconds for r in self.records.runs(name) if r.round] or [run.step_seconds]
-        return Pace(pace.fixed, median(real), pace.look)
+        return Pace.of(run, self.scale, pictures, epochs, trial=begun is None)
 
     def epoch_seconds(self, name: str) -> float:
-        """Return the time of one pass over all pictures to learn from."""
-        return self.pace(name).step * math.ceil(self.scale.learning / self.scale.batch)
+        """Return the time of one pass over all pictures to learn from, by its fastest run: others met slow phases."""
+        step = min(run.step_seconds for run in self.records.runs(name))
+        return step * math.ceil(self.scale.learning / self.scale.batch)
 
     def _seconds(self, names: Sequence[str], pictures: int, epochs: int) -> float:
         return MARGIN * sum(self.pace(name).seconds(self.scale, pictures, epochs) for name in names)

@@ -33,6 +33,7 @@ class Settings(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     KIND = "record of an unfinished contest"
 
     model: str
+    preprocessing: str
     data: str
     budget: Budget
     candidates: tuple[str, ...]

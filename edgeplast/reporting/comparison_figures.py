@@ -44,7 +44,7 @@ def differences(figure: FigureBase, found: Comparison) -> None:
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(shown)), [f"{c.name}{_when(found, c)}" for c in shown])
     axes.set_ylim(-0.6, len(shown) - 0.4)
-    axes.set_xlabel(f"accuracy less that of {found.best}, points")
+    axes.set_xlabel(f"accuracy minus that of {found.best}, points")
     light(axes)
 
 

@@ -82,7 +82,7 @@ def _sections(found: Comparison) -> list[Section]:
         ),
         Section(
             "Accuracy against time",
-            "One pass over all pictures to learn from, by the median step.",
+            "One pass over all pictures to learn from, by the median step of the fastest run.",
             [(WIDTH_INCHES, 3.8, lambda figure: figures.against_seconds(figure, found))],
         ),
         Section(
@@ -98,12 +98,17 @@ def _numbers(found: Comparison) -> str:
     """Return every number of the page as a table."""
     heads = (
         "candidate", "outcome", "accuracy", "calibration error", f"to {found.best}, points", "runs", "peak, predicted",
-        "peak, measured", "an epoch", "parameters", "trains",
+        "peak, measured", "an epoch", "parameters",
     )  # fmt: skip
     body = "".join(f"<tr>{_cells(found, candidate)}</tr>" for candidate in found.candidates)
     head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
-    table = f"<table class=numbers><tr>{head}</tr>{body}</table>"
-    return f"<section><h2>All numbers</h2><div class=wide>{table}</div></section>"
+    table = f"<div class=wide><table class=numbers><tr>{head}</tr>{body}</table></div>"
+    trained = "".join(
+        f"<tr><th>{html.escape(', '.join((c.name, *c.also)))}</th><td>{html.escape(_trained(c))}</td></tr>"
+        for c in found.candidates
+    )
+    what = f"<section><h2>What each trains</h2><table class=facts>{trained}</table></section>"
+    return f"{what}<section><h2>All numbers</h2>{table}</section>"
 
 
 def _cells(found: Comparison, c: Candidate) -> str:
@@ -121,10 +126,8 @@ def _cells(found: Comparison, c: Candidate) -> str:
         "–" if c.measured_peak_bytes is None else format_bytes(c.measured_peak_bytes),
         "–" if c.epoch_seconds is None else format_seconds(c.epoch_seconds),
         f"{c.parameters:,}",
-        _trained(c),
     ]
-    name = html.escape(", ".join((c.name, *c.also)))
-    return f"<th>{name}</th>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+    return f"<th>{html.escape(c.name)}</th>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
 
 
 def _trained(candidate: Candidate) -> str:

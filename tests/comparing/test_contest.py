@@ -18,6 +18,7 @@ from small_models import CLASSES, blob, blob_folder, small_vit
 import edgeplast
 from edgeplast import journal
 from edgeplast.budget import Budget
+from edgeplast.cli.app import run
 from edgeplast.comparing import halving
 from edgeplast.comparison import COMPARISON, JOURNAL, PAGE, PLAN, Comparison
 from edgeplast.errors import BudgetError, InputError, UsageError
@@ -66,6 +67,10 @@ def test_a_clear_winner_is_found_and_its_plan_goes_into_a_bundle(
     assert bundle.manifest.plan == plan and bundle.manifest.classes == CLASSES
     page = (tmp_path / "c" / PAGE).read_text()
     assert page.count("<svg") == 3 and "uniform stands out" in page and "budget 256 MiB" in page
+    assert (
+        run(["report", str(tmp_path / "c"), "-o", str(tmp_path / "page.html"), "--png", str(tmp_path / "p.png")]) == 0
+    )
+    assert (tmp_path / "page.html").read_text() == page and (tmp_path / "p.png").read_bytes()[1:4] == b"PNG"
     assert "uniform stands out" in str(found) and "<td>uniform</td>" in found._repr_html_()
     assert any(line.startswith("round 1, seed 1: uniform: ") and line.endswith("left") for line in told), told
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -48,7 +48,7 @@ def test_pictures_that_one_could_not_read_do_not_count() -> None:
     assert (found.pictures, found.seeds, found.mean) == (2, 1, 0.5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     arrays(np.int8, st.tuples(st.just(2), st.integers(1, 4), st.integers(1, 30)), elements=st.integers(0, 1)),
     st.sampled_from([0.9, 0.95, 0.999]),
