@@ -19,6 +19,7 @@ SIDE = "32"
 """What stands in for every model of the pages where they are run: three blocks, four patches."""
 
 _FENCE = re.compile(r"^(?P<ticks>```+)(?P<language>\w*)[^\n]*\n(?P<text>.*?)^(?P=ticks)", re.M | re.S)
+_CALLED = re.compile(r"(?:^|(?<=[\s/]))edgeplast (?=[a-z-])")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.M)
 
@@ -35,11 +36,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Command:
-    """A command that a page shows: its words after ``edgeplast``."""
+    """A command that a page shows, its words after ``edgeplast``; alone, or inside another program's (docker)."""
 
     page: Path
     line: int
     words: tuple[str, ...]
+    alone: bool
 
     def __str__(self) -> str:
         return f"{self.page.relative_to(ROOT)}:{self.line}: edgeplast {shlex.join(self.words)}"
@@ -56,13 +58,11 @@ def blocks(page: Path, *languages: str) -> list[Block]:
 
 
 def commands(page: Path) -> list[Command]:
-    """The commands of a page's shell blocks, and of its blocks without a language, that begin with edgeplast."""
-    return [
-        Command(page, line, words) for block in blocks(page, "bash", "console", "") for line, words in _lines(block)
-    ]
+    """The commands of edgeplast in a page's shell blocks, units of services, and blocks without a language."""
+    return [command for block in blocks(page, "bash", "console", "ini", "") for command in _commands(block)]
 
 
-def _lines(block: Block) -> Iterator[tuple[int, tuple[str, ...]]]:
+def _commands(block: Block) -> Iterator[Command]:
     pending, first = "", 0
     for number, line in enumerate(block.text.splitlines(), block.line):
         first = first if pending else number
@@ -70,8 +70,9 @@ def _lines(block: Block) -> Iterator[tuple[int, tuple[str, ...]]]:
         if pending.endswith("\\"):
             pending = pending[:-1]
             continue
-        if pending.startswith("edgeplast "):
-            yield first, tuple(shlex.split(pending, comments=True)[1:])
+        if found := _CALLED.search(pending):
+            words = tuple(shlex.split(pending[found.end() :], comments=True))
+            yield Command(block.page, first, words, alone=found.start() == 0)
         pending = ""
 
 

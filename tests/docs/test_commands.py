@@ -22,7 +22,9 @@ PATIENT = ("smaller.md", "compare.md", "my-model.md", "jetson.md", "raspberry-pi
 RUN = [
     pytest.param(page, marks=[pytest.mark.slow] if page.name in PATIENT else [], id=page.stem)
     for page in PAGES
-    if page.is_relative_to(ROOT / "docs") and page.name != "numbers.md" and commands(page)
+    if page.is_relative_to(ROOT / "docs")
+    and page.name != "numbers.md"
+    and any(command.alone for command in commands(page))
 ]
 """Pages whose commands are run: all but the one whose numbers take real weights."""
 
@@ -86,7 +88,7 @@ def _small(words: tuple[str, ...]) -> list[str]:
 def test_the_commands_of_a_page_run_in_its_order(
     page: Path, desk: Path, clear: Callable[[str], None], capsys: pytest.CaptureFixture
 ) -> None:
-    for command in commands(page):
+    for command in filter(lambda shown: shown.alone, commands(page)):
         words = _small(command.words)
         for option in ("-o", "--output"):
             if option in words:
