@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from importlib import import_module
-from typing import Any
+from typing import Any, get_type_hints
 
 import typer
 
@@ -47,6 +47,13 @@ _INTRODUCTION = """edgeplast lets a pretrained vision model keep learning on the
   Every verb has --help and --json. Also: score, plan, compare, prune, report, inspect, devices, doctor."""
 
 
+class _Verb(typer.core.TyperCommand):
+    """One verb."""
+
+    def format_arguments(self, ctx: Any, formatter: Any) -> None:
+        """Write nothing: click 8.5 would list the arguments here, and typer lists them with the options."""
+
+
 class _Verbs(typer.core.TyperGroup):
     """Loads the file of a verb when it is called, so that no verb pays for another's imports."""
 
@@ -58,8 +65,18 @@ class _Verbs(typer.core.TyperGroup):
             raise one_of("command", cmd_name, tuple(_VERBS))
         module = import_module(f"edgeplast.cli.{cmd_name}")
         verb = typer.Typer(add_completion=False, rich_markup_mode=None)
-        verb.command(cmd_name, short_help=_VERBS[cmd_name])(getattr(module, cmd_name))
-        return typer.main.get_command(verb)
+        verb.command(cmd_name, cls=_Verb, short_help=_VERBS[cmd_name])(getattr(module, cmd_name))
+        return _explained(typer.main.get_command(verb), getattr(module, cmd_name))
+
+
+def _explained(command: Any, function: Any) -> Any:
+    """Give arguments their help back: an Argument of click 8.5 has one of its own, which wipes out typer 0.24's."""
+    hints = get_type_hints(function, include_extras=True)
+    for parameter in command.params:
+        for note in getattr(hints.get(parameter.name), "__metadata__", ()):
+            if isinstance(note, typer.models.ArgumentInfo):
+                parameter.help = note.help
+    return command
 
 
 app = typer.Typer(cls=_Verbs, invoke_without_command=True, rich_markup_mode=None)

@@ -71,6 +71,19 @@ def test_every_verb_has_its_line_in_the_help_uncut(typed) -> None:
     )
 
 
+def test_help_explains_arguments(typed) -> None:
+    for verb, said in (
+        ("adapt", "Bundle"),
+        ("inspect", "Folder of a bundle"),
+        ("predict", "ONNX file from"),
+        ("predict", "Pictures, folders of pictures, or tars"),
+        ("export", "timm's name of any model"),
+    ):
+        shown = " ".join(typed(verb, "--help")[1].split())
+        arguments = shown.partition("Arguments:")[2].partition("Options:")[0]
+        assert said in arguments and shown.count(said) == 1, (verb, shown)
+
+
 def test_shells_complete_verbs(monkeypatch: pytest.MonkeyPatch) -> None:
     words = {"_EDGEPLAST_COMPLETE": "complete_bash", "COMP_WORDS": "edgeplast ada", "COMP_CWORD": "1"}
     command = [sys.executable, "-m", "edgeplast"]
