@@ -72,7 +72,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         runtime: which onnxruntime build ran, with its version.
         provider: what computed: the execution provider asked for, the one used, and why if they differ.
         tier: the tier in force at the end.
-        trained: components that trained in that tier.
+        trained: components that trained in that tier; the head where it was fitted and no step was taken.
         recompute: how much of the blocks was computed again in the backward pass, at the end.
         memory: see :class:`MemoryReport`.
         batch_size: images an optimizer step was computed from.

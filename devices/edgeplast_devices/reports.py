@@ -24,7 +24,7 @@ def report_of(run: Run) -> Adaptation:
         provider=run.placement,
         device_memory=run.device_memory.report(run.allowed_bytes, state.peak_bytes),
         tier=rung.tier.name,
-        trained=rung.tier.components,
+        trained=rung.tier.components if state.steps else run.bundle.manifest.plan.outline.head,
         recompute=rung.graph.recompute,
         memory=MemoryReport(
             budget_bytes=run.allowed_bytes,

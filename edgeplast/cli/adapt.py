@@ -195,6 +195,10 @@ def _show(report: Adaptation, output: Path) -> None:
             f"tier {report.tier}: {len(report.trained)} components, "
             f"batch {report.batch_size} in micro-batches of {report.micro_batch_size}",
         ),
+    ]
+    if not report.steps:
+        rows[-2:] = [("time", format_seconds(seconds.total)), ("trained", "the head alone, in one pass")]
+    rows += [
         ("best epoch", f"{_best(report)} ({report.stopped_because})"),
         ("runtime", runtime_text(report.runtime, report.provider)),
     ]

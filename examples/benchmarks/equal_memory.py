@@ -75,14 +75,14 @@ CONTESTANTS: dict[str, Callable[[ScoreTable, Budget], Plan]] = {
 }
 
 
-def pictures(name: str, per_class: int, into: Path) -> Path:
+def pictures(name: str, per_class: int, into: Path, test_per_class: int = TEST_PER_CLASS) -> Path:
     """Write a set as folders ``train/CLASS`` and ``test/CLASS``, at most so many pictures a class, by seed 0."""
     from edgeplast_devices.images import open_images
 
     folder = into / f"{name}-{per_class}"
     if (folder / "done").exists():
         return folder
-    for split, most in (("train", per_class), ("test", TEST_PER_CLASS)):
+    for split, most in (("train", per_class), ("test", test_per_class)):
         images = open_images(DATA / SETS[name], split)
         rng = np.random.default_rng(0)
         for label, spelled in enumerate(images.classes):
@@ -109,8 +109,8 @@ def run_once(python: Path, bundle: Path, folder: Path, budget: str, seed: int, e
     with tempfile.TemporaryDirectory() as scratch:
         into = Path(scratch) / "adapted"
         words = ["adapt", bundle, "--data", folder / "train", "--memory", budget, "--seed", seed, "--epochs", epochs]
-        report = _said(python, *words, "-o", into)
-        result = _said(python, "evaluate", into, "--data", folder / "test")
+        report = said(python, *words, "-o", into)
+        result = said(python, "evaluate", into, "--data", folder / "test")
     return {
         "accuracy": result["accuracy"],
         "calibration_error": result["expected_calibration_error"],
@@ -119,7 +119,8 @@ def run_once(python: Path, bundle: Path, folder: Path, budget: str, seed: int, e
     }
 
 
-def _said(python: Path, *words: object) -> Any:
+def said(python: Path, *words: object) -> Any:
+    """Run ``edgeplast`` in a process of its own and return what it says as JSON."""
     command = [str(python), "-m", "edgeplast", *map(str, words), "--json"]
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode:

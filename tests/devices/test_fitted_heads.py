@@ -164,6 +164,7 @@ def test_alone_it_is_the_optimum_on_the_training_pictures_features(
     assert (report.steps, report.epochs, report.best_epoch) == (0, 0, 0) and report.losses == ()
     (epoch,) = report.history
     assert epoch.epoch == 0 and epoch.training_loss < np.log(3) and epoch.validation_loss is not None
+    assert report.trained == ("head",)
     assert report.options["head"] == "fitted" and report.stopped_because == "finished"
     assert report.accuracy.after is not None and report.accuracy.before is not None
     assert report.accuracy.after > report.accuracy.before + 0.2
