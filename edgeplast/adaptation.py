@@ -7,6 +7,7 @@ from typing import ClassVar
 import msgspec
 
 from edgeplast.documents import Document
+from edgeplast.evaluation import Judgement
 from edgeplast.placement import ON_CPU, DeviceMemoryReport, Placement
 from edgeplast.recomputation import Recompute
 
@@ -16,6 +17,13 @@ class BeforeAfter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     before: float | None
     after: float | None
+
+
+class Judged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A :class:`edgeplast.evaluation.Judgement` before the first step and of the weights that were kept."""
+
+    before: Judgement
+    after: Judgement
 
 
 class MemoryReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,9 +88,12 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         epochs: passes over the training images that were finished.
         steps: optimizer steps.
         seconds: see :class:`SecondsReport`.
-        measured_on: the split that accuracy and calibration were measured on: ``test``, else ``val``, else ``train``.
+        measured_on: the split that accuracy and calibration were measured on: ``test``, else ``val``, else ``train``;
+            empty where none has labels.
         accuracy: fraction named right, by the bundle as it came and by the adapted model.
         expected_calibration_error: 15 bins, as before and after, at the temperature of each.
+        judged: predictions on held-out images without labels, by the bundle as it came and by the adapted model; None
+            where labels were given.
         images: images used per split.
         unreadable: images that could not be read and were left out.
         unreadable_examples: the first few of them, with the reason.
@@ -99,7 +110,8 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         device_memory: of a provider with memory of its own; None on the CPU.
         temperature: fitted on the validation split; None without one.
         calibration_error_without_temperature: what the error after would be; None where none was fitted.
-        stopped_because: ``finished``, ``early stopping`` or ``diverged``.
+        stopped_because: ``finished``, ``early stopping``, ``diverged``, or ``collapsed``, where predictions without
+            labels came to show clearly fewer classes than before; the best weights before that were kept.
     """
 
     KIND: ClassVar[str] = "adaptation report"
@@ -131,6 +143,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     rung_changes: tuple[RungChange, ...] = ()
     resumed_at: tuple[int, ...] = ()
     stopped_because: str = "finished"
+    judged: Judged | None = None
     provider: Placement = ON_CPU
     device_memory: DeviceMemoryReport | None = None
     temperature: float | None = None

@@ -53,3 +53,26 @@ class Evaluation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     provider: Placement = ON_CPU
     temperature: float | None = None
     without_temperature: Calibration | None = None
+
+
+LEAST_VARIETY = 0.7
+"""Share of the variety before the first step below which a model counts as collapsed."""
+
+
+class Judgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What predictions on pictures without labels look like.
+
+    Attributes:
+        objective: mean entropy of a prediction less the entropy of the mean prediction, nats; lower is better.
+        variety: how many classes the predictions are spread over, exp of the entropy of the mean prediction: 1 where
+            all pictures are called the same, the number of classes where each is predicted as often.
+        images: how many pictures were judged.
+    """
+
+    objective: float
+    variety: float
+    images: int
+
+    def has_collapsed_since(self, before: Judgement) -> bool:
+        """Whether predictions show clearly fewer classes than they did."""
+        return self.variety < LEAST_VARIETY * before.variety

@@ -206,7 +206,7 @@ def adapt(
     Args:
         bundle: a bundle or its folder.
         images: a folder, archive or npz of labelled images, an opened set, or opened splits. Without a validation
-            split one is made from the training images.
+            split one is made from the training images. With ``options.labels="none"`` any folder of pictures.
         into: folder for the adapted bundle.
         budget: of this process; by default what the bundle was exported for, and ``Budget()`` for no limit.
         options: of the training; with ``resume`` by default those of the run that was interrupted.
@@ -223,7 +223,7 @@ def adapt(
     from edgeplast_devices.adapting import adapt as adapt_bundle
     from edgeplast_devices.adapting import interrupted_options, refuse_taken
     from edgeplast_devices.guard import guard_for
-    from edgeplast_devices.images import ImageSet, Splits, open_splits, understood
+    from edgeplast_devices.images import ImageSet, Splits, open_splits, open_splits_without_labels, understood
     from edgeplast_devices.options import TrainingOptions
 
     check_kind(budget, Budget, "budget", BUDGET)
@@ -236,7 +236,8 @@ def adapt(
         if isinstance(images, ImageSet):
             images = Splits(images, None, None)
         elif not isinstance(images, Splits):
-            images = open_splits(path_of(images, "images", LABELLED), seed=options.seed, progress=progress)
+            opening = open_splits if options.labels == "given" else open_splits_without_labels
+            images = opening(path_of(images, "images", LABELLED), seed=options.seed, progress=progress)
         for line in understood(images):
             notice(line)
         return adapt_bundle(

@@ -11,7 +11,7 @@ from edgeplast.adaptation import Adaptation
 from edgeplast.bundle import Bundle
 from edgeplast.placement import Placement
 from edgeplast_devices import adapting
-from edgeplast_devices.images import open_splits
+from edgeplast_devices.images import open_splits, open_splits_without_labels
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.runtime import EvaluationSession, TrainingSession
 from edgeplast_devices.sessions import Sessions
@@ -112,5 +112,5 @@ def adapt_over(
     wrapped: Wrapped, bundle: Bundle, data: Path, into: Path, options: TrainingOptions, **how: object
 ) -> Adaptation:
     """Adapt as ``edgeplast.adapt`` does, over sessions that are handed in."""
-    images = open_splits(data, seed=options.seed)
+    images = (open_splits if options.labels == "given" else open_splits_without_labels)(data, seed=options.seed)
     return adapting.adapt(bundle, images, into=into, options=options, sessions=wrapped.sessions, **how)  # type: ignore[arg-type]

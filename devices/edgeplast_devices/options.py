@@ -12,8 +12,14 @@ from edgeplast.errors import UsageError, one_of
 from edgeplast.optimizers import optimizer_facts
 from edgeplast.outline import Component
 from edgeplast_devices.images import Augmentation
+from edgeplast_devices.objectives import OBJECTIVES
 from edgeplast_devices.providers import CPU, PROVIDERS, RUNTIMES
 from edgeplast_devices.schedules import SCHEDULES
+
+METHODS: dict[str, str] = {name: one.words for name, one in OBJECTIVES.items()} | {
+    "recentre": "nothing trains: the head's bias takes the mean of the features away (NEO)"
+}
+"""Ways to learn without labels, and what they do."""
 
 _MOST_OFTEN = 1_000_000_000
 
@@ -77,6 +83,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         label_smoothing: in 0..1.
         class_weights: ``none`` or ``balanced``.
         augment: ``default`` (random resized crop and flip) or ``none``.
+        labels: ``given``, or ``none``: what the pictures show is not known, or not to be looked at.
+        method: how to learn without labels; one of :data:`METHODS`.
         patience: epochs without a better validation loss before stopping early; 0 never stops early.
         seed: of the data order, the augmentation and the validation split.
         threads: of the runtime; None uses all cores this process may use.
@@ -101,6 +109,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     label_smoothing: float = 0.0
     class_weights: str = "none"
     augment: str = "default"
+    labels: str = "given"
+    method: str = "information"
     patience: int = 0
     seed: int = 0
     threads: int | None = None
@@ -140,6 +150,14 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise one_of("schedule", self.schedule, SCHEDULES)
         if self.class_weights not in ("none", "balanced"):
             raise one_of("class weights", self.class_weights, ("none", "balanced"))
+        if self.labels not in ("given", "none"):
+            raise one_of("--labels", self.labels, ("given", "none"))
+        if self.method not in METHODS:
+            raise one_of("method without labels", self.method, tuple(METHODS))
+        if self.labels == "none" and self.class_weights != "none":
+            raise UsageError("Without labels no class can be weighted. Leave out --class-weights.")
+        if self.labels == "none" and self.head not in (None, "kept"):
+            raise UsageError(f"Without labels the head stays what it is; --head {self.head} needs them. Leave it out.")
         if self.runtime not in RUNTIMES:
             raise one_of("runtime", self.runtime, RUNTIMES)
         if self.provider not in PROVIDERS:

@@ -6,7 +6,7 @@ import statistics
 
 import msgspec
 
-from edgeplast.adaptation import Adaptation, BeforeAfter, MemoryReport, SecondsReport
+from edgeplast.adaptation import Adaptation, BeforeAfter, Judged, MemoryReport, SecondsReport
 from edgeplast_devices.running import Run
 from edgeplast_devices.runtime import runtime_name
 
@@ -14,8 +14,8 @@ from edgeplast_devices.runtime import runtime_name
 def report_of(run: Run) -> Adaptation:
     """Return the report of a run that has measured itself before and after."""
     state, rung = run.state, run.trainer.rung
-    assert state.before and state.after
-    without = state.after.without_temperature
+    before, after = state.before, state.after
+    without = after.without_temperature if after else None
     lost = run.unreadable.values()
     enforced_by = "nothing" if run.allowed_bytes is None else "kernel" if run.guard.walled else "watcher"
     return Adaptation(
@@ -43,9 +43,10 @@ def report_of(run: Run) -> Adaptation:
             step_median=statistics.median(state.step_seconds) if state.step_seconds else 0.0,
         ),
         measured_on=run.measured_on,
-        accuracy=BeforeAfter(before=state.before.accuracy, after=state.after.accuracy),
+        accuracy=BeforeAfter(before=before.accuracy if before else None, after=after.accuracy if after else None),
         expected_calibration_error=BeforeAfter(
-            before=state.before.expected_calibration_error, after=state.after.expected_calibration_error
+            before=before.expected_calibration_error if before else None,
+            after=after.expected_calibration_error if after else None,
         ),
         temperature=state.temperature,
         calibration_error_without_temperature=without.expected_calibration_error if without else None,
@@ -62,4 +63,7 @@ def report_of(run: Run) -> Adaptation:
         rung_changes=tuple(state.rung_changes),
         resumed_at=tuple(state.resumed_at),
         stopped_because=state.stopped_because,
+        judged=(
+            Judged(before=state.judged_before, after=state.judged) if state.judged_before and state.judged else None
+        ),
     )

@@ -10,7 +10,7 @@ import msgspec
 
 from edgeplast.adaptation import EpochReport, RungChange
 from edgeplast.documents import AtLeastOne, Count
-from edgeplast.evaluation import Evaluation
+from edgeplast.evaluation import Evaluation, Judgement
 from edgeplast.recomputation import Recompute
 from edgeplast_devices.curves import Curve
 from edgeplast_devices.options import TrainingOptions
@@ -73,6 +73,8 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         history: of each epoch done, of very long runs of some.
         best: the weights to keep.
         head_started: whether the head is where the run starts from: kept, zero, or fitted.
+        judged_before: the weights as they came, where there are no labels.
+        judged: the weights to keep, likewise.
         before: the evaluation before the first step.
         after: the evaluation after the last.
         temperature: of the weights that were kept; None without a validation split.
@@ -108,6 +110,8 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     history: list[EpochReport] = []
     best: Best = msgspec.field(default_factory=Best)
     head_started: bool = False
+    judged_before: Judgement | None = None
+    judged: Judgement | None = None
     before: Evaluation | None = None
     after: Evaluation | None = None
     temperature: float | None = None
@@ -125,7 +129,8 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     @property
     def has_learned(self) -> bool:
         """Whether anything would be lost if it ended now."""
-        return self.steps > 0 or (self.head_started and self.options.head == "fitted")
+        begun = self.options.head == "fitted" or self.options.method == "recentre"
+        return self.steps > 0 or (self.head_started and begun)
 
     def took(self, seconds: float) -> None:
         """Take note of what an optimizer step took."""

@@ -17,10 +17,10 @@ import numpy as np
 
 from edgeplast.adaptation import EpochReport
 from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, Bundle
-from edgeplast.errors import DivergedError, InputError, InterruptedRunError
+from edgeplast.errors import DivergedError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
-from edgeplast_devices.checkpoints import Checkpoint, Saved, check_same_run, read_best, write_checkpoint, write_hashed
+from edgeplast_devices.checkpoints import Checkpoint, Saved, read_best, write_checkpoint, write_hashed
 from edgeplast_devices.curves import thin
 from edgeplast_devices.device_memory import DeviceMemory
 from edgeplast_devices.evaluating import measure
@@ -28,6 +28,7 @@ from edgeplast_devices.fitted_heads import fit_on_images, linear_head, no_featur
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Splits, Unreadable, epoch_order
 from edgeplast_devices.interrupts import Interrupts
+from edgeplast_devices.judging import Verdict, judged, recentre
 from edgeplast_devices.memory import peak_bytes, usable_threads
 from edgeplast_devices.metrics import MOST, writable
 from edgeplast_devices.options import Interval, TrainingOptions
@@ -37,7 +38,7 @@ from edgeplast_devices.rungs import shares
 from edgeplast_devices.runtime import reserve_arena, runtime_name
 from edgeplast_devices.schedules import learning_rate
 from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
-from edgeplast_devices.starting import aligned, filled_in, held_bytes, rungs_from_here
+from edgeplast_devices.starting import aligned, default_batch, filled_in, held_bytes, rungs_from_here, taken_up
 from edgeplast_devices.telemetry import TelemetryWriter
 from edgeplast_devices.temperatures import temperature_on_images
 from edgeplast_devices.training import Trainer, batch_order
@@ -45,9 +46,6 @@ from edgeplast_devices.weights import head_parameters, read_trainable
 
 _MOST_FAILED_STEPS = 5
 """Steps in a row with a loss or gradient that is not finite before the run counts as diverged."""
-
-_MOST_UNSEEN = 40
-"""Training pictures in a row that may be unreadable."""
 
 
 class Run:
@@ -85,10 +83,11 @@ class Run:
         self.checkpoint, self.sessions = checkpoint, sessions
         self._began = time.perf_counter()
         self.guard, self.allowed_bytes = guard, guard.allowed_bytes
-        self.splits = aligned(images, bundle.manifest.classes)
-        self.measured_on = "test" if "test" in self.splits else "val" if "val" in self.splits else "train"
+        self.splits = aligned(images, bundle, options)
+        held = [name for name in ("test", "val", "train") if name in self.splits and self.splits[name].classes]
+        self.measured_on = held[0] if held else ""  # nowhere, without labels
         fingerprints = {name: split.fingerprint() for name, split in self.splits.items()}
-        self.batch = min(options.batch or bundle.manifest.plan.batch_size, len(self.splits["train"]))
+        self.batch = min(options.batch or default_batch(bundle.manifest.plan, options), len(self.splits["train"]))
         self.optimizer = options.optimizer or bundle.manifest.plan.optimizer
         # loads the runtime, so that it is counted as resident
         self.placement = place(options.runtime, options.provider, self.allowed_bytes)
@@ -128,24 +127,12 @@ class Run:
                 micro_batch=first.micro_batch,
             )
             if checkpoint is None
-            else self._taken_up(checkpoint.state, fingerprints)
+            else taken_up(
+                checkpoint.state, bundle.fingerprint, fingerprints, self.options, self.allowed_bytes, self.unreadable
+            )
         )
         self._seconds_before = self.state.seconds
         self.saved = Saved.of(self.state)
-
-    def _taken_up(self, state: RunState, images: dict[str, str]) -> RunState:
-        """Return a checkpoint's state, as this process goes on from it.
-
-        Raises:
-            InputError: it is of another run.
-        """
-        check_same_run(state, self.bundle.fingerprint, images, self.options)
-        state.options, state.allowed_bytes = self.options, self.allowed_bytes
-        state.resumed_at.append(state.steps)
-        for name, unreadable in self.unreadable.items():
-            lost = state.lost.get(name, Lost())
-            unreadable.restore(lost.names, lost.examples)
-        return state
 
     def open(self) -> None:
         """Load weights and graphs, and take up the checkpoint's state."""
@@ -165,6 +152,7 @@ class Run:
             self._between,
             placement=self.placement,
             sessions=self.sessions,
+            logits=lambda images: self.evaluation.logits(images),
         )
         if self.checkpoint is not None:
             self.trainer.restore(self.checkpoint.arrays())
@@ -180,9 +168,12 @@ class Run:
 
     def train(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Run the epochs that are left, keep the best weights, and measure before and after."""
-        self._announce(telemetry)
         state = self.state
-        if state.before is None:
+        telemetry.run(
+            step=state.steps, model=self.bundle.manifest.model, runtime=runtime_name(), rung=str(self.trainer.rung),
+            allowed_bytes=self.allowed_bytes, predicted_peak_bytes=self.predicted, resident_bytes=self.resident_bytes,
+        )  # fmt: skip
+        if state.before is None and self.measured_on:
             temperature, said = self.bundle.manifest.temperature, f"evaluating {self.measured_on}, before"
             state.before = self._measure(self.measured_on, said, temperature=temperature)
         if not state.head_started:
@@ -191,8 +182,9 @@ class Run:
             self._epoch(folder, telemetry)
         self._restore_best(folder)
         state.temperature = self._fit_temperature()
-        said = f"evaluating {self.measured_on}, after"
-        state.after = self._measure(self.measured_on, said, temperature=state.temperature)
+        if self.measured_on:
+            said = f"evaluating {self.measured_on}, after"
+            state.after = self._measure(self.measured_on, said, temperature=state.temperature)
         self.look()
 
     def look(self) -> None:
@@ -220,6 +212,8 @@ class Run:
         if self.options.head == "zero":
             for name in head_parameters(manifest):
                 self.parameters[name].fill(0)
+        elif self.options.labels == "none":
+            self._begin_without_labels(folder, telemetry)
         elif self.options.head == "fitted":
             loss = fit_on_images(
                 manifest, self.evaluation, self.parameters, train, self.options,
@@ -228,11 +222,34 @@ class Run:
             state.epoch_loss = (loss, 1)
         state.head_started = True
         if state.has_learned:
-            self._note_epoch(0, folder, telemetry)
+            if self.options.head == "fitted":
+                self._note_epoch(0, folder, telemetry)
             self.save(folder)
+
+    def _begin_without_labels(self, folder: Path, telemetry: TelemetryWriter) -> None:
+        """Judge and keep the weights as they came, so that nothing worse takes their place; recentre if asked for."""
+        state, session, train = self.state, self.evaluation, self.splits["train"]
+        verdict = self._verdict("judging the model as it came", 0)
+        state.judged_before = state.judged = verdict.judgement
+        state.best = Best(epoch=0, loss=verdict.loss, file=write_hashed(folder, "best", 0, self.parameters).name)
+        if self.options.method == "recentre":
+            recentre(session.logits, self.bundle.manifest, self.parameters, train, **self._over("train"))
+            self._note_epoch(1, folder, telemetry)
+            state.epoch = self.options.epochs
+
+    def _verdict(self, activity: str, offset: int) -> Verdict:
+        """Say how good the weights in force are on what was held back, by labels or without."""
+        held, how = "val" if "val" in self.splits else "train", self.bundle.manifest.preprocessing
+        if self.options.labels == "none":
+            over = self._over(held, offset)
+            return judged(self.evaluation.logits, self.splits[held], how, self.state.judged_before, activity, **over)
+        found = self._measure(held, activity, offset=offset) if held == "val" else None
+        return Verdict(found.loss, found.accuracy) if found else Verdict()
 
     def _fit_temperature(self) -> float | None:
         """Return the temperature of the weights in force, None where no image was held back to fit it on."""
+        if self.options.labels == "none":
+            return self.bundle.manifest.temperature
         if "val" not in self.splits:
             return None
         return temperature_on_images(self.bundle.manifest, self.evaluation, self.splits["val"], **self._over("val"))
@@ -245,7 +262,7 @@ class Run:
         seen = sum(map(len, order[: state.position]))
         for number in range(state.position, len(order)):
             self._step(order[number], total, telemetry)
-            self._require_pictures(len(order[number]))
+            self.trainer.require_pictures(len(order[number]))
             state.position = number + 1
             seen += len(order[number])
             self.progress(self._epoch_name, seen, self._epoch_images)
@@ -295,40 +312,28 @@ class Run:
             recompute=trainer.rung.graph.recompute,
         )
 
-    def _require_pictures(self, count: int) -> None:
-        """Stop when step after step sees no picture: some that are damaged are left out, not a whole data set.
-
-        Raises:
-            InputError: not one of the last pictures could be read.
-        """
-        self.state.unseen = self.state.unseen + count if self.trainer.saw_none else 0
-        if self.state.unseen >= _MOST_UNSEEN:
-            some = "; ".join(f"{name}: {reason}" for name, reason in self.unreadable["train"].examples[-3:])
-            raise InputError(
-                f"None of the last {self.state.unseen} pictures could be read{some and f' ({some})'}. "
-                "Check that the data set is complete and that its files are pictures."
-            )
-
     def _end_epoch(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Validate, remember the best weights, and decide whether to stop early."""
         state = self.state
         self._note_epoch(state.epoch + 1, folder, telemetry)
         state.epoch, state.position = state.epoch + 1, 0
-        if self.options.patience and state.epoch - state.best.epoch >= self.options.patience:
+        if (
+            state.stopped_because == "finished"
+            and self.options.patience
+            and state.epoch - state.best.epoch >= self.options.patience
+        ):
             state.stopped_because = "early stopping"
 
     def _note_epoch(self, epoch: int, folder: Path, telemetry: TelemetryWriter) -> None:
         """Validate, and keep the weights if they are the best so far; ``epoch`` 0 is a fitted head before any step."""
         state = self.state
-        validation = None
-        if "val" in self.splits:
-            before = len(self.splits["train"]) if epoch else 0
-            validation = self._measure("val", self._epoch_name if epoch else "evaluating val", offset=before)
+        before = len(self.splits["train"]) if epoch else 0
+        verdict = self._verdict(self._epoch_name if epoch else "evaluating val", before)
         report = EpochReport(
             epoch=epoch,
             training_loss=state.epoch_loss[0] / state.epoch_loss[1] if state.epoch_loss[1] else MOST,
-            validation_accuracy=validation.accuracy if validation else None,
-            validation_loss=validation.loss if validation else None,
+            validation_accuracy=verdict.accuracy,
+            validation_loss=verdict.loss,
         )
         state.history.append(report)
         thin(state.history)
@@ -336,9 +341,12 @@ class Run:
         telemetry.epoch(step=state.steps, **msgspec.structs.asdict(report))
         if self.epoch_done is not None:
             self.epoch_done(report)
-        loss = validation.loss if validation else -float(epoch)
+        if verdict.has_collapsed:
+            state.stopped_because = "collapsed"
+            return
+        loss = -float(epoch) if verdict.loss is None else verdict.loss
         if state.best.is_worse_than(loss):
-            state.best = Best(epoch=epoch, loss=loss)
+            state.best, state.judged = Best(epoch=epoch, loss=loss), verdict.judgement
             if epoch < self.options.epochs:  # the last epoch's weights need no copy: they are in force
                 state.best.file = write_hashed(folder, "best", state.steps, self.parameters).name
 
@@ -353,7 +361,7 @@ class Run:
             )
         if state.best.file is None:
             return
-        if state.best.epoch < state.history[-1].epoch or state.stopped_because == "diverged":
+        if state.best.epoch < state.history[-1].epoch or state.stopped_because != "finished":
             for name, array in read_best(folder, state.best.file, self.parameters).items():
                 self.parameters[name][...] = array
 
@@ -387,14 +395,3 @@ class Run:
     @property
     def _epoch_images(self) -> int:
         return sum(len(split) for name, split in self.splits.items() if name in ("train", "val"))
-
-    def _announce(self, telemetry: TelemetryWriter) -> None:
-        telemetry.run(
-            step=self.state.steps,
-            model=self.bundle.manifest.model,
-            runtime=runtime_name(),
-            allowed_bytes=self.allowed_bytes,
-            predicted_peak_bytes=self.predicted,
-            resident_bytes=self.resident_bytes,
-            rung=str(self.trainer.rung),
-        )

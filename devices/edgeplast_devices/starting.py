@@ -8,27 +8,51 @@ import msgspec
 import numpy as np
 
 from edgeplast.bundle import Bundle, Manifest
+from edgeplast.errors import InputError
 from edgeplast.footprint import PICTURE_BYTES
+from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
+from edgeplast_devices.checkpoints import check_same_run
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import ImageSet, Splits, Unreadable, batches, require_classes, require_readable
 from edgeplast_devices.memory import resident_bytes
 from edgeplast_devices.options import NEW_HEAD, TrainingOptions, default_head_learning_rate, default_learning_rate
-from edgeplast_devices.run_state import RunState
+from edgeplast_devices.run_state import Lost, RunState
 from edgeplast_devices.rungs import Rung, choose, ladder
 from edgeplast_devices.runtime import read_in
 from edgeplast_devices.weights import head_is_new
 
+_LEAST_BATCH_WITHOUT_LABELS = 32
+"""What a picture should become depends on what the whole batch is called; 32 was tried (devices/README.md)."""
 
-def aligned(images: Splits, classes: tuple[str, ...]) -> dict[str, ImageSet]:
-    """Return the splits that there are, with labels that index ``classes``."""
-    train = images.train.aligned_to(classes)
-    require_classes(train, 2)
+
+def aligned(images: Splits, bundle: Bundle, options: TrainingOptions) -> dict[str, ImageSet]:
+    """Return the splits that there are, with labels that index the bundle's classes.
+
+    Raises:
+        InputError: training images of fewer than two classes; or they are to be learned from without labels, and the
+            head knows nothing that could be carried over to them.
+    """
+    classes = bundle.manifest.classes
+    train = images.train.aligned_to(classes) if options.labels == "given" else images.train.without_labels()
+    if options.labels == "given":
+        require_classes(train, 2)
+    elif head_is_new(bundle):
+        raise InputError(
+            "The head of this bundle has learned nothing yet, and without labels it cannot begin. Adapt it with some "
+            "labelled pictures first, or export it with a head that knows these classes (--keep-head)."
+        )
     splits = {"train": train}
     for name, split in (("val", images.val), ("test", images.test)):
         if split is not None and len(split):
-            splits[name] = split.aligned_to(classes)
+            hidden = options.labels == "none" and name == "val"
+            splits[name] = split.without_labels() if hidden else split.aligned_to(classes)
     return splits
+
+
+def default_batch(plan: Plan, options: TrainingOptions) -> int:
+    """Return how many images a step is computed from: without labels enough to show several classes."""
+    return max(plan.batch_size, _LEAST_BATCH_WITHOUT_LABELS) if options.labels == "none" else plan.batch_size
 
 
 def held_bytes(
@@ -45,7 +69,7 @@ def held_bytes(
             split.decode_limit_bytes = min(limit, PICTURE_BYTES)
         # Reads in the decoder and the random generators, and says early if there is nothing to read.
         next(batches(split, preprocessing, 1, unreadable=unreadable[name]))
-        if name == "train":
+        if name == "train" and split.classes:
             require_readable(split, preprocessing, unreadable[name])
         split.decode_limit_bytes = limit
     np.random.default_rng()
@@ -116,3 +140,33 @@ def filled_in(
         head=head,
         threads=threads,
     )
+
+
+def taken_up(
+    state: RunState,
+    bundle: str,
+    images: dict[str, str],
+    options: TrainingOptions,
+    allowed_bytes: int | None,
+    unreadable: Mapping[str, Unreadable],
+) -> RunState:
+    """Return a checkpoint's state, as this process goes on from it.
+
+    Args:
+        state: of the checkpoint; changed.
+        bundle: fingerprint of the one at hand.
+        images: fingerprint of each split at hand.
+        options: in force now.
+        allowed_bytes: now.
+        unreadable: takes over what was found by then.
+
+    Raises:
+        InputError: it is of another run.
+    """
+    check_same_run(state, bundle, images, options)
+    state.options, state.allowed_bytes = options, allowed_bytes
+    state.resumed_at.append(state.steps)
+    for name, lost_here in unreadable.items():
+        lost = state.lost.get(name, Lost())
+        lost_here.restore(lost.names, lost.examples)
+    return state

@@ -11,11 +11,12 @@ import numpy as np
 
 from edgeplast.adaptation import RungChange
 from edgeplast.bundle import FROZEN, Bundle
-from edgeplast.errors import BudgetError
+from edgeplast.errors import BudgetError, InputError
 from edgeplast.placement import ON_CPU, Placement
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Augmentation, Batch, ImageSet, Unreadable, batches
 from edgeplast_devices.losses import class_weights, weighted_targets
+from edgeplast_devices.objectives import objective
 from edgeplast_devices.optimizers import SGD, AdamW, admit, forget, gradient_norm, make_optimizer
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.run_state import RunState
@@ -27,6 +28,10 @@ T = TypeVar("T")
 
 _WAIT_SECONDS = 60.0
 """How long the smallest step waits for the machine to have memory again before the run stops."""
+
+
+_MOST_UNSEEN = 40
+"""Training pictures in a row that may be unreadable."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,7 @@ class Trainer:
         sleep: waits so many seconds.
         placement: where the graphs run.
         sessions: over the bundle's graphs.
+        logits: of preprocessed images float32 (b, C, H, W), with the weights in force; for learning without labels.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class Trainer:
         *,
         placement: Placement = ON_CPU,
         sessions: Sessions = ONNXRUNTIME,
+        logits: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         assert options.optimizer is not None and options.threads is not None
         self.bundle, self.parameters, self.images, self.options = bundle, parameters, images, options
@@ -79,7 +86,7 @@ class Trainer:
         self.saw_none = False  # of the last batch
         self.is_updating = False  # parameters are between two steps; stays so if the update fails
         self._rungs, self._threads, self._between, self._sleep = rungs, options.threads, between, sleep
-        self._placement, self._sessions = placement, sessions
+        self._placement, self._sessions, self._logits = placement, sessions, logits
         self._left: list[list[Rung]] = []  # where the way down came from, to climb back
         self._climbing = Climbing()
         self._augmentation = Augmentation.named(options.augment)
@@ -132,6 +139,23 @@ class Trainer:
         self.state.steps += 1
         return Step(loss, norm, applied)
 
+    def require_pictures(self, count: int) -> None:
+        """Stop when step after step sees no picture: some that are damaged are left out, not a whole data set.
+
+        Args:
+            count: how many pictures the last step was to see.
+
+        Raises:
+            InputError: not one of the last pictures could be read.
+        """
+        self.state.unseen = self.state.unseen + count if self.saw_none else 0
+        if self.state.unseen >= _MOST_UNSEEN:
+            some = "; ".join(f"{name}: {reason}" for name, reason in self.unreadable.examples[-3:])
+            raise InputError(
+                f"None of the last {self.state.unseen} pictures could be read{some and f' ({some})'}. "
+                "Check that the data set is complete and that its files are pictures."
+            )
+
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what a checkpoint must hold: parameters by name, optimizer state by ``<slot>/<parameter>``."""
         return {**self.parameters, **self.optimizer.state}
@@ -146,6 +170,8 @@ class Trainer:
         for gradient in self.gradients.values():
             gradient.fill(0)
         session = self._current()
+        if self.options.labels == "none":
+            return self._accumulate_without_labels(session, indices, epoch)
         total = float(self._weights[self.images.labels[indices]].sum())
         loss = seen = 0.0
         for batch in self._micro_batches(indices, epoch):
@@ -159,8 +185,7 @@ class Trainer:
             loss += session.accumulate(batch.images, targets)[0]
             seen += float(self._weights[batch.labels].sum())
             del batch
-            self._between()
-            self._back_off()
+            self._take_breath()
         self.saw_none = seen == 0
         if self.saw_none:
             return float("nan")
@@ -169,6 +194,32 @@ class Trainer:
                 gradient *= np.float32(total / seen)
             loss *= total / seen
         return loss
+
+    def _accumulate_without_labels(self, session: Trains, indices: np.ndarray, epoch: int) -> float:
+        """Go through the batch twice: what a picture should become depends on the predictions for all of them."""
+        assert self._logits is not None
+        rows: dict[int, int] = {}
+        logits = []
+        for batch in self._micro_batches(indices, epoch):
+            rows |= {index: len(rows) + i for i, index in enumerate(batch.indices.tolist())}
+            logits.append(self._logits(batch.images))
+            del batch
+            self._take_breath()
+        self.saw_none = not rows
+        if self.saw_none:
+            return float("nan")
+        loss, targets = objective(self.options.method).targets(np.concatenate(logits))
+        targets = targets.astype(np.float32)
+        for batch in self._micro_batches(np.asarray(list(rows)), epoch):
+            session.accumulate(batch.images, targets[[rows[index] for index in batch.indices.tolist()]])
+            del batch
+            self._take_breath()
+        return loss
+
+    def _take_breath(self) -> None:
+        """Between two micro-batches: stop where that was asked for, go down where memory is short."""
+        self._between()
+        self._back_off()
 
     def _micro_batches(self, indices: np.ndarray, epoch: int) -> Iterator[Batch]:
         return batches(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeplast.adaptation import Adaptation, BeforeAfter, EpochReport
+from edgeplast.adaptation import Adaptation, BeforeAfter, EpochReport, Judged
 from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar, say
 from edgeplast.cli.options import (
     ProviderOption,
@@ -65,6 +65,12 @@ def adapt(
     label_smoothing: Annotated[float, typer.Option(help="0 to 1.")] = 0.0,
     class_weights: Annotated[str, typer.Option(help="none, or balanced for imbalanced data.")] = "none",
     augment: Annotated[str, typer.Option(help="default (random resized crop, flip) or none.")] = "default",
+    labels: Annotated[
+        str, typer.Option(help="given, or none: learn from pictures of which nobody said what they show.")
+    ] = "given",
+    method: Annotated[
+        str, typer.Option(help="With --labels none: information, entropy, pseudo, or recentre (nothing trains).")
+    ] = "information",
     patience: Annotated[
         int, typer.Option(help="Epochs without a better validation loss before stopping; 0: never.")
     ] = 0,
@@ -114,6 +120,8 @@ def adapt(
         label_smoothing=label_smoothing,
         class_weights=class_weights,
         augment=augment,
+        labels=labels,
+        method=method,
         patience=patience,
         seed=seed,
         threads=threads,
@@ -169,8 +177,9 @@ class _Epochs:
         now = time.monotonic()
         seconds, self._started = now - self._started, now
         parts = [f"training loss {epoch.training_loss:.3f}"]
-        if epoch.validation_accuracy is not None and epoch.validation_loss is not None:
-            parts.append(f"validation loss {epoch.validation_loss:.3f}, accuracy {epoch.validation_accuracy:.1%}")
+        if epoch.validation_loss is not None:
+            accuracy = "" if epoch.validation_accuracy is None else f", accuracy {epoch.validation_accuracy:.1%}"
+            parts.append(f"validation loss {epoch.validation_loss:.3f}{accuracy}")
         parts.append(format_seconds(seconds))
         said = f"epoch {epoch.epoch} of {self._epochs}" if epoch.epoch else "fitted head"
         say(f"{said}: {', '.join(parts)}", err=True)
@@ -180,10 +189,14 @@ def _show(report: Adaptation, output: Path) -> None:
     memory, seconds = report.memory, report.seconds
     steps = f"{report.steps} step" + ("" if report.steps == 1 else "s")
     allowed = "no limit" if memory.budget_bytes is None else format_bytes(memory.budget_bytes)
-    rows = [
-        (f"accuracy ({report.measured_on})", _change(report.accuracy, ".1%")),
-        ("calibration error", _change(report.expected_calibration_error, ".3f")),
-        ("temperature", _temperature(report)),
+    rows = [] if report.judged is None else _judged(report.judged)
+    if report.measured_on:
+        rows += [
+            (f"accuracy ({report.measured_on})", _change(report.accuracy, ".1%")),
+            ("calibration error", _change(report.expected_calibration_error, ".3f")),
+            ("temperature", _temperature(report)),
+        ]
+    rows += [
         (
             "peak memory",
             f"{format_bytes(memory.measured_peak_bytes)} (predicted {format_bytes(memory.predicted_peak_bytes)}, "
@@ -218,6 +231,11 @@ def _show(report: Adaptation, output: Path) -> None:
             f"\nTraining diverged at step {report.steps}; the weights of epoch {report.best_epoch} were kept. "
             f"Try a tenth of the learning rate: --learning-rate {rate / 10:g}"
         )
+    if report.stopped_because == "collapsed":
+        say(
+            "\nStopped: predictions came to show clearly fewer classes than before. The weights of epoch "
+            f"{report.best_epoch} were kept{' (as they came)' if report.best_epoch == 0 else ''}."
+        )
     before, after = report.accuracy.before, report.accuracy.after
     if before is not None and after is not None and after < before:
         say(
@@ -238,6 +256,15 @@ def _temperature(report: Adaptation) -> str:
         return "none: no validation split to fit it on"
     without = report.calibration_error_without_temperature
     return f"{report.temperature:.2f}" + ("" if without is None else f" (calibration error without it {without:.3f})")
+
+
+def _judged(judged: Judged) -> list[tuple[str, str]]:
+    """Say what can be said of predictions without labels."""
+    before, after = judged.before, judged.after
+    return [
+        ("uncertainty less variety", f"{before.objective:.3f} → {after.objective:.3f} (lower is better)"),
+        ("classes predicted", f"spread over {before.variety:.1f} → {after.variety:.1f}"),
+    ]
 
 
 def _enforced(by: str) -> str:

@@ -22,7 +22,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from edgeplast_devices.options import TrainingOptions
 
     desk = tmp_path_factory.mktemp("desk")
-    for name in ("photos", "next-week", "old"):
+    for name in ("photos", "next-week", "new-pictures", "old"):
         blob_folder(desk / name)
     shutil.copy(desk / "photos" / "test" / CLASSES[0] / "000.png", desk / "photo.jpg")  # told by its contents
     torch.manual_seed(0)

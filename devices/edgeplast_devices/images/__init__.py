@@ -14,7 +14,13 @@ from edgeplast_devices.images.decoding import (
 )
 from edgeplast_devices.images.describing import understood
 from edgeplast_devices.images.imageset import ImageSet, require_classes
-from edgeplast_devices.images.opening import Splits, open_images, open_splits, open_unlabelled
+from edgeplast_devices.images.opening import (
+    Splits,
+    open_images,
+    open_splits,
+    open_splits_without_labels,
+    open_unlabelled,
+)
 from edgeplast_devices.images.reaching import UnreachableImagesError
 from edgeplast_devices.images.splitting import epoch_order, picture_generator, stratified_split
 from edgeplast_devices.images.transforms import Augmentation, preprocess, resized_size
@@ -34,6 +40,7 @@ __all__ = [
     "needed_bytes",
     "open_images",
     "open_splits",
+    "open_splits_without_labels",
     "open_unlabelled",
     "picture_generator",
     "preload",

@@ -27,12 +27,15 @@ def understood(images: Splits | ImageSet) -> list[str]:
     else:
         named = (("train", images.train), ("val", images.val), ("test", images.test))
         parts = {name: part for name, part in named if part is not None}
-    classes = next(iter(parts.values())).classes
+    classes: tuple[str, ...] = max((part.classes for part in parts.values()), key=len)
     counts = np.zeros(len(classes), dtype=np.int64)
     for part in parts.values():
         labels = part.labels[part.labels >= 0]
         counts += np.bincount(labels, minlength=len(classes))[: len(classes)]
-    sizes = ", ".join(f"{len(part)} {name or 'pictures'}" for name, part in parts.items())
+    sizes = ", ".join(
+        f"{len(part)} {name or 'pictures'}{'' if part.classes or not name else ' without labels'}"
+        for name, part in parts.items()
+    )
     return [f"{_classes(classes, counts)}; {sizes}", *images.notes]
 
 

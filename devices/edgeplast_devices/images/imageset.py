@@ -130,6 +130,10 @@ class ImageSet:
         chosen = np.asarray(indices if isinstance(indices, np.ndarray) else list(indices), dtype=np.int64)
         return self._like(self._positions[chosen], self.labels[chosen], self.classes)
 
+    def without_labels(self) -> ImageSet:
+        """Return the same pictures, of which nobody says what they show."""
+        return self._like(self._positions, np.full(len(self), NO_LABEL, np.int32), ())
+
     def aligned_to(self, classes: Sequence[str]) -> ImageSet:
         """Return the same pictures with labels that index another class list, for example a bundle's.
 

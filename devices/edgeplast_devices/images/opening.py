@@ -168,6 +168,42 @@ def open_unlabelled(
     return _without_labels(Joined(parts), np.concatenate(orders), decode_limit_bytes)
 
 
+def open_splits_without_labels(
+    path: Path,
+    *,
+    seed: int,
+    val_fraction: float = 0.15,
+    decode_limit_bytes: int = DECODE_LIMIT_BYTES,
+    progress: Progress = silent,
+) -> Splits:
+    """Open pictures to learn from without labels: any folder, or a data set whose training labels are not looked at.
+
+    Args:
+        path: a folder or archive with pictures, however nested, or what :func:`open_images` takes.
+        seed: decides which pictures are held back.
+        val_fraction: how many of them.
+        decode_limit_bytes: the most memory that decoding one picture may take.
+        progress: called while an archive is unpacked.
+
+    Returns:
+        ``train`` and ``val`` without labels; ``test`` as it is, with labels, where the data set has one: what comes of
+        it can be measured then.
+
+    Raises:
+        InputError: see :func:`open_images` and :func:`open_unlabelled`.
+    """
+    try:
+        found = open_splits(path, seed=seed, val_fraction=0, decode_limit_bytes=decode_limit_bytes, progress=progress)
+    except InputError:
+        if path.is_file() and _is_zip(path):  # arrays have labels or are no data set
+            raise
+        found = Splits(open_unlabelled(path, decode_limit_bytes=decode_limit_bytes, progress=progress), None, None)
+    train, val = found.train.without_labels(), found.val and found.val.without_labels()
+    if val is None:
+        train, val = stratified_split(train, val_fraction, seed)
+    return Splits(train, val if len(val) else None, found.test)
+
+
 def _unlabelled(path: Path, progress: Progress) -> tuple[Files, np.ndarray]:
     _existing(path)
     if path.is_file() and _is_picture(path):

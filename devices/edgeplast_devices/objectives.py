@@ -1,0 +1,95 @@
+"""What a batch without labels asks of a model: logits in, the loss and targets for the training graph out.
+
+A training graph is seeded at the logits with ``p·Σt − t``, where p is their softmax and t the targets. So every loss
+that is a function of the logits has targets of its own: those for which ``p·Σt − t`` is its gradient. No new graph is
+needed, only the logits of the whole batch before its targets.
+
+Sources: entropy minimisation, TENT (arXiv 2006.10726), with the filter and weights of EATA (2204.02610); information
+maximisation, SHOT (2002.08546); pseudo-labels (Lee, 2013).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeplast.errors import one_of
+
+ENTROPY_SHARE = 0.4
+"""Pictures whose entropy is above this share of the largest, log(classes), say nothing reliable (EATA)."""
+
+CONFIDENCE = 0.8
+"""Probability from which on a prediction counts as a label."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss of logits alone.
+
+    Attributes:
+        words: what it does, for help texts.
+        targets: of logits float64 (n, classes): the loss and targets float64 (n, classes), both means over the batch.
+    """
+
+    words: str
+    targets: Callable[[np.ndarray], tuple[float, np.ndarray]]
+
+
+def entropy(logits: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean entropy of the pictures that the model is fairly sure of, the surer the more weight.
+
+    The weights, ``exp(E₀ − H)`` below E₀ and 0 above, are taken as constants, as EATA does.
+    """
+    log_p, p = _probabilities(logits)
+    each = -(p * log_p).sum(1)
+    limit = ENTROPY_SHARE * np.log(logits.shape[1])
+    weight = np.where(each < limit, np.exp(limit - each), 0.0) / len(logits)
+    return float(weight @ each), weight[:, None] * p * (log_p + each[:, None])
+
+
+def information(logits: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean entropy of the pictures, less the entropy of the mean prediction: sure of each, and of many kinds."""
+    log_p, p = _probabilities(logits)
+    each = -(p * log_p).sum(1)
+    mean = p.mean(0)
+    log_mean = np.log(np.maximum(mean, np.finfo(np.float64).tiny))
+    diversity = -float(mean @ log_mean)
+    sure = p * (log_p + each[:, None])
+    many = -p * (log_mean - (p @ log_mean)[:, None])
+    return float(each.mean()) - diversity, (sure + many) / len(logits)
+
+
+def pseudo_labels(logits: np.ndarray) -> tuple[float, np.ndarray]:
+    """Cross-entropy with the model's own predictions where it is sure of them; the others do not count."""
+    log_p, p = _probabilities(logits)
+    sure = p.max(1) >= CONFIDENCE
+    targets = np.where(sure[:, None], np.eye(p.shape[1])[p.argmax(1)], 0.0) / len(logits)
+    return -float((targets * log_p).sum()), targets
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "information": Objective("sure of each picture, and of many classes (SHOT)", information),
+    "entropy": Objective("sure of each picture that is fairly sure already (TENT, EATA)", entropy),
+    "pseudo": Objective("its own confident predictions are labels", pseudo_labels),
+}
+"""Method to the objective that it trains."""
+
+
+def objective(method: str) -> Objective:
+    """Return the objective of a method.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if method not in OBJECTIVES:
+        raise one_of("method without labels", method, tuple(OBJECTIVES))
+    return OBJECTIVES[method]
+
+
+def _probabilities(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return log softmax and softmax, float64 (n, classes)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return log_p, np.exp(log_p)

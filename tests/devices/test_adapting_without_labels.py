@@ -1,0 +1,173 @@
+"""Learning from pictures of which nobody said what they show: what is learned, kept, refused, and never made worse."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+from small_models import CLASSES, blob, blob_folder
+from wrapped_sessions import Wrapped, adapt_over
+
+import edgeplast
+from edgeplast.adaptation import Adaptation
+from edgeplast.bundle import MANIFEST, TRAINABLE, Bundle, describe_file
+from edgeplast.errors import InputError, InterruptedRunError, UsageError
+from edgeplast_devices.images import open_splits_without_labels
+from edgeplast_devices.interrupts import Interrupts
+from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.tensors import read_arrays
+
+
+def dim(picture: Image.Image) -> Image.Image:
+    """The same scene by poor light."""
+    return Image.fromarray((np.asarray(picture) * 0.35 + 60).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def learned(bundle: Bundle, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that tells the blobs apart, by good light."""
+    into = tmp_path_factory.mktemp("learned") / "bundle"
+    edgeplast.adapt(bundle, blobs, into=into, options=TrainingOptions(epochs=6, learning_rate=3e-3, threads=1))
+    return Bundle.open(into)
+
+
+@pytest.fixture(scope="module")
+def dark(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures by poor light: to learn from in no order, to measure on by class."""
+    root = tmp_path_factory.mktemp("dark")
+    for i in range(96):
+        folder = root / "loose" / f"day {i % 4}"
+        folder.mkdir(parents=True, exist_ok=True)
+        dim(blob(CLASSES[i % 3], 500 + i)).save(folder / f"{i}.png")
+    for path in blob_folder(root / "test", train=1, test=20).glob("test/*/*.png"):
+        dim(Image.open(path)).save(path)
+    return root
+
+
+def options(**more: object) -> TrainingOptions:
+    given: dict = {"epochs": 3, "learning_rate": 1e-3, "threads": 1, "labels": "none", "checkpoint_every": "2steps"}
+    return TrainingOptions(**(given | more))
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return read_arrays(folder / TRAINABLE)
+
+
+def test_it_learns_from_loose_pictures_and_says_what_it_cannot_know(
+    learned: Bundle, dark: Path, tmp_path: Path
+) -> None:
+    report = edgeplast.adapt(learned, dark / "loose", into=tmp_path / "a", options=options())
+    assert report.measured_on == "" and report.accuracy.before is None and report.accuracy.after is None
+    assert report.judged is not None and report.judged.after.objective < report.judged.before.objective
+    assert report.judged.after.images == report.images["val"] == 14 and report.images["train"] == 82
+    assert report.batch_size == 32 and report.steps == 3 * 3
+    assert edgeplast.adaptation.Adaptation.read(tmp_path / "a" / "report.json") == report
+
+
+def test_labels_that_are_there_are_not_looked_at(learned: Bundle, blobs: Path, tmp_path: Path) -> None:
+    """Swapped names of training folders change nothing; the test pictures' labels say what came of it."""
+    swapped = tmp_path / "swapped"
+    for split in ("train", "test"):
+        for folder in (blobs / split).iterdir():
+            place = CLASSES[(CLASSES.index(folder.name) + (split == "train")) % 3]
+            shutil.copytree(folder, swapped / split / place)
+    one, other = (
+        edgeplast.adapt(learned, data, into=tmp_path / name, options=options(epochs=1, augment="none", batch=48))
+        for name, data in (("one", blobs), ("other", swapped))
+    )
+    assert one.measured_on == other.measured_on == "test" and one.accuracy.before == other.accuracy.before
+    assert one.accuracy.after is not None and one.accuracy.after >= one.accuracy.before - 0.1
+
+
+def test_a_collapse_is_noticed_and_what_came_is_kept(learned: Bundle, dark: Path, tmp_path: Path) -> None:
+    how = options(learning_rate=0.3, epochs=6, clip=0.0, schedule="constant", warmup=0.0)
+    report = edgeplast.adapt(learned, dark / "loose", into=tmp_path / "a", options=how)
+    assert report.stopped_because == "collapsed" and report.best_epoch == 0 and report.epochs < 6
+    assert report.judged is not None and report.judged.after == report.judged.before
+    for name, array in weights(learned.path).items():
+        np.testing.assert_array_equal(array, weights(tmp_path / "a")[name])
+
+
+def test_recentring_changes_the_bias_of_the_head_and_nothing_else(learned: Bundle, dark: Path, tmp_path: Path) -> None:
+    report = edgeplast.adapt(learned, dark / "loose", into=tmp_path / "a", options=options(method="recentre"))
+    before, after = weights(learned.path), weights(tmp_path / "a")
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed <= {"head.bias"} and report.steps == 0
+    assert bool(changed) == (report.best_epoch == 1)
+
+
+@pytest.mark.parametrize("method", ["information", "recentre"])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
+    learned: Bundle, dark: Path, tmp_path: Path, method: str
+) -> None:
+    def adapt(into: str, resume: bool = False) -> Adaptation:
+        wrapped = Wrapped(tmp_path / into)
+        if into == "cut" and not resume:
+            wrapped.at_step(4, lambda: stop(Interrupts))
+        return adapt_over(wrapped, learned, dark / "loose", tmp_path / into, options(method=method), resume=resume)
+
+    def stop(_: object) -> None:
+        raise InterruptedRunError("stopped")
+
+    whole = adapt("whole")
+    if method == "information":
+        with pytest.raises(InterruptedRunError, match="The run is saved at step"):
+            adapt("cut")
+    again = adapt("cut", resume=True)
+    assert again.judged == whole.judged and again.losses == whole.losses
+    for name, array in weights(tmp_path / "whole").items():
+        np.testing.assert_array_equal(array, weights(tmp_path / "cut")[name])
+
+
+def test_a_head_that_knows_nothing_cannot_begin(learned: Bundle, dark: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(learned.path, tmp_path / "fresh")
+    fresh = Bundle.open(tmp_path / "fresh")
+    arrays = {n: np.zeros_like(a) if n.startswith("head.") else a for n, a in load_file(fresh.path / TRAINABLE).items()}
+    save_file(arrays, fresh.path / TRAINABLE)
+    files = {**fresh.manifest.files, TRAINABLE: describe_file(fresh.path / TRAINABLE)}
+    msgspec.structs.replace(fresh.manifest, files=files).write(fresh.path / MANIFEST)
+    with pytest.raises(
+        InputError, match=r"has learned nothing yet, and without labels it cannot begin\. Adapt it with"
+    ):
+        edgeplast.adapt(fresh.path, dark / "loose", into=tmp_path / "a", options=options())
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"labels": "some"}, "Unknown --labels 'some'"),
+        ({"method": "tent"}, "Unknown method without labels 'tent'.*information, entropy, pseudo.*recentre"),
+        ({"class_weights": "balanced"}, "Without labels no class can be weighted. Leave out --class-weights"),
+        ({"head": "fitted"}, "Without labels the head stays what it is; --head fitted needs them"),
+    ],
+)
+def test_options_that_mean_nothing_without_labels(given: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        options(**given)
+
+
+class TestOpening:
+    def test_loose_pictures_are_cut_in_two(self, dark: Path) -> None:
+        found = open_splits_without_labels(dark / "loose", seed=0)
+        assert found.val is not None and found.test is None
+        assert (len(found.train), len(found.val), found.train.classes) == (82, 14, ())
+        assert {found.train.name(i) for i in range(82)}.isdisjoint(found.val.name(i) for i in range(14))
+
+    def test_class_folders_lose_their_names_and_test_pictures_keep_them(self, blobs: Path) -> None:
+        found = open_splits_without_labels(blobs, seed=0)
+        assert found.val is not None and found.test is not None
+        assert set(found.train.labels.tolist()) == {-1} and found.test.classes == CLASSES
+
+    def test_what_is_no_data_set_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="does not exist"):
+            open_splits_without_labels(tmp_path / "nowhere", seed=0)
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(InputError, match="holds no pictures"):
+            open_splits_without_labels(tmp_path / "empty", seed=0)
