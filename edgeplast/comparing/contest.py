@@ -154,16 +154,21 @@ def check_minutes(minutes: float) -> None:
 
 
 class _Clock:
-    """The time of a contest, over all its processes."""
+    """The time of a contest, over all processes that worked on it.
+
+    Attributes:
+        seconds: that it may take.
+        before: that were used by processes before this one.
+    """
 
     def __init__(self, seconds: float) -> None:
-        self._start, self.before, self._seconds = time.monotonic(), 0.0, seconds
+        self._start, self.before, self.seconds = time.monotonic(), 0.0, seconds
 
     def elapsed(self) -> float:
         return self.before + time.monotonic() - self._start
 
     def left(self) -> float:
-        return self._seconds - self.elapsed() - _TO_WRITE_SECONDS
+        return self.seconds - self.elapsed() - _TO_WRITE_SECONDS
 
     def said(self) -> str:
         left = max(self.left(), 0.0)
@@ -223,7 +228,7 @@ class _Contest:
             data=self.settings.data,
             budget=self.settings.budget,
             pool=pool,
-            minutes=(self.clock.left() + _TO_WRITE_SECONDS + self.clock.elapsed()) / 60,
+            minutes=self.clock.seconds / 60,
             seconds=self.clock.elapsed(),
             confidence=CONFIDENCE,
             seed=self.settings.seed,
