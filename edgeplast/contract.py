@@ -54,4 +54,12 @@ def low_rank_names(weight: str) -> tuple[str, str]:
     The product B·A is added to the weight; the names are PEFT's, without its prefix.
     """
     stem = weight.removesuffix(".weight")
-    return f"{stem}.lora_A.weight", f"{stem}.lora_B.weight"
+    return f"{stem}{_LOW_RANK[0]}", f"{stem}{_LOW_RANK[1]}"
+
+
+_LOW_RANK = (".lora_A.weight", ".lora_B.weight")
+
+
+def is_low_rank(parameter: str) -> bool:
+    """Whether a parameter is one of a pair of low-rank factors."""
+    return parameter.endswith(_LOW_RANK)
