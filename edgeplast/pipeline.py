@@ -221,6 +221,11 @@ def check_choice(choose: str, strategy: str, train: str | None, *, planned: bool
             f"--choose measured finds out what trains, and {given} says it. Give one of them; for a contest of "
             "candidates of your own: edgeplast compare MODEL --candidates …, then export --plan."
         )
+    if planned and (train or strategy != "best"):
+        raise UsageError(
+            f"--plan says what trains, and {f'--train {train}' if train else f'--strategy {strategy}'} too. Give one "
+            "of them; another plan is made of the same scores by: edgeplast plan scores.json --train … -o plan.json"
+        )
 
 
 def contest_of(into: str | Path) -> Path:

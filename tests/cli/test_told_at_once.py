@@ -89,6 +89,7 @@ def said(
         ((*EXPORT, *FILE, "--choose", "guessed"), 2, "Unknown --choose 'guessed'. Known: planned, measured"),
         ((*EXPORT, *FILE, "--choose", "measured", "--train", "head"), 2, "--train head says it. Give one of them"),
         ((*EXPORT, *FILE, "--choose", "measured", "--plan", "p.json"), 2, "and --plan says it. Give one of them"),
+        ((*EXPORT, *FILE, "--plan", "p.json", "--train", "head"), 2, "--plan says what trains, and --train head too"),
         ((*EXPORT, *FILE, "--choose", "measured", "--minutes", "-1"), 2, "--minutes -1 must be a positive number"),
         ((*EXPORT, *FILE, "--choose", "measured", "--weight-bits", "8,fc1=4"), 2, "takes one number for --weight-bits"),
         (("plan", "nowhere.json", "--optimizer", "adam"), 2, "Unknown optimizer 'adam'"),
