@@ -22,6 +22,7 @@ from edgeplast.errors import InputError
 from edgeplast.graphs.graph import Graph, Node, Value
 from edgeplast.graphs.operators import OPERATORS, operator
 from edgeplast.graphs.operators.record import Backward, Onto, ShapeError
+from edgeplast.graphs.operators.sums import sum_rows
 
 
 def differentiate(graph: Graph, seed: dict[str, Value], trainable: Collection[str]) -> dict[str, Value]:
@@ -161,8 +162,8 @@ class _Sweep:
                 axes.append(axis)
         if extra and not axes and like.shape:  # rows of parameters: what lies before is one dimension
             rows = gradient.elements // like.elements
-            return g.reduce("ReduceSum", g.reshape(gradient, (rows, *like.shape)), 0, keep=False)
+            return sum_rows(g, g.reshape(gradient, (rows, *like.shape)), 0, keep=False)
         if extra:
-            summed = g.reduce("ReduceSum", gradient, [*range(extra), *axes], keep=False)
+            summed = sum_rows(g, gradient, [*range(extra), *axes], keep=False)
             return g.reshape(summed, like.shape)
-        return g.reduce("ReduceSum", gradient, axes) if axes else gradient
+        return sum_rows(g, gradient, axes) if axes else gradient

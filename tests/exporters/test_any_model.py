@@ -193,3 +193,22 @@ def test_a_constant_may_stand_where_an_operator_reads_images() -> None:
     captured = capture(model, (3, 8, 8))
     assert check_parity(model, captured) < 1e-5
     assert {*captured.parameters} == {name for name, _ in model.named_parameters()}
+
+
+class NoPrefix(nn.Module):
+    """Tokens before the patches are cut off and joined again, though there are none: what rotary attention does."""
+
+    def __init__(self, prefix: int) -> None:
+        super().__init__()
+        self.prefix, self.first, self.head = prefix, nn.Linear(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x.flatten(1, 2))
+        x = torch.cat([x[:, : self.prefix], torch.tanh(x[:, self.prefix :])], dim=1)
+        return self.head(x.mean(1))
+
+
+@pytest.mark.parametrize("prefix", [0, 5, 24])
+def test_an_empty_cut_that_is_joined_again_adds_nothing(prefix: int) -> None:
+    model = NoPrefix(prefix).eval()
+    assert check_parity(model, capture(model, (3, 8, 8))) < 1e-5

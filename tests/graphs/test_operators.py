@@ -20,6 +20,7 @@ from edgeplast.graphs.graph import Graph, Node, Value
 from edgeplast.graphs.measures.flops import flops_per_image
 from edgeplast.graphs.operators import OPERATORS, operator
 from edgeplast.graphs.operators.record import ShapeError
+from edgeplast.graphs.operators.sums import LONG_SUM, sum_rows
 
 Reference = Callable[..., Tensor]
 
@@ -334,6 +335,23 @@ def test_a_parameter_with_three_readers_gets_the_sum() -> None:
         return functional.linear(torch.tanh(functional.linear(x, w)), w) + x * w.sum(0, keepdim=True)
 
     assert_case(Case([numbers(4, 5), numbers(5, 5)], build, reference))
+
+
+@pytest.mark.parametrize("rows", [1032, 3136, 12544])
+def test_a_gradient_summed_over_thousands_of_rows_stays_exact(rows: int) -> None:
+    inputs = [numbers(2 * rows, 8), numbers(8, seed=1)]
+    case = Case(inputs, lambda g, x, b: g.add(x, b), lambda x, b: x + b, [True, False])
+    upstream = np.full((2 * rows, 8), 0.1, np.float32)
+    _, found = run(case, [1], upstream)
+    np.testing.assert_allclose(found[0], upstream.sum(0, dtype=np.float64), rtol=3e-6)
+
+
+def test_only_a_long_sum_is_written_in_two_levels() -> None:
+    for shape, axes, nodes in (((197, 8), 0, 1), ((LONG_SUM, 8), 0, 1), ((1031, 8), 0, 1), ((3136, 8), 0, 3),
+                               ((1, 56, 56, 8), (0, 1, 2), 2)):  # fmt: skip
+        graph = Graph()
+        summed = sum_rows(graph, graph.input("x", shape, batched=True), axes, keep=False)
+        assert (len(graph.nodes), summed.shape, summed.batched) == (nodes, (8,), False), shape
 
 
 # -- the table itself --------------------------------------------------------------------------------------------

@@ -82,14 +82,16 @@ def _taken_together(s: Any, x: Tensor, dim: int) -> list[Tensor] | None:
 
 
 @writes("slice")
-def slice_(s: Any, x: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Tensor:
-    """``x[start:end:step]``."""
+def slice_(s: Any, x: Tensor, dim: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Any:
+    """``x[start:end:step]``; an empty one is an empty torch tensor, which only a concatenation can read."""
     size = x.sizes[dim]
     if s.sizes[dim] == size:
         return x
     if size.batched:
         raise UnfitError("a cut through the batch")
     start, end = 0 if start is None else start, size.count if end is None else min(end, size.count)
+    if start >= end:  # such as the tokens before the patches of a model that has none; joined, it adds nothing
+        return torch.empty(0)
     return s.emit.slice(x, dim, start, end, step)
 
 
