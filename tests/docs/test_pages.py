@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from pages import PAGES, ROOT, SITE, anchors, links, prose
 
+from edgeplast.comparison import Comparison
+
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files_and_headings(page: Path) -> None:
@@ -46,34 +48,35 @@ def test_sentences_are_not_broken_in_the_middle() -> None:
 
 
 EVERYDAY = {
-    "", "a step", "adapted", "all", "attn kept", "bits", "cost", "class", "classes", "device", "exported", "fc1 kept",
-    "fc2 kept", "heads", "hidden units", "images", "install", "memory", "method", "model", "cores", "parameters",
-    "peak", "peak with it", "short by", "size", "this machine", "time", "before", "after", "needs", "measures",
-    "accuracy", "components", "blocks", "quantized to 8 bits", "--memory", "--threads", "--provider", "type", "step",
+    "", "a step", "adapted", "all", "attn kept", "cost", "class", "device", "exported", "fc1 kept",
+    "fc2 kept", "heads", "hidden units", "images", "install", "memory", "model", "cores", "parameters",
+    "peak", "peak with it", "short by", "size", "this machine", "time", "before", "after", 
+    "accuracy", "components", "blocks", "quantized to 8 bits", "--memory", "--threads", "--provider", "step",
     "bundle",
-    "title", "source", "note", "temperature", "power", "slowed down by", "time a step", "images a step",
+    "title", "source", "note", "temperature", "power", "slowed down by", "time a step", 
 }  # fmt: skip
 """Headings that say what they mean, or are an option's own name."""
 
 
 def _headings() -> set[str]:
-    """First words of tables' rows and headings that commands print, where they are written as they are."""
-    found = set()
+    """Headings and first cells of tables that commands print, where they are written as they are."""
+    found: list[ast.expr] = []
     for path in sorted((ROOT / "edgeplast/cli").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "print_table" and len(node.args) > 1:
-                for part in ast.walk(node.args[1]):
-                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                        found.add(part.value)
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.List | ast.Tuple):
-                target = ast.unparse(node.targets[0])
-                rows = node.value.elts
-                if target in ("headings", "columns"):
-                    found |= {e.value for e in rows if isinstance(e, ast.Constant) and isinstance(e.value, str)}
-                elif target == "rows":
-                    firsts = [row.elts[0] for row in rows if isinstance(row, ast.Tuple) and row.elts]
-                    found |= {e.value for e in firsts if isinstance(e, ast.Constant) and isinstance(e.value, str)}
-    return {" ".join(text.split()) for text in found}
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "print_table":
+                found += [part for part in ast.walk(node.args[1]) if isinstance(part, ast.expr)]
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("rows.append", "rows.insert"):
+                found += _first_cells(node.args)
+            elif isinstance(node, ast.List):
+                found += _first_cells(node.elts)
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in ("headings", "columns"):
+                found += node.value.elts if isinstance(node.value, ast.Tuple) else []
+    texts = [part.value for part in found if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    return {" ".join(text.split()) for text in (*texts, *Comparison.COLUMNS)}
+
+
+def _first_cells(rows: list[ast.expr]) -> list[ast.expr]:
+    return [row.elts[0] for row in rows if isinstance(row, ast.Tuple) and len(row.elts) > 1]
 
 
 def test_the_glossary_has_the_words_that_are_printed() -> None:
