@@ -24,6 +24,7 @@ ROOMS = {
     "exporters/README.md": "rooms/exporters.md",
     "edgeplast/graphs/README.md": "rooms/graphs.md",
     "edgeplast/scoring/README.md": "rooms/scoring.md",
+    "edgeplast/comparing/README.md": "rooms/comparing.md",
     "edgeplast/compression/README.md": "rooms/compression.md",
     "edgeplast/pretrained/README.md": "rooms/pretrained.md",
     "examples/quickstart/README.md": "rooms/quickstart.md",

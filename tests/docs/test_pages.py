@@ -33,6 +33,12 @@ def test_every_page_is_in_the_navigation() -> None:
     assert {name for name in listed - ours if not name.startswith("rooms/")} == {"changes.md"}
 
 
+def test_every_readme_is_a_page_of_the_site() -> None:
+    hook = (ROOT / "docs/hooks/site.py").read_text()
+    readmes = {str(page.relative_to(ROOT)) for page in PAGES if page.name == "README.md"} - {"README.md"}
+    assert readmes <= set(re.findall(r'"([\w/]+README\.md)": "rooms/', hook))
+
+
 def test_sentences_are_not_broken_in_the_middle() -> None:
     """A line that is much shorter than its neighbours, in the middle of a paragraph."""
     for page in [ROOT / "README.md", *SITE]:
@@ -50,10 +56,9 @@ def test_sentences_are_not_broken_in_the_middle() -> None:
 EVERYDAY = {
     "", "a step", "adapted", "all", "attn kept", "cost", "class", "device", "exported", "fc1 kept",
     "fc2 kept", "heads", "hidden units", "images", "install", "memory", "model", "cores", "parameters",
-    "peak", "peak with it", "short by", "size", "this machine", "time", "before", "after", 
+    "peak", "peak with it", "short by", "size", "this machine", "time", "before", "after",
     "accuracy", "components", "blocks", "quantized to 8 bits", "--memory", "--threads", "--provider", "step",
-    "bundle",
-    "title", "source", "note", "temperature", "power", "slowed down by", "time a step", 
+    "bundle", "title", "source", "note", "temperature", "power", "slowed down by", "time a step",
 }  # fmt: skip
 """Headings that say what they mean, or are an option's own name."""
 
