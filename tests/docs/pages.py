@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("edgeplast", "exporters", "devices", "examples")
 SITE = sorted((ROOT / "docs").rglob("*.md"))
-PAGES = [ROOT / "README.md", *SITE, *sorted(p for p in ROOT.glob("*/**/README.md") if ".venv" not in p.parts)]
+PAGES = [ROOT / "README.md", *SITE, *sorted(p for room in ROOMS for p in (ROOT / room).rglob("README.md"))]
 """All texts for users: the README, the site's pages, the rooms' READMEs."""
 
 MODEL = "vit_tiny_patch16_224"
