@@ -31,6 +31,8 @@ _HOMES = {
     "Comparison": "edgeplast.comparison",
     "EdgeplastError": "edgeplast.errors",
     "Evaluation": "edgeplast.evaluation",
+    "ImageSet": "edgeplast_devices.images",
+    "Learner": "edgeplast_devices.learner",
     "Plan": "edgeplast.plans",
     "ScoreTable": "edgeplast.scores",
     "TrainingOptions": "edgeplast_devices.options",
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
     from edgeplast.verbs import plan as plan
     from edgeplast.verbs import predict as predict
     from edgeplast.verbs import score as score
+    from edgeplast_devices.images import ImageSet as ImageSet
+    from edgeplast_devices.learner import Learner as Learner
     from edgeplast_devices.options import TrainingOptions as TrainingOptions
 
 

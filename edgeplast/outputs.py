@@ -74,6 +74,21 @@ def only_writer(output: Path) -> Iterator[None]:
     if output in _held.get():
         yield
         return
+    with holding(output):
+        token = _held.set(_held.get() | {output})
+        try:
+            yield
+        finally:
+            _held.reset(token)
+
+
+@contextlib.contextmanager
+def holding(output: Path) -> Iterator[None]:
+    """Be the only writer as in :func:`only_writer`, whichever threads work in the block and whichever ends it.
+
+    Args:
+        output: file or folder; need not exist; no link.
+    """
     lock = output.with_name(f".{output.name}.lock")
     with disk_errors(output):
         make_parent(output)
@@ -83,12 +98,10 @@ def only_writer(output: Path) -> Iterator[None]:
             raise UsageError(
                 f"{output} is being written by {error}. Wait until it is done, stop it, or choose another output."
             ) from error
-    token = _held.set(_held.get() | {output})
     try:
         _put_right(output)
         yield
     finally:
-        _held.reset(token)
         give_back(handle, lock)
 
 

@@ -25,7 +25,21 @@ class PreparedImages:
     A picture that cannot be read is replaced by the next one of its class that can, and named in a FallbackWarning.
     """
 
-    def __init__(self, images: ImageSet, preprocessing: Preprocessing) -> None:
+    def __init__(self, images: ImageSet, preprocessing: Preprocessing, *, labels_for: str = "") -> None:
+        """Prepare images.
+
+        Args:
+            images: a set.
+            preprocessing: the model's.
+            labels_for: what needs their labels, for the message; empty where nothing does.
+
+        Raises:
+            InputError: labels are needed and some have none.
+        """
+        from edgeplast_devices.images import require_labels
+
+        if labels_for:
+            require_labels(images, labels_for)
         self._images = images.allowing(max(images.decode_limit_bytes, _WORKSTATION_DECODE_BYTES))
         self.preprocessing = preprocessing
         self.classes, self.labels = images.classes, images.labels

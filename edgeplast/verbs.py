@@ -63,7 +63,7 @@ def score(
 
     model = unwrapped(model)
     prepared = preprocessing or preprocessing_of(model)
-    target = PreparedImages(_image_set(images, progress), prepared)
+    target = PreparedImages(_image_set(images, progress), prepared, labels_for="scoring")
     model = with_head(model, len(target.classes))
     source = None if reference is None else PreparedImages(_image_set(reference, progress), prepared)
     shape = (len(prepared.mean), *prepared.image_size)
@@ -314,7 +314,7 @@ def deploy(
 
 
 def predict(
-    model: str | Path,
+    model: Bundle | str | Path,
     images: str | Path | ImageSet | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray],
     *,
     threads: int | None = None,
@@ -324,10 +324,10 @@ def predict(
     unreadable: Unreadable | None = None,
     progress: Progress = silent,
 ) -> list[Prediction]:
-    """Classify pictures with a deployed model; see :class:`edgeplast_devices.predicting.Classifier`.
+    """Classify pictures with a deployed model or a bundle; see :class:`edgeplast_devices.predicting.Classifier`.
 
     Args:
-        model: the ONNX file from ``deploy``.
+        model: the ONNX file from ``deploy``, or a bundle or its folder.
         images: a picture, a folder or tar of pictures, several of these, or an opened set. A picture is a file, a PIL
             image, or an array of uint8 (H, W, 3), RGB, or (H, W), grey; several may be one array (N, H, W, 3).
         threads: of the runtime; by default all usable cores.
@@ -346,7 +346,7 @@ def predict(
 
 
 def predictions(
-    model: str | Path,
+    model: Bundle | str | Path,
     images: str | Path | ImageSet | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray],
     *,
     threads: int | None = None,
@@ -363,7 +363,8 @@ def predictions(
     from edgeplast_devices.images import ImageSet
     from edgeplast_devices.predicting import Classifier
 
-    model = path_of(model, "model", "the path of an ONNX file from edgeplast deploy")
+    allowed = f"the path of an ONNX file from edgeplast deploy, or {BUNDLE}"
+    model = model if isinstance(model, Bundle) else path_of(model, "model", allowed)
     if not isinstance(images, ImageSet):
         images = _unlabelled(images, progress)
     classifier = Classifier(model, threads=threads, runtime=runtime, provider=provider)

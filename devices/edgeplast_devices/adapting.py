@@ -14,12 +14,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import msgspec
-import numpy as np
-
 from edgeplast.adaptation import Adaptation, EpochReport
 from edgeplast.budget import Budget
-from edgeplast.bundle import MANIFEST, REPORT, TRAINABLE, Bundle, describe_file
+from edgeplast.bundle import REPORT, TRAINABLE, Bundle
 from edgeplast.errors import (
     BudgetError,
     DamagedError,
@@ -45,8 +42,7 @@ from edgeplast_devices.running import Run
 from edgeplast_devices.runtime import OutOfMemoryError
 from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
 from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
-from edgeplast_devices.tensors import write_arrays
-from edgeplast_devices.workplace import prepare, unfinished
+from edgeplast_devices.workplace import prepare, unfinished, write_adapted
 
 _TELEMETRY_BYTES = 1 << 20
 
@@ -210,7 +206,7 @@ def _adapted(run: Run, bundle: Bundle, folder: Path, into: Path) -> Adaptation:
     try:
         report = report_of(run)
         run.bundle.check_unchanged()
-        _write_adapted(bundle, run.parameters, run.state.temperature, folder)
+        write_adapted(bundle, run.parameters, folder, parent=bundle.fingerprint, temperature=run.state.temperature)
         report.write(folder / REPORT)
         finish_folder(folder, into, force=run.state.replaces)
     except DivergedError:
@@ -301,20 +297,3 @@ def _said(error: EdgeplastError, text: str) -> EdgeplastError:
     """Return an error of the same meaning with another text."""
     kinds = (BudgetError, InterruptedRunError, UsageError, DamagedError, DiskFullError, InputError, EdgeplastError)
     return next(kind for kind in kinds if isinstance(error, kind))(text)
-
-
-def _write_adapted(bundle: Bundle, parameters: dict[str, np.ndarray], temperature: float | None, folder: Path) -> None:
-    """Make a copy of a bundle an adapted one: other trainable weights, and a manifest that says so."""
-    if not all(np.isfinite(array).all() for array in parameters.values()):
-        raise DivergedError(
-            "Training diverged: the weights are no longer finite numbers, and nothing was written. "
-            "Try a tenth of the learning rate (--learning-rate)."
-        )
-    write_arrays(folder / TRAINABLE, parameters)
-    manifest = msgspec.structs.replace(
-        bundle.manifest,
-        files={**bundle.manifest.files, TRAINABLE: describe_file(folder / TRAINABLE)},
-        adapted_from=bundle.fingerprint,
-        temperature=temperature,
-    )
-    manifest.write(folder / MANIFEST)

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 import numpy as np
 
-from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, Bundle
+from edgeplast.bundle import EVALUATION_GRAPH, Bundle
 from edgeplast.evaluation import Evaluation
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
-from edgeplast_devices.images import ImageSet, Unreadable, batches
+from edgeplast_devices.images import ImageSet, Unreadable, batches, require_labels
 from edgeplast_devices.memory import usable_threads
 from edgeplast_devices.metrics import Metrics
 from edgeplast_devices.placing import place
-from edgeplast_devices.predicting import Classifier
+from edgeplast_devices.predicting import Classifier, session_over
 from edgeplast_devices.providers import CPU
-from edgeplast_devices.runtime import EvaluationSession, OutOfMemoryError, runtime_name
-from edgeplast_devices.weights import read_trainable
+from edgeplast_devices.runtime import OutOfMemoryError, runtime_name
 
 Each = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """Told of each micro-batch: which pictures (b,), their logits float32 (b, classes), their labels int64 (b,)."""
@@ -59,13 +58,10 @@ def evaluate(
         MissingExtraError: the runtime is not installed.
         UsageError: there is no such runtime or provider.
     """
-    bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
     placement = place(runtime, provider, trial=bundle.path / EVALUATION_GRAPH)
     manifest = bundle.manifest
-    known = images.aligned_to(manifest.classes)
-    parameters: Mapping[str, np.ndarray] = read_trainable(bundle)
-    session = EvaluationSession(bundle.path / EVALUATION_GRAPH, parameters, threads or usable_threads(), placement)
-    bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
+    known = labelled(images, manifest.classes)
+    session = session_over(bundle, threads or usable_threads(), placement)
     unreadable = unreadable or Unreadable()
     result = measure(
         session, known, manifest.preprocessing, manifest.classes, micro_batch, unreadable, progress,
@@ -96,7 +92,7 @@ def evaluate_deployed(
         InputError: the file is no deployed model, or see :func:`evaluate`.
     """
     opened = Classifier(model, threads=threads, runtime=runtime, provider=provider)
-    known = images.aligned_to(opened.classes)
+    known = labelled(images, opened.classes)
     unreadable = unreadable or Unreadable()
     result = measure(
         opened, known, opened.preprocessing, opened.classes, micro_batch, unreadable, progress,
@@ -105,6 +101,16 @@ def evaluate_deployed(
     return msgspec.structs.replace(
         result, unreadable=unreadable.count, runtime=runtime_name(), provider=opened.placement
     )
+
+
+def labelled(images: ImageSet, classes: tuple[str, ...]) -> ImageSet:
+    """Return images to measure on, whose labels index ``classes``.
+
+    Raises:
+        InputError: some have no label, or one that is no class.
+    """
+    require_labels(images, "evaluating")
+    return images.aligned_to(classes)
 
 
 def measure(

@@ -69,6 +69,8 @@ class Guard:
         self._highest = 0
         self._ended = threading.Event()
         self._stands = False
+        self._threads_before = threading.active_count()
+        self.threads_to_come = 0  # that a caller's program may start while the wall stands
 
     def pressure(self) -> str | None:
         """Look now, and say what is short, or None."""
@@ -158,7 +160,8 @@ class Guard:
 
     def settle(self) -> None:
         """Measure what is mapped and never touched, while the arena holds no large region."""
-        self._wall.settle(FIRST_REGION_BYTES)
+        started = threading.active_count() - self._threads_before - 1  # the watcher is no caller's
+        self._wall.settle(FIRST_REGION_BYTES - max(self.threads_to_come - max(started, 0), 0) * stack_bytes())
 
     def _watch(self) -> None:
         while not self._ended.wait(_INTERVAL_SECONDS):

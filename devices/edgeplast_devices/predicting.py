@@ -1,4 +1,4 @@
-"""The verb ``predict``: a deployed ONNX file and pictures in, class probabilities out."""
+"""The verb ``predict``: a deployed ONNX file or a bundle and pictures in, class probabilities out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeplast.bundle import check_classes, check_temperature
+from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, Bundle, check_classes, check_temperature
 from edgeplast.errors import EdgeplastError, InputError
 from edgeplast.external_data import check_external_files
+from edgeplast.placement import Placement
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.stamps import kind_at, shortened, stamp_of
@@ -22,21 +23,54 @@ from edgeplast_devices.memory import usable_threads
 from edgeplast_devices.placing import place
 from edgeplast_devices.providers import CPU
 from edgeplast_devices.runtime import EvaluationSession
+from edgeplast_devices.weights import read_trainable
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one picture: its name, and class name to probability, most likely first."""
+    """What a model says of one picture; ``label, confidence = prediction`` takes it apart.
+
+    Attributes:
+        name: of the picture.
+        probabilities: by class name, most likely first.
+    """
 
     name: str
     probabilities: dict[str, float]
 
+    @property
+    def label(self) -> str:
+        """The most likely class."""
+        return next(iter(self.probabilities))
+
+    @property
+    def confidence(self) -> float:
+        """Its probability."""
+        return next(iter(self.probabilities.values()))
+
+    def __iter__(self) -> Iterator[str | float]:
+        return iter((self.label, self.confidence))
+
+
+def prediction(name: str, logits: np.ndarray, classes: tuple[str, ...]) -> Prediction:
+    """Return what logits (classes,) say of a picture.
+
+    Raises:
+        InputError: one is no finite number.
+    """
+    logits = logits.astype(np.float64)
+    if not np.isfinite(logits).all():
+        raise InputError("The model's outputs are no finite numbers. Take one from a run that did not diverge.")
+    p = np.exp(logits - logits.max())
+    p /= p.sum()
+    return Prediction(name, {classes[i]: float(p[i]) for i in np.argsort(-p, kind="stable")})
+
 
 class Classifier:
-    """A deployed model, opened once for any number of pictures.
+    """A deployed model or a bundle, opened once for any number of pictures.
 
     Args:
-        model: the ONNX file that ``deploy`` wrote.
+        model: the ONNX file that ``deploy`` wrote, a bundle's folder, or an opened bundle.
         threads: of the runtime; by default all cores this process may use.
         runtime: the build of onnxruntime; see ``placing.place``.
         provider: the execution provider.
@@ -55,11 +89,22 @@ class Classifier:
         UsageError: there is no such runtime or provider.
     """
 
-    def __init__(self, model: Path, *, threads: int | None = None, runtime: str = "auto", provider: str = CPU) -> None:
-        kind = kind_at(model)
-        if kind == "folder":
-            raise InputError(f"{model} is a folder. Make a model of it with: edgeplast deploy {model} -o model.onnx")
-        if kind != "file":
+    def __init__(
+        self, model: Path | Bundle, *, threads: int | None = None, runtime: str = "auto", provider: str = CPU
+    ) -> None:
+        threads = threads or usable_threads()
+        if isinstance(model, Path) and kind_at(model) == "folder":
+            model = Bundle.open(model)
+        if isinstance(model, Bundle):
+            self.placement = place(runtime, provider, trial=model.path / EVALUATION_GRAPH)
+            self.session = session_over(model, threads, self.placement)
+            self.classes, self.preprocessing = model.manifest.classes, model.manifest.preprocessing
+            self.temperature, self._divides = model.manifest.temperature, False
+        else:
+            self._open_file(model, threads, runtime, provider)
+
+    def _open_file(self, model: Path, threads: int, runtime: str, provider: str) -> None:
+        if kind_at(model) != "file":
             raise InputError(
                 f"There is no model {shortened(model)}. Make one with: edgeplast deploy adapted/ -o model.onnx"
             )
@@ -67,13 +112,14 @@ class Classifier:
         stamp = stamp_of(file)
         check_external_files(file)
         self.placement = place(runtime, provider, trial=file)
-        self.session = EvaluationSession(file, {}, threads or usable_threads(), self.placement, optimized=True)
+        self.session = EvaluationSession(file, {}, threads, self.placement, optimized=True)
         if stamp_of(file) != stamp:
             raise InputError(f"{model} changed while it was opened. Wait until it is written, and try again.")
         try:
             metadata = self.session.metadata
             self.classes = msgspec.json.decode(metadata[CLASSES_KEY], type=tuple[str, ...])
             self.preprocessing = msgspec.json.decode(metadata[PREPROCESSING_KEY], type=Preprocessing)
+            self._divides = True  # by the temperature, in the graph
             self.temperature = msgspec.json.decode(metadata.get(TEMPERATURE_KEY, "null"), type=float | None)
             check_classes(self.classes)
             check_temperature(self.temperature)
@@ -99,7 +145,12 @@ class Classifier:
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return logits float32 (b, classes) as they are before the temperature, of images float32 (b, 3, H, W)."""
         found = self.session.logits(images)
-        return found if self.temperature is None else found * np.float32(self.temperature)
+        return found * np.float32(self.temperature) if self.temperature and self._divides else found
+
+    def _tempered(self, images: np.ndarray) -> np.ndarray:
+        """Return them divided by the temperature, where there is one."""
+        found = self.session.logits(images)
+        return found / np.float32(self.temperature) if self.temperature and not self._divides else found
 
     def predict(
         self,
@@ -121,11 +172,20 @@ class Classifier:
             InputError: not one of the pictures can be read, or what the model says of one is no finite number.
         """
         for batch in batches(images, self.preprocessing, 1, unreadable=unreadable or Unreadable()):
-            logits = (self.session if temperature else self).logits(batch.images)[0].astype(np.float64)
-            if not np.isfinite(logits).all():
-                raise InputError("The model's outputs are no finite numbers. Take one from a run that did not diverge.")
-            p = np.exp(logits - logits.max())
-            p /= p.sum()
+            logits = self._tempered(batch.images)[0] if temperature else self.logits(batch.images)[0]
             index = int(batch.indices[0])
+            found = prediction(images.name(index), logits, self.classes)
             progress("predicting", index + 1, len(images))
-            yield Prediction(images.name(index), {self.classes[i]: float(p[i]) for i in np.argsort(-p)})
+            yield found
+
+
+def session_over(bundle: Bundle, threads: int, placement: Placement) -> EvaluationSession:
+    """Open the graph that computes logits with a bundle's weights as they are.
+
+    Raises:
+        DamagedError: files of the bundle changed since they were verified.
+    """
+    bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
+    session = EvaluationSession(bundle.path / EVALUATION_GRAPH, read_trainable(bundle), threads, placement)
+    bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
+    return session

@@ -12,7 +12,7 @@ from edgeplast_devices.runtime import runtime_name
 
 
 def report_of(run: Run) -> Adaptation:
-    """Return the report of a run that has measured itself before and after."""
+    """Return the report of a run."""
     state, rung = run.state, run.trainer.rung
     before, after = state.before, state.after
     without = after.without_temperature if after else None

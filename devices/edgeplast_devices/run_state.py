@@ -132,6 +132,11 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         begun = self.options.head == "fitted" or self.options.method == "recentre"
         return self.steps > 0 or (self.head_started and begun)
 
+    @property
+    def last_step_seconds(self) -> float:
+        """What the last optimizer step took; 0 before the first."""
+        return self.step_seconds[-1] if self.step_seconds else 0.0
+
     def took(self, seconds: float) -> None:
         """Take note of what an optimizer step took."""
         self.train_seconds += seconds

@@ -16,33 +16,32 @@ import msgspec
 import numpy as np
 
 from edgeplast.adaptation import EpochReport
-from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, Bundle
+from edgeplast.bundle import Bundle
 from edgeplast.errors import DivergedError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
 from edgeplast_devices.checkpoints import Checkpoint, Saved, read_best, write_checkpoint, write_hashed
 from edgeplast_devices.curves import thin
-from edgeplast_devices.device_memory import DeviceMemory
 from edgeplast_devices.evaluating import measure
+from edgeplast_devices.extent import Extent
 from edgeplast_devices.fitted_heads import fit_on_images, linear_head, no_features, with_room
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Splits, Unreadable, epoch_order
 from edgeplast_devices.interrupts import Interrupts
 from edgeplast_devices.judging import Verdict, judged, recentre
-from edgeplast_devices.memory import peak_bytes, usable_threads
+from edgeplast_devices.memory import peak_bytes
 from edgeplast_devices.metrics import MOST, writable
 from edgeplast_devices.options import Interval, TrainingOptions
-from edgeplast_devices.placing import place
-from edgeplast_devices.run_state import Best, Lost, RunState
-from edgeplast_devices.rungs import shares
-from edgeplast_devices.runtime import reserve_arena, runtime_name
+from edgeplast_devices.run_state import Best, Lost
+from edgeplast_devices.runtime import runtime_name
 from edgeplast_devices.schedules import learning_rate
 from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
-from edgeplast_devices.starting import aligned, default_batch, filled_in, held_bytes, rungs_from_here, taken_up
+from edgeplast_devices.standing import Standing
+from edgeplast_devices.starting import aligned, begun, default_batch, filled_in, held_bytes, taken_up
 from edgeplast_devices.telemetry import TelemetryWriter
 from edgeplast_devices.temperatures import temperature_on_images
-from edgeplast_devices.training import Trainer, batch_order
-from edgeplast_devices.weights import head_parameters, read_trainable
+from edgeplast_devices.training import batch_order
+from edgeplast_devices.weights import head_parameters
 
 _MOST_FAILED_STEPS = 5
 """Steps in a row with a loss or gradient that is not finite before the run counts as diverged."""
@@ -60,7 +59,10 @@ class Run:
         epoch_done: told of each epoch.
         interrupts: whether someone asked to stop.
         checkpoint: of the same run, to go on from.
-        sessions: over the bundle's graphs.
+        sessions: over the bundle's graphs, where nothing stands yet.
+        standing: what stands from the run before, which this one goes on with.
+        extent: where it ends, if not with its last epoch.
+        keep: takes care of what was learned so far, in place of checkpoints; with it the run measures nothing.
 
     Attributes:
         state: where the run stands.
@@ -78,36 +80,39 @@ class Run:
         interrupts: Interrupts,
         checkpoint: Checkpoint | None = None,
         sessions: Sessions = ONNXRUNTIME,
+        *,
+        standing: Standing | None = None,
+        extent: Extent | None = None,
+        keep: Callable[[Run], None] | None = None,
     ) -> None:
         self.bundle, self.progress, self.epoch_done, self.interrupts = bundle, progress, epoch_done, interrupts
-        self.checkpoint, self.sessions = checkpoint, sessions
+        self.checkpoint, self.extent, self._keep = checkpoint, extent or Extent(), keep
         self._began = time.perf_counter()
         self.guard, self.allowed_bytes = guard, guard.allowed_bytes
         self.splits = aligned(images, bundle, options)
         held = [name for name in ("test", "val", "train") if name in self.splits and self.splits[name].classes]
-        self.measured_on = held[0] if held else ""  # nowhere, without labels
+        self.measured_on = held[0] if held and keep is None else ""  # nowhere, without labels
         fingerprints = {name: split.fingerprint() for name, split in self.splits.items()}
         self.batch = min(options.batch or default_batch(bundle.manifest.plan, options), len(self.splits["train"]))
         self.optimizer = options.optimizer or bundle.manifest.plan.optimizer
-        # loads the runtime, so that it is counted as resident
-        self.placement = place(options.runtime, options.provider, self.allowed_bytes)
-        self.device_memory = DeviceMemory(self.placement)
-        threads = options.threads or usable_threads()
         self.unreadable = {name: Unreadable(private=options.private) for name in self.splits}
         preprocessing = bundle.manifest.preprocessing
-        self.resident_bytes = held_bytes(self.splits, self.unreadable, preprocessing, guard, threads)
-        self.rungs = rungs_from_here(
-            bundle.manifest,
+        self.standing = stands = standing or Standing(
+            bundle,
+            guard,
             options,
-            self.batch,
-            self.optimizer,
-            self.resident_bytes,
-            self.allowed_bytes,
-            checkpoint.state if checkpoint else None,
+            batch=self.batch,
+            optimizer=self.optimizer,
+            held=lambda threads: held_bytes(self.splits, self.unreadable, preprocessing, guard, threads),
+            stood=checkpoint.state if checkpoint else None,
+            sessions=sessions,
         )
+        self.placement, self.device_memory = stands.placement, stands.device_memory
+        self.resident_bytes, threads = stands.resident_bytes, stands.threads
+        self.rungs = stands.trainer.rungs if stands.trainer else stands.rungs
         first = self.rungs[0]
         self.options = filled_in(options, bundle, first, self.batch, self.optimizer, threads)
-        self.shares = shares(bundle.manifest, first, self.optimizer, self.resident_bytes, self.allowed_bytes)
+        self.shares = stands.shares
         self.rows_in_memory = True  # features that a head is fitted on
         if self.options.head == "fitted":
             needed = linear_head(bundle.manifest).row_bytes(len(self.splits["train"]))
@@ -116,52 +121,25 @@ class Run:
         if self.shares.picture_bytes is not None:
             for split in self.splits.values():
                 split.decode_limit_bytes = min(split.decode_limit_bytes, self.shares.picture_bytes)
-        self.state = (
-            RunState(
-                bundle=bundle.fingerprint,
-                images=fingerprints,
-                options=self.options,
-                allowed_bytes=self.allowed_bytes,
-                tier=first.tier.name,
-                recompute=first.graph.recompute,
-                micro_batch=first.micro_batch,
-            )
-            if checkpoint is None
-            else taken_up(
-                checkpoint.state, bundle.fingerprint, fingerprints, self.options, self.allowed_bytes, self.unreadable
-            )
-        )
+        if checkpoint is None:
+            self.state = begun(bundle.fingerprint, fingerprints, self.options, self.allowed_bytes, first)
+        else:
+            same = (bundle.fingerprint, fingerprints, self.options, self.allowed_bytes)
+            self.state = taken_up(checkpoint.state, *same, self.unreadable)
         self._seconds_before = self.state.seconds
         self.saved = Saved.of(self.state)
 
     def open(self) -> None:
         """Load weights and graphs, and take up the checkpoint's state."""
-        self.guard.commit()
-        reserve_arena(self.shares.region_bytes, self.shares.arena_bytes)
-        self.parameters = read_trainable(self.bundle)
-        assert self.options.threads is not None
-        self.trainer = Trainer(
-            self.state,
-            self.bundle,
-            self.parameters,
-            self.rungs,
-            self.splits["train"],
-            self.options,
-            self.unreadable["train"],
-            self.guard,
-            self._between,
-            placement=self.placement,
-            sessions=self.sessions,
-            logits=lambda images: self.evaluation.logits(images),
-        )
+        stands, train = self.standing, self.splits["train"]
+        stands.open(self.bundle)
+        self.parameters = stands.parameters
+        given = (self.state, self.bundle, train, self.options, self.unreadable["train"], self._between)
+        self.trainer = stands.trainer_for(*given)
         if self.checkpoint is not None:
             self.trainer.restore(self.checkpoint.arrays())
         self.trainer.open()
-        graph = self.bundle.path / EVALUATION_GRAPH
-        self.bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
-        with self.guard.opening(self.bundle.manifest.evaluation.frozen_bytes, self.options.threads):
-            self.evaluation = self.sessions.evaluation(graph, self.parameters, self.options.threads, self.placement)
-        self.bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
+        self.evaluation = stands.evaluation(self.bundle)
         if self.options.head == "fitted" and not self.evaluation.feature_width:
             raise no_features(self.bundle.manifest)
         self.state.load_seconds = time.perf_counter() - self._began
@@ -178,7 +156,7 @@ class Run:
             state.before = self._measure(self.measured_on, said, temperature=temperature)
         if not state.head_started:
             self._start_head(folder, telemetry)
-        while state.epoch < self.options.epochs and state.stopped_because == "finished":
+        while state.epoch < self.options.epochs and state.stopped_because == "finished" and not self._is_over:
             self._epoch(folder, telemetry)
         self._restore_best(folder)
         state.temperature = self._fit_temperature()
@@ -203,15 +181,19 @@ class Run:
         if self.trainer.is_updating or self.saved.holds(state):
             return
         self.look()
-        write_checkpoint(folder, state, self.trainer.arrays(), best_before=self.saved.best_file)
+        if self._keep is not None:
+            self._keep(self)
+        else:
+            write_checkpoint(folder, state, self.trainer.arrays(), best_before=self.saved.best_file)
         self.saved = Saved.of(state)
 
     def _start_head(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Bring the head where the run starts from; a fitted one is kept as what an epoch has learned is."""
         state, manifest, train = self.state, self.bundle.manifest, self.splits["train"]
         if self.options.head == "zero":
-            for name in head_parameters(manifest):
-                self.parameters[name].fill(0)
+            with self.standing.turn:
+                for name in head_parameters(manifest):
+                    self.parameters[name].fill(0)
         elif self.options.labels == "none":
             self._begin_without_labels(folder, telemetry)
         elif self.options.head == "fitted":
@@ -258,9 +240,10 @@ class Run:
         """Go through what is left of an epoch."""
         state = self.state
         order = batch_order(epoch_order(len(self.splits["train"]), self.options.seed, state.epoch), self.batch)
-        total, often = self.options.epochs * len(order), Interval.parse(self.options.checkpoint_every)
+        planned, often = self.options.epochs * len(order), Interval.parse(self.options.checkpoint_every)
         seen = sum(map(len, order[: state.position]))
         for number in range(state.position, len(order)):
+            total = self.extent.total_steps(planned, state.steps, self._passed, self.state.last_step_seconds)
             self._step(order[number], total, telemetry)
             self.trainer.require_pictures(len(order[number]))
             state.position = number + 1
@@ -271,6 +254,8 @@ class Run:
                 return
             if often.is_over(state.steps - self.saved.steps, time.perf_counter() - self.saved.at_seconds):
                 self.save(folder)
+            if self._is_over and state.position < len(order):
+                return
         self._end_epoch(folder, telemetry)
 
     def _step(self, indices: np.ndarray, total: int, telemetry: TelemetryWriter) -> None:
@@ -347,7 +332,7 @@ class Run:
         loss = -float(epoch) if verdict.loss is None else verdict.loss
         if state.best.is_worse_than(loss):
             state.best, state.judged = Best(epoch=epoch, loss=loss), verdict.judgement
-            if epoch < self.options.epochs:  # the last epoch's weights need no copy: they are in force
+            if epoch < self.options.epochs and self._keep is None:  # the last epoch's need no copy: they are in force
                 state.best.file = write_hashed(folder, "best", state.steps, self.parameters).name
 
     def _restore_best(self, folder: Path) -> None:
@@ -389,8 +374,17 @@ class Run:
             raise InterruptedRunError(f"Interrupted by {self.interrupts.requested} at step {self.state.steps}.")
 
     @property
+    def _passed(self) -> float:
+        return time.perf_counter() - self._began
+
+    @property
+    def _is_over(self) -> bool:
+        return self.extent.is_over(self.state.steps, self._passed, self.state.last_step_seconds)
+
+    @property
     def _epoch_name(self) -> str:
-        return f"epoch {self.state.epoch + 1} of {self.options.epochs}"
+        of = f" of {self.options.epochs}" if self.extent == Extent() else ""
+        return f"epoch {self.state.epoch + 1}{of}"
 
     @property
     def _epoch_images(self) -> int:

@@ -14,7 +14,15 @@ from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast_devices.checkpoints import check_same_run
 from edgeplast_devices.guard import Guard
-from edgeplast_devices.images import ImageSet, Splits, Unreadable, batches, require_classes, require_readable
+from edgeplast_devices.images import (
+    ImageSet,
+    Splits,
+    Unreadable,
+    batches,
+    require_classes,
+    require_labels,
+    require_readable,
+)
 from edgeplast_devices.memory import resident_bytes
 from edgeplast_devices.options import NEW_HEAD, TrainingOptions, default_head_learning_rate, default_learning_rate
 from edgeplast_devices.run_state import Lost, RunState
@@ -30,12 +38,13 @@ def aligned(images: Splits, bundle: Bundle, options: TrainingOptions) -> dict[st
     """Return the splits that there are, with labels that index the bundle's classes.
 
     Raises:
-        InputError: training images of fewer than two classes; or they are to be learned from without labels, and the
-            head knows nothing that could be carried over to them.
+        InputError: training images of fewer than two classes, or without labels; or they are to be learned from without
+            labels, and the head knows nothing that could be carried over to them.
     """
     classes = bundle.manifest.classes
     train = images.train.aligned_to(classes) if options.labels == "given" else images.train.without_labels()
     if options.labels == "given":
+        require_labels(train, "learning")
         require_classes(train, 2)
     elif head_is_new(bundle):
         raise InputError(
@@ -113,6 +122,29 @@ def rungs_from_here(
                 return rungs[at[0] :]
     first = choose(manifest, rungs, optimizer, held, allowed_bytes)
     return rungs[rungs.index(first) :]
+
+
+def begun(
+    bundle: str, images: dict[str, str], options: TrainingOptions, allowed_bytes: int | None, first: Rung
+) -> RunState:
+    """Return the state of a run that begins.
+
+    Args:
+        bundle: its fingerprint.
+        images: the fingerprint of each split.
+        options: with everything filled in.
+        allowed_bytes: the budget; None for no limit.
+        first: the rung to begin on.
+    """
+    return RunState(
+        bundle=bundle,
+        images=images,
+        options=options,
+        allowed_bytes=allowed_bytes,
+        tier=first.tier.name,
+        recompute=first.graph.recompute,
+        micro_batch=first.micro_batch,
+    )
 
 
 def filled_in(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -60,6 +61,7 @@ class Trainer:
         placement: where the graphs run.
         sessions: over the bundle's graphs.
         logits: of preprocessed images float32 (b, C, H, W), with the weights in force; for learning without labels.
+        turn: held while weights change and graphs are opened; others compute with them in between.
     """
 
     def __init__(
@@ -78,38 +80,59 @@ class Trainer:
         placement: Placement = ON_CPU,
         sessions: Sessions = ONNXRUNTIME,
         logits: Callable[[np.ndarray], np.ndarray] | None = None,
+        turn: contextlib.AbstractContextManager[None] | None = None,
     ) -> None:
         assert options.optimizer is not None and options.threads is not None
-        self.bundle, self.parameters, self.images, self.options = bundle, parameters, images, options
-        self.unreadable, self.guard = unreadable, guard
-        self.state = state
+        self.parameters, self.guard, self.rungs = parameters, guard, rungs
+        self._threads, self._sleep = options.threads, sleep
+        self._placement, self._sessions, self._turn = placement, sessions, turn or contextlib.nullcontext()
+        self._logits = logits
+        self._left: list[list[Rung]] = []  # where the way down came from, to climb back
+        self._session: Trains | None = None
+        self.bundle = bundle
+        self.gradients = {name: np.zeros_like(parameters[name]) for name in self._trained(rungs[0])}
+        self.begin(state, bundle, images, options, unreadable, between)
+
+    def begin(
+        self,
+        state: RunState,
+        bundle: Bundle,
+        images: ImageSet,
+        options: TrainingOptions,
+        unreadable: Unreadable,
+        between: Callable[[], None],
+    ) -> None:
+        """Start a run on the weights, the graph and the rung as they are; the optimizer begins anew.
+
+        Arguments as above; memory, threads and placement stay as they were.
+        """
+        assert options.optimizer is not None
+        self.state, self.bundle, self.images, self.options = state, bundle, images, options
+        self.unreadable, self._between = unreadable, between
         self.saw_none = False  # of the last batch
         self.is_updating = False  # parameters are between two steps; stays so if the update fails
-        self._rungs, self._threads, self._between, self._sleep = rungs, options.threads, between, sleep
-        self._placement, self._sessions, self._logits = placement, sessions, logits
-        self._left: list[list[Rung]] = []  # where the way down came from, to climb back
         self._climbing = Climbing()
         self._augmentation = Augmentation.named(options.augment)
         classes = len(bundle.manifest.classes)
         self._weights = class_weights(options.class_weights, images.labels, classes)
-        trained = self._trained(rungs[0])
-        self.gradients = {name: np.zeros_like(parameters[name]) for name in trained}
+        trained = self._trained(self.rung)
+        if hasattr(self, "optimizer"):
+            del self.optimizer  # before there is another one: a budget has room for one
         self.optimizer: AdamW | SGD = make_optimizer(
             options.optimizer,
-            {name: parameters[name] for name in trained},
+            {name: self.parameters[name] for name in trained},
             weight_decay=options.weight_decay,
             momentum=options.momentum,
         )
         self.optimizer.updates.update((n, count) for n, count in state.updates.items() if n in trained)
         state.updates = self.optimizer.updates  # the same from now on
         self._rate_factors = self._factors()
-        self._session: Trains | None = None
         self._take_note()
 
     @property
     def rung(self) -> Rung:
         """The rung in force."""
-        return self._rungs[0]
+        return self.rungs[0]
 
     def open(self) -> None:
         """Load the training graph of the rung in force; smaller ones follow if memory does not suffice."""
@@ -134,7 +157,8 @@ class Trainer:
             clip = self.options.clip
             self.is_updating = True
             scale = min(1.0, clip / norm) if clip else 1.0
-            self.optimizer.update(self.gradients, learning_rate, scale, self._rate_factors)
+            with self._turn:
+                self.optimizer.update(self.gradients, learning_rate, scale, self._rate_factors)
             self.is_updating = False
         self.state.steps += 1
         return Step(loss, norm, applied)
@@ -238,8 +262,12 @@ class Trainer:
             graph = self.rung.graph
             path = self.bundle.path / graph.file
             self.bundle.check_unchanged(graph.file, FROZEN)
-            with self.guard.opening(graph.footprint.frozen_bytes, self._threads):
-                session = self._sessions.training(path, self.parameters, self.gradients, self._threads, self._placement)
+            with self._turn:
+                release_arena()
+                with self.guard.opening(graph.footprint.frozen_bytes, self._threads):
+                    session = self._sessions.training(
+                        path, self.parameters, self.gradients, self._threads, self._placement
+                    )
             self.bundle.check_unchanged(graph.file, FROZEN)
             self.guard.stop_run = session.stop
             self._session = session
@@ -250,7 +278,7 @@ class Trainer:
         reason = self.guard.pressure()
         if reason is None:
             return
-        if below(self.bundle.manifest, self._rungs, self.optimizer.name):
+        if below(self.bundle.manifest, self.rungs, self.optimizer.name):
             raise OutOfMemoryError(reason)
         for _ in range(int(_WAIT_SECONDS)):
             self._sleep(1.0)
@@ -271,10 +299,10 @@ class Trainer:
             self._go_down(reason)
 
     def _go_down(self, reason: str) -> None:
-        smaller = below(self.bundle.manifest, self._rungs, self.optimizer.name)
+        smaller = below(self.bundle.manifest, self.rungs, self.optimizer.name)
         if not smaller:
             raise self._at_the_end(reason)
-        self._left.append(self._rungs)
+        self._left.append(self.rungs)
         self._change(smaller, reason)
         self._climbing.fell(self.state.steps)
 
@@ -292,11 +320,12 @@ class Trainer:
             self._climbing.wait(self.state.steps)
 
     def _change(self, rungs: list[Rung], reason: str) -> None:
-        before, self._rungs = self.rung, rungs
+        before, self.rungs = self.rung, rungs
         if self.rung.graph != before.graph:
             self._session = self.guard.stop_run = None
-        release_arena()
-        self.guard.settle()
+        with self._turn:
+            release_arena()
+            self.guard.settle()
         kept = self._trained(self.rung)
         for name in [name for name in self.gradients if name not in kept]:
             del self.gradients[name]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
-from edgeplast.bundle import FROZEN, MANIFEST, REPORT, TRAINABLE, Bundle, is_graph
-from edgeplast.errors import UsageError
+import msgspec
+import numpy as np
+
+from edgeplast.bundle import FROZEN, MANIFEST, REPORT, TRAINABLE, Bundle, Manifest, describe_file, is_graph
+from edgeplast.errors import DivergedError, UsageError
 from edgeplast.files import disk_errors
 from edgeplast.printable import printable
 from edgeplast.telemetry import TELEMETRY
 from edgeplast_devices.checkpoints import is_checkpoint
+from edgeplast_devices.tensors import write_arrays
 
 _SHOWN = 3
 
@@ -48,6 +53,37 @@ def prepare(bundle: Bundle, folder: Path) -> Bundle:
             if entry.is_symlink():  # what the run writes would land where it leads
                 entry.unlink()
         return bundle.copied(folder)
+
+
+def write_adapted(
+    bundle: Bundle, parameters: Mapping[str, np.ndarray], folder: Path, *, parent: str | None, temperature: float | None
+) -> Manifest:
+    """Write what makes a copy of a bundle an adapted one: other trainable weights, and a manifest that says so.
+
+    Args:
+        bundle: what the folder holds a copy of.
+        parameters: what trained, by name.
+        folder: of the copy.
+        parent: SHA-256 of the manifest of the bundle that was adapted.
+        temperature: of these weights; None for none.
+
+    Raises:
+        DivergedError: a weight is no finite number; nothing was written.
+    """
+    if not all(np.isfinite(array).all() for array in parameters.values()):
+        raise DivergedError(
+            "Training diverged: the weights are no longer finite numbers, and nothing was written. "
+            "Try a tenth of the learning rate (--learning-rate)."
+        )
+    write_arrays(folder / TRAINABLE, parameters)
+    manifest = msgspec.structs.replace(
+        bundle.manifest,
+        files={**bundle.manifest.files, TRAINABLE: describe_file(folder / TRAINABLE)},
+        adapted_from=parent,
+        temperature=temperature,
+    )
+    manifest.write(folder / MANIFEST)
+    return manifest
 
 
 def _of_a_run(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""``edgeplast predict``: classify pictures with a deployed model."""
+"""``edgeplast predict``: classify pictures with a deployed model or a bundle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NAME_WIDTH = 24
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="ONNX file from `edgeplast deploy`.")],
+    model: Annotated[Path, typer.Argument(help="ONNX file from `edgeplast deploy`, or a bundle.")],
     images: Annotated[list[Path], typer.Argument(help="Pictures, folders of pictures, or tars.")],
     top: Annotated[int, typer.Option(help="Classes to show for each picture.", min=1)] = 3,
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).", min=1)] = None,

@@ -277,7 +277,7 @@ class TestExitCodes:
         (tmp_path / "empty").mkdir()
         for words, message in (
             (["adapt", tmp_path / "none", "--data", blobs, "-o", tmp_path / "new"], "There is no"),
-            (["predict", bundle.path, blobs], "is a folder. Make a model of it with: edgeplast deploy"),
+            (["predict", blobs, blobs], "is no bundle: it has no bundle.json"),
             (["adapt", bundle.path, "--data", tmp_path / "none", "-o", tmp_path / "new"], "does not exist"),
             (["adapt", bundle.path, "--data", tmp_path / "empty", "-o", tmp_path / "new"], "holds no pictures"),
             (["adapt", bundle.path, "--data", blobs / "train/red", "-o", tmp_path / "new"], "in no class folder"),

@@ -13,7 +13,7 @@ from edgeplast_devices.images.decoding import (
     preload,
 )
 from edgeplast_devices.images.describing import understood
-from edgeplast_devices.images.imageset import ImageSet, require_classes
+from edgeplast_devices.images.imageset import ImageSet, Picture, require_classes, require_labels
 from edgeplast_devices.images.opening import (
     Splits,
     open_images,
@@ -31,6 +31,7 @@ __all__ = [
     "Augmentation",
     "Batch",
     "ImageSet",
+    "Picture",
     "Splits",
     "UnreachableImagesError",
     "Unreadable",
@@ -46,6 +47,7 @@ __all__ = [
     "preload",
     "preprocess",
     "require_classes",
+    "require_labels",
     "require_readable",
     "resized_size",
     "stratified_split",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,9 @@ from edgeplast_devices.images.reaching import UnreachableImagesError
 
 NO_LABEL = -1
 """The label of a picture of which nobody said what it shows."""
+
+Picture = str | Path | Image.Image | np.ndarray
+"""One picture: a file's path, a PIL image, or a uint8 array (H, W, 3), RGB, or (H, W), grey."""
 
 _AT_ONCE = 4096
 
@@ -84,6 +88,32 @@ class ImageSet:
         self.notes = tuple(notes)
         self.decode_limit_bytes = decode_limit_bytes
         self.unreachable = unreachable
+
+    @classmethod
+    def of(
+        cls,
+        pictures: Sequence[Picture] | np.ndarray,
+        labels: Sequence[str] | Sequence[int] | np.ndarray | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> ImageSet:
+        """Make a set of pictures that a program holds, or knows the files of.
+
+        Args:
+            pictures: each a uint8 array (H, W, 3), RGB, or (H, W), grey; a PIL image of 8 bits a channel; or the path
+                of a file, which is read when it is asked for. One array (N, H, W, 3) or (N, H, W) holds several.
+            labels: of each, a class name or its number in ``classes``; None where nobody said what they show.
+            classes: class names in order; by default those of the labels, sorted.
+
+        Raises:
+            InputError: a picture is of another kind, shape or dtype; a label is no class; or their numbers differ.
+        """
+        from edgeplast_devices.images.in_memory import from_memory, numbered
+
+        found = from_memory(pictures)
+        if labels is None:
+            return found._like(found._positions, found.labels, tuple(classes or ()))
+        numbers, names = numbered(labels, classes, len(found))
+        return found._like(found._positions, numbers, names)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -176,6 +206,25 @@ class ImageSet:
             decode_limit_bytes=self.decode_limit_bytes,
             unreachable=self.unreachable,
             notes=self.notes,
+        )
+
+
+def require_labels(images: ImageSet, what: str) -> None:
+    """Raise unless somebody said of each picture what it shows.
+
+    Args:
+        images: a set.
+        what: is to be done with them: ``"evaluating"``.
+
+    Raises:
+        InputError: some have no label.
+    """
+    without = int((images.labels == NO_LABEL).sum())
+    if without:
+        many = "The picture has" if len(images) == 1 else f"{without} of the {len(images)} pictures have"
+        raise InputError(
+            f"{many} no label, and {what} needs to know what each shows. Give labels (ImageSet.of(pictures, labels)), "
+            "or a folder for each class."
         )
 
 

@@ -1,0 +1,133 @@
+"""The folder of a Learner: what it starts from, where it works, and how what was learned takes its place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edgeplast.adaptation import Adaptation
+from edgeplast.bundle import MANIFEST, REPORT, TRAINABLE, Bundle
+from edgeplast.errors import UsageError
+from edgeplast.files import disk_errors, possible, sha256
+from edgeplast.outputs import finish_folder, refuse_mount, refuse_unmovable
+from edgeplast.stamps import stamp_of
+from edgeplast.telemetry import TELEMETRY
+from edgeplast_devices.checkpoints import checkpoint_files
+from edgeplast_devices.tensors import open_arrays
+from edgeplast_devices.workplace import unfinished, write_adapted
+
+
+def output_of(source: Bundle, into: str | Path | None) -> Path:
+    """Return the folder that is written, where a link leads.
+
+    Raises:
+        UsageError: it would be the fresh bundle's own.
+    """
+    output = Path(os.path.realpath(source.path if into is None else possible(into)))
+    if output == Path(os.path.realpath(source.path)) and source.manifest.adapted_from is None:
+        raise UsageError(
+            f"{source.path} is a fresh bundle, which stays as it is. Say where what is learned is kept: "
+            'Learner(bundle, into="adapted/").'
+        )
+    return output
+
+
+def start_of(source: Bundle, output: Path) -> tuple[Bundle, str | None]:
+    """Return the bundle to go on from, and the fingerprint of the one that it was adapted from.
+
+    Args:
+        source: what the caller named.
+        output: the folder that is written, of which the caller is the only writer.
+
+    Raises:
+        UsageError: something else is there, or what was adapted from another bundle; or it is a mount point.
+        DamagedError: what was adapted there is damaged.
+    """
+    refuse_mount(output)
+    refuse_unmovable(output)
+    if output == Path(os.path.realpath(source.path)):
+        return Bundle.open(output), source.manifest.adapted_from  # anew: another may have written it a moment ago
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return source, source.fingerprint
+    if not (output / MANIFEST).is_file():
+        raise UsageError(f"{output} is there and is no adapted bundle. Choose another folder, or move it away.")
+    found = Bundle.open(output)
+    if found.manifest.adapted_from != source.fingerprint:
+        raise UsageError(
+            f"{output} was adapted from another bundle than {source.path}. Choose another folder; to go on with what "
+            f"is there, open it alone: Learner({str(output)!r})."
+        )
+    return found, source.fingerprint
+
+
+def workplace_of(output: Path) -> Path:
+    """Return the folder in which a Learner works while it is open.
+
+    Raises:
+        UsageError: a run of ``adapt`` was interrupted there.
+    """
+    folder = unfinished(output)
+    if folder.is_dir() and checkpoint_files(folder):
+        raise UsageError(
+            f"{folder} holds an unfinished run of edgeplast adapt. Finish it with --resume, or remove the folder."
+        )
+    return folder
+
+
+def put_in_place(
+    bundle: Bundle, parameters: Mapping[str, np.ndarray], report: Adaptation, output: Path, *, parent: str | None
+) -> Bundle:
+    """Exchange the output for a folder with these weights, as a whole; what does not change is linked, not copied.
+
+    Args:
+        bundle: the copy that the Learner works with; its weights become these.
+        parameters: what trains, by name.
+        report: of how they were learned.
+        output: the folder.
+        parent: fingerprint of the bundle that was adapted.
+
+    Returns:
+        the bundle that the Learner works with from now on.
+
+    Raises:
+        DivergedError: a weight is no finite number.
+        DiskFullError: the output is as it was.
+    """
+    work = bundle.path
+    with disk_errors(output):
+        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
+        try:
+            for name in (*bundle.manifest.files, TELEMETRY):
+                if name != TRAINABLE and (work / name).exists():
+                    _link(work / name, temporary / name)
+            manifest = write_adapted(bundle, parameters, temporary, parent=parent, temperature=report.temperature)
+            report.write(temporary / REPORT)
+            finish_folder(temporary, output, force=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        beside = work / f".{TRAINABLE}"
+        beside.unlink(missing_ok=True)
+        _link(output / TRAINABLE, beside)
+        beside.replace(work / TRAINABLE)
+    stamp = stamp_of(work / TRAINABLE)
+    assert stamp is not None
+    return Bundle(work, manifest, sha256(output / MANIFEST), {**bundle.stamps, TRAINABLE: stamp}, is_copy=True)
+
+
+def weights_into(parameters: Mapping[str, np.ndarray], bundle: Bundle) -> None:
+    """Read a bundle's weights into arrays that are there, one at a time: that takes no memory for all of them."""
+    with open_arrays(bundle.path / TRAINABLE) as file:
+        for name, array in parameters.items():
+            array[...] = file.read(name)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # FAT and some shares have no links
+        shutil.copyfile(source, target)

@@ -1,0 +1,311 @@
+"""The Learner: one process that predicts, takes examples and learns from them, inside one budget.
+
+It works in ``<output>.partial`` as ``adapt`` does, on copies that were hashed as they were made. After each ``learn``
+the output is an adapted bundle like any other, exchanged as a whole; the examples lie in ``<output>.examples``. What is
+learned is learned by the loop of ``adapt``, whose graphs, weights and arena stay open from one time to the next. One
+graph runs at a time, in the order in which threads asked for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import overload
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from edgeplast.adaptation import Adaptation, MemoryReport
+from edgeplast.arguments import BUNDLE, LABELLED, check_kind, path_of
+from edgeplast.budget import Budget
+from edgeplast.bundle import REPORT, Bundle
+from edgeplast.errors import InputError, UsageError
+from edgeplast.evaluation import Evaluation
+from edgeplast.files import possible
+from edgeplast.outputs import holding
+from edgeplast.progress import Progress, silent
+from edgeplast.units import parse_bytes
+from edgeplast_devices.deploying import deploy
+from edgeplast_devices.examples import Examples
+from edgeplast_devices.extent import Extent
+from edgeplast_devices.guard import guard_for
+from edgeplast_devices.images import Augmentation, ImageSet, Picture, open_images, require_labels, resized_size
+from edgeplast_devices.interrupts import Interrupts, asked_to_stop
+from edgeplast_devices.learned_folder import output_of, start_of, workplace_of
+from edgeplast_devices.learning import Core, Kept, closed
+from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.predicting import Prediction
+from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
+from edgeplast_devices.workplace import prepare
+
+_THREADS_TO_COME = 4
+"""Of the program around a Learner, beside the main one: for their stacks there is room behind the wall."""
+
+
+class Learner:
+    """A model that lives in a program: it predicts, is shown examples, and learns from them.
+
+    Any thread may call any method. ``learn`` goes on while others predict; a prediction waits for the micro-batch in
+    progress, and for predictions that were asked for before it. While one ``learn`` is in progress another is refused.
+
+    Kept on disk: the adapted bundle (``into``), as it was after the last ``learn``, and every picture that was added,
+    in ``<into>.examples``, until someone deletes them there. ``learn`` learns from all of them, old and new.
+
+    Args:
+        bundle: a fresh or adapted bundle, or its folder.
+        into: folder for the adapted bundle; what was learned there before is taken up again. By default the folder of
+            ``bundle`` itself, if that is an adapted one.
+        memory: what the whole process may hold from now on until ``close``, such as ``"256MiB"``, or in bytes;
+            ``"none"`` for no limit. By default what the bundle was exported for.
+        options: of the training; ``epochs`` is what a ``learn`` without arguments does.
+        notice: told what a user should know of a budget that nobody gave.
+        sessions: over the bundle's graphs.
+
+    Attributes:
+        classes: class names.
+        into: the folder.
+
+    Raises:
+        UsageError: another process writes ``into`` (the message says which), or it was adapted from another bundle.
+        InputError: there is no bundle.
+        DamagedError: the bundle is damaged.
+        BudgetError: the budget cannot be met; the message names one that can.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | Path,
+        *,
+        into: str | Path | None = None,
+        memory: str | int | None = None,
+        options: TrainingOptions | None = None,
+        notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+        sessions: Sessions = ONNXRUNTIME,
+    ) -> None:
+        check_kind(options, TrainingOptions, "options", "edgeplast.TrainingOptions")
+        source = bundle if isinstance(bundle, Bundle) else Bundle.open(path_of(bundle, "bundle", BUNDLE))
+        self._options = options or TrainingOptions()
+        if self._options.labels != "given":
+            raise UsageError("A Learner learns from labelled pictures; edgeplast.adapt learns without (labels none).")
+        self.into = output_of(source, into)
+        self.classes = source.manifest.classes
+        self._alone = threading.Lock()
+        self._interrupts: Interrupts | None = None
+        self._is_open = False
+        with contextlib.ExitStack() as opening:
+            guard = guard_for(source, _budget(memory), notice)
+            guard.threads_to_come = _THREADS_TO_COME
+            opening.enter_context(holding(self.into))
+            start, parent = start_of(source, self.into)
+            folder = workplace_of(self.into)
+            opening.enter_context(guard.standing())
+            opening.callback(shutil.rmtree, folder, ignore_errors=True)
+            self._kept = Kept(prepare(start, folder), self.into, parent)
+            self._core = Core(self._kept, guard, self._options, sessions)
+            opening.callback(self._core.close)
+            how, augmentation = source.manifest.preprocessing, Augmentation.named(self._options.augment)
+            sizes = (resized_size(how), augmentation.needed_size(how))
+            least = max(height for height, _ in sizes), max(width for _, width in sizes)
+            self._examples = Examples(self.into.with_name(f"{self.into.name}.examples"), self.classes, least)
+            self._closing = opening.pop_all()
+        self._is_open = True
+
+    def __enter__(self) -> Learner:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give everything back: memory, the budget, the folder. A ``learn`` in progress stops, and is kept."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        if (running := self._interrupts) is not None:
+            running.requested = running.requested or "close"
+        with self._alone, self._kept.writing:
+            self._closing.close()
+
+    @overload
+    def predict(self, pictures: Picture) -> Prediction: ...  # type: ignore[overload-overlap]  # a text is a sequence
+    @overload
+    def predict(self, pictures: Sequence[Picture] | ImageSet) -> list[Prediction]: ...
+    def predict(self, pictures: Picture | Sequence[Picture] | ImageSet) -> Prediction | list[Prediction]:
+        """Say what pictures show, with the weights as they are at this moment.
+
+        Args:
+            pictures: one, or several in a sequence or a set. One is a uint8 array (H, W, 3), RGB, or (H, W), grey, a
+                PIL image, or the path of a file.
+
+        Returns:
+            for one picture ``label, confidence`` (and all probabilities), for several a list of these.
+
+        Raises:
+            InputError: one is no picture, or cannot be read; none is left out.
+            BudgetError: memory does not suffice for one picture.
+        """
+        self._require_open()
+        if not isinstance(pictures, ImageSet):
+            one = _is_one(pictures)
+            found = self.predict(ImageSet.of([pictures] if one else pictures))  # type: ignore[arg-type, list-item]
+            return found[0] if one else found
+        return self._core.predictions(pictures)
+
+    def add(self, pictures: Picture | Sequence[Picture] | ImageSet, labels: str | Sequence[str] | None = None) -> int:
+        """Take labelled pictures; they are on disk when it returns. The next ``learn`` learns from them.
+
+        Args:
+            pictures: as of :meth:`predict`, or a labelled set.
+            labels: the class of each, or one for all; not with a set, which has its own.
+
+        Returns:
+            how many were taken.
+
+        Raises:
+            InputError: one is no picture, a label is no class or missing; nothing was taken then.
+            DiskFullError: there is no room.
+        """
+        self._require_open()
+        if isinstance(pictures, ImageSet):
+            if labels is not None:
+                raise UsageError(
+                    "The set has labels of its own; leave out labels, or use ImageSet.of(pictures, labels)."
+                )
+            given = pictures
+        else:
+            several: Sequence[Picture] = [pictures] if _is_one(pictures) else pictures  # type: ignore[list-item, assignment]
+            named = [labels] * len(several) if isinstance(labels, str) else labels
+            given = ImageSet.of(several, named, self.classes)
+        require_labels(given, "learning")
+        given = given.aligned_to(self.classes)
+        for index in range(len(given)):  # nothing is taken of what cannot be taken whole
+            self._core.picture(given, index, self._examples.keep)
+        with self._kept.writing:
+            self._require_open()
+            for index, label in enumerate(given.labels.tolist()):
+                self._examples.add(self._core.picture(given, index, self._examples.keep), label)
+        return len(given)
+
+    @property
+    def examples(self) -> dict[str, int]:
+        """How many pictures were taken of each class, in all."""
+        return self._examples.counts
+
+    def learn(
+        self,
+        *,
+        epochs: int | None = None,
+        steps: int | None = None,
+        seconds: float | None = None,
+        progress: Progress = silent,
+    ) -> Adaptation:
+        """Learn from every picture that was added so far, and write the adapted bundle.
+
+        The learning rate rises and falls once in that time, as in ``adapt``. Whatever stops it, the model predicts as
+        it did before, or as it was last written (each ``options.checkpoint_every``).
+
+        Args:
+            epochs: passes over the pictures; without any argument those of the options.
+            steps: optimizer steps instead.
+            seconds: or so many seconds; at least one step is taken, and the one in progress is finished.
+            progress: told of each step.
+
+        Returns:
+            the report of this time, also ``report.json`` in the folder; nothing is measured, see :meth:`evaluate`.
+
+        Raises:
+            InputError: fewer than two classes were added, or learning diverged.
+            UsageError: it is learning already; or several of the arguments were given.
+            BudgetError: memory does not suffice even for the smallest step.
+            InterruptedRunError: by a signal, or :meth:`close`; what was learned is kept and written.
+        """
+        extent, options = self._extent(epochs, steps, seconds)
+        if not self._alone.acquire(blocking=False):
+            raise UsageError("This Learner is learning already, in another thread. Wait until that has come back.")
+        try:
+            self._require_open()
+            images = self._examples.images()
+            self._require_examples(images)
+            with asked_to_stop() as self._interrupts:
+                return self._core.learn(images, options, extent, self._interrupts, progress)
+        finally:
+            self._interrupts = None
+            self._alone.release()
+
+    def evaluate(
+        self, images: str | Path | ImageSet, *, split: str | None = None, progress: Progress = silent
+    ) -> Evaluation:
+        """Measure the model as it is at this moment.
+
+        Args:
+            images: labelled: a folder, archive or npz, or a set.
+            split: ``train``, ``val`` or ``test`` where the data have splits; by default ``test``, else ``val``.
+            progress: told of each micro-batch.
+
+        Raises:
+            InputError: pictures have no label or one that is no class, or not one can be read.
+        """
+        self._require_open()
+        if not isinstance(images, ImageSet):
+            images = open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
+        return self._core.evaluation_of(images, progress)
+
+    @property
+    def report(self) -> Adaptation | None:
+        """What the last ``learn`` (or ``adapt``) did that is in the folder; None before the first."""
+        with self._kept.writing:
+            return Adaptation.read(self.into / REPORT) if (self.into / REPORT).is_file() else None
+
+    @property
+    def memory(self) -> MemoryReport:
+        """What the process may hold and held at most so far, in bytes."""
+        return self._core.memory
+
+    def deploy(self, into: str | Path, *, force: bool = False, progress: Progress = silent) -> Path:
+        """Write the model as it was after the last ``learn`` as one ONNX file in float32.
+
+        Args:
+            into: the file to write.
+            force: replace what is there.
+            progress: told of each parameter.
+
+        Raises:
+            UsageError: ``into`` exists and ``force`` is not given.
+        """
+        self._require_open()
+        with self._kept.writing:
+            return deploy(self._kept.bundle, possible(into), force=force, progress=progress)
+
+    def _extent(self, epochs: int | None, steps: int | None, seconds: float | None) -> tuple[Extent, TrainingOptions]:
+        if sum(given is not None for given in (epochs, steps, seconds)) > 1:
+            raise UsageError("Give one of epochs, steps and seconds, or none of them.")
+        options = self._options if epochs is None else msgspec.structs.replace(self._options, epochs=epochs)
+        return Extent(steps=steps, seconds=seconds, step_seconds=self._core.step_seconds), options
+
+    def _require_examples(self, images: ImageSet) -> None:
+        present = images.present_classes()
+        if not present:
+            raise InputError("There is nothing to learn from yet. Add pictures first: learner.add(picture, label).")
+        if len(present) < 2:
+            raise InputError(
+                f"All {len(images)} pictures show {present[0]!r}; from one class alone a model learns to say nothing "
+                "else. Add pictures of a second class."
+            )
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise closed()
+
+
+def _is_one(given: object) -> bool:
+    return isinstance(given, str | Path | Image.Image) or (isinstance(given, np.ndarray) and given.ndim != 4)
+
+
+def _budget(memory: str | int | None) -> Budget | None:
+    if memory is None:
+        return None
+    return Budget() if memory == "none" else Budget(memory_bytes=parse_bytes(memory))

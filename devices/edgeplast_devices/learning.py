@@ -1,0 +1,225 @@
+"""What a Learner computes with, opened once: weights and graphs that the loop of ``adapt`` moves again and again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from edgeplast.adaptation import Adaptation, MemoryReport
+from edgeplast.bundle import Bundle
+from edgeplast.errors import DivergedError, InterruptedRunError, UsageError
+from edgeplast.evaluation import Evaluation
+from edgeplast.footprint import PICTURE_BYTES
+from edgeplast.progress import Progress
+from edgeplast_devices.evaluating import labelled, measure
+from edgeplast_devices.extent import Extent
+from edgeplast_devices.guard import Guard
+from edgeplast_devices.images import ImageSet, Splits, Unreadable, UnreadableImageError, batches, preload, preprocess
+from edgeplast_devices.interrupts import Interrupts
+from edgeplast_devices.learned_folder import put_in_place, weights_into
+from edgeplast_devices.memory import peak_bytes, resident_bytes
+from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.predicting import Prediction, prediction
+from edgeplast_devices.reports import report_of
+from edgeplast_devices.running import Run
+from edgeplast_devices.runtime import read_in, release_arena, runtime_name
+from edgeplast_devices.sessions import Evaluates, Sessions
+from edgeplast_devices.standing import Standing
+from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
+from edgeplast_devices.turns import Turns, taking_turns
+from edgeplast_devices.weights import head_is_new
+
+_ANY_BYTES = 1 << 62
+
+
+class Kept:
+    """What is on disk of a Learner: the copy that it works with, and the output that is exchanged.
+
+    Attributes:
+        bundle: the copy; its weights are those that were written last.
+        writing: held while the output, the examples or a deployed file are written or read.
+    """
+
+    def __init__(self, bundle: Bundle, output: Path, parent: str | None) -> None:
+        self.bundle, self.writing = bundle, threading.Lock()
+        self._output, self._parent = output, parent
+
+    def keep(self, run: Run) -> None:
+        """Put what a run has learned so far in the place of what the output holds."""
+        run.look()
+        with self.writing:
+            self.bundle = put_in_place(self.bundle, run.parameters, report_of(run), self._output, parent=self._parent)
+
+
+class Core:
+    """Predicts, measures and learns over sessions that stay open; one graph runs at a time.
+
+    Args:
+        kept: what is on disk.
+        guard: of the budget, which stands.
+        options: of the training; memory, threads, build and provider count here.
+        sessions: over the bundle's graphs.
+
+    Raises:
+        BudgetError: the budget is not enough to learn in.
+    """
+
+    def __init__(self, kept: Kept, guard: Guard, options: TrainingOptions, sessions: Sessions) -> None:
+        self._kept, self._guard, self._turns = kept, guard, Turns()
+        plan = kept.bundle.manifest.plan
+        self._standing = Standing(
+            kept.bundle,
+            guard,
+            options,
+            batch=options.batch or plan.batch_size,
+            optimizer=options.optimizer or plan.optimizer,
+            held=self._held_bytes,
+            sessions=taking_turns(sessions, self._turns),
+            turn=self._turns,
+        )
+        self._standing.open(kept.bundle)
+        self._evaluation: Evaluates | None = self._standing.evaluation(kept.bundle)
+
+    def close(self) -> None:
+        """Let go of weights and graphs; a run of one of them ends first."""
+        with self._turns:
+            self._evaluation = None
+            self._standing.close()
+
+    def predictions(self, images: ImageSet) -> list[Prediction]:
+        """Return what the model says of each picture, in order, with the weights as they are at this moment.
+
+        Raises:
+            InputError: one cannot be read.
+        """
+        found: list[Prediction] = []
+        images, manifest = self._limited(images), self._kept.bundle.manifest
+        for batch in batches(images, manifest.preprocessing, self._micro_batch, unreadable=_NoneLeftOut()):
+            logits = self._open_evaluation().logits(batch.images) / (manifest.temperature or 1.0)
+            for index, row in zip(batch.indices.tolist(), logits, strict=True):
+                found.append(prediction(images.name(index), row, manifest.classes))
+            del batch
+        return found
+
+    def evaluation_of(self, images: ImageSet, progress: Progress) -> Evaluation:
+        """Measure the model as it is at this moment on labelled pictures."""
+        manifest, unreadable, session = self._kept.bundle.manifest, Unreadable(), self._open_evaluation()
+        known = self._limited(labelled(images, manifest.classes))
+        how = manifest.preprocessing, manifest.classes, self._micro_batch
+        result = measure(session, known, *how, unreadable, progress, temperature=manifest.temperature)
+        return msgspec.structs.replace(
+            result, unreadable=unreadable.count, runtime=runtime_name(), provider=self._standing.placement
+        )
+
+    def picture(self, images: ImageSet, index: int, at_least: tuple[int, int]) -> Image.Image:
+        """Decode one picture within the budget."""
+        return self._limited(images).open(index, at_least=at_least)
+
+    def learn(
+        self, images: ImageSet, options: TrainingOptions, extent: Extent, interrupts: Interrupts, progress: Progress
+    ) -> Adaptation:
+        """Let a run go over labelled pictures, and keep what it learned; arguments as of ``Learner.learn``."""
+        with self._turns:  # threads may have been started, whose stacks are counted now
+            release_arena()
+            self._guard.settle()
+        bundle = self._kept.bundle
+        batch = min(options.batch or bundle.manifest.plan.batch_size, len(images))
+        epochs = extent.epochs(options.epochs, max(len(images) // batch, 1))
+        head = "kept" if options.head == "zero" and not head_is_new(bundle) else options.head  # it begins once
+        options = msgspec.structs.replace(options, epochs=epochs, head=head)
+        cut_telemetry(bundle.path, None)
+        run = Run(
+            bundle,
+            Splits(images, None, None),
+            self._guard,
+            options,
+            progress,
+            None,
+            interrupts,
+            standing=self._standing,
+            extent=extent,
+            keep=self._kept.keep,
+        )
+        interrupts.end_call = lambda reason: self._guard.stop_run(reason) if self._guard.stop_run else None
+        try:
+            run.open()
+            with contextlib.closing(TelemetryWriter(bundle.path)) as telemetry:
+                self._moved(run, telemetry)
+        except BaseException:
+            with self._turns:
+                weights_into(self._standing.parameters, self._kept.bundle)
+            raise
+        return report_of(run)
+
+    def _moved(self, run: Run, telemetry: TelemetryWriter) -> None:
+        try:
+            run.train(run.bundle.path, telemetry)
+        except InterruptedRunError:
+            if run.state.steps:
+                self._kept.keep(run)
+            raise
+        if run.state.stopped_because == "diverged":
+            raise DivergedError("Learning diverged; the model is as it was before. Try a lower learning rate.")
+        self._kept.keep(run)
+
+    @property
+    def step_seconds(self) -> float:
+        """What the last optimizer step took; 0 before the first."""
+        return self._standing.trainer.state.last_step_seconds if self._standing.trainer else 0.0
+
+    @property
+    def memory(self) -> MemoryReport:
+        """What the process may hold and held at most so far."""
+        allowed = self._guard.allowed_bytes
+        return MemoryReport(
+            budget_bytes=allowed,
+            predicted_peak_bytes=self._standing.shares.predicted_bytes,
+            measured_peak_bytes=peak_bytes(),
+            enforced_by="nothing" if allowed is None else "kernel" if self._guard.walled else "watcher",
+        )
+
+    def _open_evaluation(self) -> Evaluates:
+        session = self._evaluation
+        if session is None:
+            raise closed()
+        return session
+
+    def _limited(self, images: ImageSet) -> ImageSet:
+        return images.allowing(min(images.decode_limit_bytes, self._standing.shares.picture_bytes or _ANY_BYTES))
+
+    @property
+    def _micro_batch(self) -> int:
+        trainer = self._standing.trainer
+        return (trainer.rungs if trainer else self._standing.rungs)[0].micro_batch
+
+    def _held_bytes(self, threads: int) -> int:
+        """Return what the process holds, once what decoding and encoding need was read in, and a second picture's room.
+
+        One thread decodes to predict while another decodes to learn.
+        """
+        preload(())
+        small = Image.new("RGB", (8, 8))
+        small.save(io.BytesIO(), "PNG")
+        preprocess(small, self._kept.bundle.manifest.preprocessing)
+        np.random.default_rng()
+        with self._guard.reading_in(threads):
+            read_in(threads)
+        return resident_bytes() + PICTURE_BYTES
+
+
+class _NoneLeftOut(Unreadable):
+    """Raises what others take note of: whoever asks for a prediction of each picture must not get fewer."""
+
+    def record(self, error: UnreadableImageError, index: int) -> None:  # noqa: ARG002
+        raise error
+
+
+def closed() -> UsageError:
+    """Return the error for what is asked of a Learner that is closed."""
+    return UsageError("This Learner is closed. Open it again: edgeplast.Learner(…).")
