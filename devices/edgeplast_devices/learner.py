@@ -283,6 +283,8 @@ class Learner:
     def _extent(self, epochs: int | None, steps: int | None, seconds: float | None) -> tuple[Extent, TrainingOptions]:
         if sum(given is not None for given in (epochs, steps, seconds)) > 1:
             raise UsageError("Give one of epochs, steps and seconds, or none of them.")
+        if epochs is not None and epochs < 1:
+            raise UsageError(f"epochs is {epochs}; give 1 or more.")
         options = self._options if epochs is None else msgspec.structs.replace(self._options, epochs=epochs)
         return Extent(steps=steps, seconds=seconds, step_seconds=self._core.step_seconds), options
 
