@@ -366,3 +366,10 @@ class TestWhatStays:
         found = examples.images()
         assert found.classes == classes and found.labels.tolist() == list(range(len(classes)))
         assert sorted(p.name for p in tmp_path.iterdir()) == ["kept"]
+
+    def test_where_adapt_was_interrupted_its_run_is_not_lost(self, learner_of: Open, tmp_path: Path) -> None:
+        (tmp_path / "adapted.partial").mkdir()
+        (tmp_path / "adapted.partial/checkpoint-00000003-0123456789abcdef.safetensors").write_bytes(b"")
+        with pytest.raises(UsageError, match="holds an unfinished run of edgeplast adapt"):
+            learner_of()
+        assert len(list((tmp_path / "adapted.partial").iterdir())) == 1
