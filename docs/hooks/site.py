@@ -28,6 +28,7 @@ ROOMS = {
     "edgeplast/compression/README.md": "rooms/compression.md",
     "edgeplast/pretrained/README.md": "rooms/pretrained.md",
     "examples/quickstart/README.md": "rooms/quickstart.md",
+    "examples/camera/README.md": "rooms/camera.md",
     "CHANGELOG.md": "changes.md",
 }
 """Files of the repository that are pages of the site."""
