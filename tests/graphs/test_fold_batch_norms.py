@@ -122,3 +122,24 @@ def test_statistics_that_are_constants_fold_too_and_a_norm_without_a_shift_gets_
     x = numbers(2, 3, 8, 8)
     (y,) = run(folded, stored, {"x": x}, ["y"])
     close(y, model(torch.from_numpy(x)).detach().numpy(), 1e-5)
+
+
+def test_norms_that_share_their_statistics_are_folded_both() -> None:
+    g = Graph()
+    y = g.input("x", (1, 3, 8, 8), batched=True)
+    arrays = {name: numbers(3, seed=i, positive=True) for i, name in enumerate(("gamma", "mean", "variance"))}
+    shared = [g.weight(name, (3,)) for name in arrays]
+    for i in range(2):
+        arrays |= {f"{i}.kernel": numbers(3, 3, 1, 1, seed=3 + i), f"{i}.beta": numbers(3, seed=5 + i)}
+        how = {"kernel_shape": [1, 1], "strides": [1, 1], "pads": [0] * 4, "dilations": [1, 1], "group": 1}
+        with g.serving(f"conv{i}"):
+            y = g.node("Conv", [y, g.weight(f"{i}.kernel", (3, 3, 1, 1))], **how)[0]
+            beta = g.weight(f"{i}.beta", (3,))
+            y = g.node("BatchNormalization", [y, shared[0], beta, *shared[1:]], epsilon=1e-3)[0]
+    g.output(y, "y")
+    folded, stored = fold_batch_norms(g, arrays)
+    check(folded)
+    assert [node.op for node in folded.nodes] == ["Conv", "Conv"]
+    assert set(stored) == {"0.kernel", "0.beta", "1.kernel", "1.beta"}
+    x = numbers(2, 3, 8, 8, seed=9)
+    close(run(folded, stored, {"x": x}, ["y"])[0], run(g, arrays, {"x": x}, ["y"])[0], 1e-5)

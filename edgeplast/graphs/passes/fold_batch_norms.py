@@ -47,7 +47,8 @@ def fold_batch_norms(graph: Graph, arrays: Mapping[str, np.ndarray]) -> tuple[Gr
         if product.op == "Gemm" and (product.attributes.get("transB") != 1 or product.attributes.get("alpha", 1) != 1):
             continue
         kernel, bias = product.inputs[1], (*product.inputs, "")[2]
-        if any(reads[name] > 1 for name in (kernel, bias, *norm.inputs[1:]) if name and name not in graph.constants):
+        # Statistics and factors are only read, so norms may share them; a fresh model's are all zeros and ones.
+        if any(reads[name] > 1 for name in (kernel, bias, norm.inputs[2]) if name and name not in graph.constants):
             continue
         frozen = kernel in graph.weights and bias in ("", *still)
         smaller = graph.values[kernel].bytes <= graph.values[norm.outputs[0]].bytes
@@ -56,7 +57,7 @@ def fold_batch_norms(graph: Graph, arrays: Mapping[str, np.ndarray]) -> tuple[Gr
         elif smaller and kernel in graph.inputs and bias in ("", *graph.inputs, *still):
             gone |= _multiply(result, found, product, norm)
     read = {name for node in result.nodes for name in node.inputs}
-    gone |= graph.constants.keys() - read
+    gone = (gone | graph.constants.keys()) - read
     result.weights = [name for name in result.weights if name not in gone]
     result.constants = {name: array for name, array in result.constants.items() if name not in gone}
     result.values = {name: value for name, value in result.values.items() if name not in gone}
@@ -71,7 +72,7 @@ def _factor(arrays: Mapping[str, np.ndarray], norm: Node) -> tuple[np.ndarray, n
 
 
 def _fold(graph: Graph, arrays: dict[str, np.ndarray], product: Node, norm: Node) -> set[str]:
-    """Fold into arrays; return the weights that nobody reads any more."""
+    """Fold into arrays; return the weights that are read here no more."""
     kernel, bias = product.inputs[1], (*product.inputs, "")[2]
     factor, shift = _factor(arrays, norm)
     shift_name = norm.inputs[2]
@@ -88,7 +89,7 @@ def _fold(graph: Graph, arrays: dict[str, np.ndarray], product: Node, norm: Node
 
 
 def _multiply(graph: Graph, arrays: dict[str, np.ndarray], product: Node, norm: Node) -> set[str]:
-    """Multiply the kernel in the graph; return the weights that nobody reads any more."""
+    """Multiply the kernel in the graph; return the weights that are read here no more."""
     kernel, bias = product.inputs[1], (*product.inputs, "")[2]
     factor, shift = _factor(arrays, norm)
     column = (len(factor), *(1 for _ in graph.values[kernel].shape[1:]))
