@@ -101,7 +101,7 @@ def shares(manifest: Manifest, rung: Rung, optimizer: str, resident_bytes: int, 
     predicted = predicted_peak(manifest, rung, optimizer, resident_bytes)
     region = region_bytes(manifest, rung)
     if allowed_bytes is None:
-        return Shares(predicted, round(1.1 * region), None, None)
+        return Shares(predicted, region, None, None)  # a larger one is touched further than was predicted
     left = max(allowed_bytes - predicted - _UNSPENT_BYTES, 0)
     return Shares(predicted, region, region + FIRST_REGION_BYTES, PICTURE_BYTES + left)
 
