@@ -14,10 +14,12 @@ contestant over pairs of the same set, budget and seed, with 95 % intervals (Stu
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
 from edgeplast.errors import BudgetError
 from edgeplast.journal import holds, note, read
-from edgeplast.models import load_model
+from edgeplast.models import import_timm, load_model
 from edgeplast.plans import Plan
 from edgeplast.scores import ScoreTable
 from edgeplast.units import parse_bytes
@@ -90,16 +92,30 @@ def pictures(name: str, per_class: int, into: Path, test_per_class: int = TEST_P
             place = folder / split / spelled
             place.mkdir(parents=True, exist_ok=True)
             for index in sorted(members.tolist()):
-                with images.open(index) as picture:
-                    picture.convert("RGB").save(place / f"{index:06d}.png")
+                picture: Any = images.open(index)
+                picture.convert("RGB").save(place / f"{index:06d}.png")
     (folder / "done").touch()
     return folder
 
 
-def scored(folder: Path, into: Path) -> ScoreTable:
+def pretrained(name: str, weights: Path) -> Any:
+    """Return a model with its weights; those of EfficientNet-lite0 are read from its wheel, without installing it."""
+    if weights.suffix != ".whl":
+        return load_model(name, checkpoint=weights)
+    import torch
+
+    with zipfile.ZipFile(weights) as wheel:
+        member = next(entry for entry in wheel.namelist() if entry.endswith(".pth"))
+        stored = torch.load(io.BytesIO(wheel.read(member)), weights_only=True)
+    model = import_timm().create_model(name).eval()
+    # Both list the same layers in the order in which data flows, under names of their own.
+    model.load_state_dict(dict(zip(model.state_dict(), stored.values(), strict=True)))
+    return model
+
+
+def scored(model: Any, folder: Path, into: Path) -> ScoreTable:
     """Score the model on a set's training pictures, once."""
     if not into.exists():
-        model = load_model(MODEL, checkpoint=DATA / WEIGHTS)
         edgeplast.score(model, folder / "train", others=["random"], pairs=32, seed=0).write(into)
     return ScoreTable.read(into)
 
@@ -132,21 +148,23 @@ def contest(options: argparse.Namespace) -> None:
     """Do every run that the journal does not hold yet; a contestant that fails leaves the others theirs."""
     failures, work = Failures(), options.work
     work.mkdir(parents=True, exist_ok=True)
-    model = load_model(MODEL, checkpoint=DATA / WEIGHTS)
+    model = pretrained(options.model, options.weights)
+    kind = {} if options.model == MODEL else {"model": options.model}
+    prefix = "" if options.model == MODEL else f"{options.model}-"
     for seed in range(options.seeds):
         for name in options.sets:
             folder = pictures(name, options.pictures, work)
-            scores = scored(folder, work / f"{name}-{options.pictures}-scores.json")
+            scores = scored(model, folder, work / f"{prefix}{name}-{options.pictures}-scores.json")
             for budget in options.budgets:
                 for contestant in options.contestants:
                     key = {
                         "set": name, "pictures": options.pictures, "epochs": options.epochs, "budget": budget,
                         "contestant": contestant, "seed": seed,
-                    }  # fmt: skip
+                    } | kind  # fmt: skip
                     if holds(options.json, key):
                         continue
                     with failures.noted(f"{contestant} on {name} within {budget}, seed {seed}"):
-                        place = work / f"{name}-{options.pictures}-{budget}-{contestant.replace(' ', '-')}"
+                        place = work / f"{prefix}{name}-{options.pictures}-{budget}-{contestant.replace(' ', '-')}"
                         if not place.exists():
                             plan = CONTESTANTS[contestant](scores, Budget(memory_bytes=parse_bytes(budget)))
                             edgeplast.export(model, plan, into=place)
@@ -199,6 +217,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the table of a journal and leave")
     parser.add_argument("--device-python", type=Path, default=Path(sys.executable), help="what adapts")
     parser.add_argument("--work", type=Path, default=Path("equal_memory"), help="where pictures and bundles are kept")
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--weights", type=Path, default=DATA / WEIGHTS)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=["aerial", "cells", "xrays"])
     parser.add_argument("--budgets", nargs="+", default=["160MB"])
     parser.add_argument("--contestants", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS])

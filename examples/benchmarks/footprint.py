@@ -5,7 +5,9 @@
 Each figure comes from a process of its own that goes the way of `edgeplast adapt`: the bundle is opened, weights and
 both graphs are loaded, one batch is evaluated, two optimizer steps of 16 pictures are taken (the second with all
 optimizer state in place), and ``VmHWM`` is read. The prediction is the device's own, from what is resident before.
-Weights are random; they change nothing here.
+Pictures have 2.6 megapixels, about what the prediction allows for decoding one; with smaller ones (``--picture-size``)
+up to 11 MB of it stay unused. Weights are random; they change nothing here. ``--models seven`` is one of each kind of
+model that is no plain vision transformer.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from failures import Failures
+from workloads import SEVEN, wanted, write_pictures
 
 from edgeplast.recomputation import IN_WORDS
 
@@ -36,8 +39,14 @@ def main() -> None:
     parser.add_argument("--weight-bits", type=int, default=8)
     parser.add_argument("--micro-batches", type=int, nargs="+", default=[1, 2, 4, 8, 16])
     parser.add_argument("--tiers", nargs="+", help="by name; default: all")
+    parser.add_argument("--picture-size", type=int, default=1600, help="width and height of the pictures")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--runtime", default=sys.executable, help="Python of the device (e.g. with stock onnxruntime)")
+    parser.add_argument(
+        "--runtime",
+        nargs="+",
+        default=[sys.executable],
+        help="Pythons of the device, one for each build of onnxruntime",
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -47,8 +56,9 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     failures = Failures()
     with tempfile.TemporaryDirectory() as folder:
-        _write_pictures(Path(folder) / "pictures")
-        for model in arguments.models:
+        write_pictures(Path(folder) / "pictures", CLASSES, arguments.picture_size)
+        models = [name for given in arguments.models for name in (SEVEN if given == "seven" else (given,))]
+        for model in models:
             with failures.noted(model):
                 bundle = _export(model, arguments, Path(folder) / model)
             if model in failures.names:
@@ -57,13 +67,14 @@ def main() -> None:
                 if arguments.tiers and tier.name not in arguments.tiers:
                     continue
                 for graph in tier.graphs:
-                    found = []
-                    for n in arguments.micro_batches:
-                        with failures.noted(f"{model}, {graph.file} at micro-batch {n}"):
-                            found.append(_row(arguments, bundle.path, model, tier.name, graph, n))
-                    rows += found
-                    if found and not arguments.json:
-                        _show(found)
+                    for runtime in arguments.runtime:
+                        found = []
+                        for n in arguments.micro_batches:
+                            with failures.noted(f"{model}, {graph.file} at micro-batch {n}"):
+                                found.append(_row(arguments, runtime, bundle.path, model, tier.name, graph, n))
+                        rows += found
+                        if found and not arguments.json:
+                            _show(found)
     errors = [row["predicted_bytes"] / row["measured_bytes"] - 1 for row in rows]
     if arguments.json:
         print(
@@ -83,16 +94,16 @@ def _show(rows: list[dict[str, Any]]) -> None:
         f" ({row['predicted_bytes'] / row['measured_bytes'] - 1:+.1%}, micro-batch {row['micro_batch']})"
         for row in rows
     ]
-    print(f"| {rows[0]['model']} {rows[0]['graph']} | {' | '.join(cells)} |", flush=True)
+    print(f"| {rows[0]['model']} {rows[0]['graph']}, {rows[0]['runtime']} | {' | '.join(cells)} |", flush=True)
 
 
 def _row(
-    arguments: argparse.Namespace, bundle: Path, model: str, tier: str, graph: Any, micro_batch: int
+    arguments: argparse.Namespace, runtime: str, bundle: Path, model: str, tier: str, graph: Any, micro_batch: int
 ) -> dict[str, Any]:
     work = {"bundle": str(bundle), "tier": tier, "file": graph.file, "micro_batch": micro_batch}
     work |= {"pictures": str(bundle.parent / "pictures"), "threads": arguments.threads}
     path = os.pathsep.join(str(ROOT / part) for part in (".", "devices"))
-    command = [arguments.runtime, str(HERE), "--worker", json.dumps(work)]
+    command = [runtime, str(HERE), "--worker", json.dumps(work)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
         raise RuntimeError(done.stderr)
@@ -100,7 +111,7 @@ def _row(
     return {"model": model, "graph": name, "micro_batch": micro_batch, **json.loads(done.stdout.splitlines()[-1])}
 
 
-def _measure(work: dict[str, Any]) -> dict[str, int]:
+def _measure(work: dict[str, Any]) -> dict[str, Any]:
     """Take the steps of one rung in this process."""
     import msgspec
     import numpy as np
@@ -112,8 +123,9 @@ def _measure(work: dict[str, Any]) -> dict[str, int]:
     from edgeplast_devices.interrupts import Interrupts
     from edgeplast_devices.memory import machine_bytes, peak_bytes
     from edgeplast_devices.options import TrainingOptions
-    from edgeplast_devices.rungs import predicted_peak
+    from edgeplast_devices.rungs import shares
     from edgeplast_devices.running import Run
+    from edgeplast_devices.runtime import runtime_name
 
     bundle = Bundle.open(Path(work["bundle"]))
     tier = next(t for t in bundle.manifest.tiers if t.name == work["tier"])
@@ -125,7 +137,8 @@ def _measure(work: dict[str, Any]) -> dict[str, int]:
     with guard.standing():
         run = Run(bundle, open_splits(Path(work["pictures"]), seed=0), guard, options, silent, None, Interrupts())
         run.rungs = [rung for rung in run.rungs if rung.micro_batch == work["micro_batch"]]
-        run.predicted = predicted_peak(bundle.manifest, run.rungs[0], run.optimizer, run.resident_bytes)
+        run.shares = shares(bundle.manifest, run.rungs[0], run.optimizer, run.resident_bytes, None)
+        run.predicted = run.shares.predicted_bytes
         run.open()
         batch = next(
             batches(run.splits["val"], bundle.manifest.preprocessing, work["micro_batch"], unreadable=Unreadable())
@@ -136,6 +149,7 @@ def _measure(work: dict[str, Any]) -> dict[str, int]:
             taken = run.trainer.step(np.arange(step * BATCH, (step + 1) * BATCH), 0, 1e-4)
             assert taken.applied
     return {
+        "runtime": runtime_name(),
         "predicted_bytes": run.predicted,
         "measured_bytes": peak_bytes(),
         "resident_before_bytes": run.resident_bytes,
@@ -153,25 +167,8 @@ def _export(model: str, arguments: argparse.Namespace, into: Path) -> Any:
     torch.manual_seed(0)
     network = import_timm().create_model(model, num_classes=len(CLASSES)).eval()
     outline = outlined(network, model)[0]
-    wanted = arguments.train
-    if wanted == "last-quarter":
-        wanted = f"blocks:{outline.blocks - max(outline.blocks // 4, 1)}-{outline.blocks - 1}"
-    plan = plan_by_names(outline, wanted, weight_bits=arguments.weight_bits, classes=CLASSES)
+    plan = plan_by_names(outline, wanted(outline, arguments.train), weight_bits=arguments.weight_bits, classes=CLASSES)
     return verbs.export(network, plan, into=into, keep_head=True)
-
-
-def _write_pictures(folder: Path) -> None:
-    """Write pictures of noise, 20 a class to train and some to validate and test, 256×256 as a camera might send."""
-    import numpy as np
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 20), ("val", 8), ("test", 4)):
-        for label in CLASSES:
-            (folder / split / label).mkdir(parents=True)
-            for i in range(count):
-                noise = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(noise).resize((256, 256)).save(folder / split / label / f"{i}.jpg")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,17 @@
 """What one optimizer step costs: peak memory and time of PyTorch, of onnxruntime as it comes, and of edgeplast.
 
     python examples/benchmarks/step_cost.py [--checkpoint weights.safetensors] [--train attn] [--json]
+    python examples/benchmarks/step_cost.py --model seven --train head last-quarter planned --only pytorch edgeplast
 
 Every contestant trains the same parameters of the same model with AdamW on the same batch, each run in a process
 of its own, the contestants taking turns, so that a slow minute of the machine hits them all. Peak memory is
 ``VmHWM`` of the whole process; time is the median step after two to warm up: of all runs the median, and the fastest,
 which is what is left of the machine's own ups and downs.
+
+Several models and several ``--train`` make a table of each pair. ``planned`` is what the planner chooses for
+``--memory-share`` (0.3) of the peak of PyTorch training the whole model, by random scores. ``--micro-batch auto``
+lets ``edgeplast`` do as a device would: take the fastest graph and micro-batch that fit that share of PyTorch's peak
+(the smallest where none fits). Batch norms keep their statistics in every contestant.
 
 ``edgeplast`` computes again what is cheap (norms, attention weights); two more contestants compute again whole blocks,
 or nothing. All three pass the batch through their graph in micro-batches (``--micro-batch``) whose gradients add up to
@@ -17,6 +23,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -26,6 +33,9 @@ from pathlib import Path
 from typing import Any
 
 from failures import Failures
+from workloads import SEVEN, wanted, write_pictures
+
+from edgeplast.recomputation import IN_WORDS
 
 EDGEPLAST = {"edgeplast": "selective", "edgeplast-full-recompute": "full", "edgeplast-no-recompute": "none"}
 """Contestant to what it computes again: by default what is cheap, all of every block, or nothing."""
@@ -41,11 +51,15 @@ ROOT = HERE.parents[2]
 def main() -> None:
     """Prepare once, let the contestants take turns, print medians and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="vit_tiny_patch16_224")
+    parser.add_argument("--model", nargs="+", default=["vit_tiny_patch16_224"], help="timm's names; or: seven")
     parser.add_argument("--checkpoint", type=Path, help="weights; without, random ones (the cost is the same)")
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--micro-batch", type=int, default=4, help="of the edgeplast contestants")
-    parser.add_argument("--train", default="attn", help="attn, attn:8-11, fc1, head, all …; the head always trains")
+    parser.add_argument("--micro-batch", default="4", help="of the edgeplast contestants: a number or auto")
+    parser.add_argument("--memory-share", type=float, default=0.3, help="of PyTorch's peak, for planned and auto")
+    parser.add_argument(
+        "--train", nargs="+", default=["attn"],
+        help="attn, attn:8-11, fc1, head, all, last-quarter, planned …; the head always trains",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--weight-bits", type=int, default=8, help="of frozen weights in edgeplast's bundle")
     parser.add_argument(
@@ -68,41 +82,73 @@ def main() -> None:
         print(json.dumps(_WORKERS[contestant](arguments, Path(folder))))
         return
     failures = Failures()
-    runs: dict[str, list[dict[str, Any]]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        _spawn("prepare-edgeplast", folder, sys.executable)  # the size of the pictures is read from its bundle
-        contestants = list(arguments.only)
-        if "ort-artifacts" in contestants:
-            with failures.noted("ort-artifacts"):
-                _spawn("prepare-artifacts", folder, sys.executable)
-        for _ in range(arguments.rounds):
-            for name in contestants:
-                for python in arguments.runtime if name.startswith("edgeplast") else [sys.executable]:
-                    if name in failures.names:  # it would fail again
-                        continue
-                    with failures.noted(name):
-                        run = _spawn(name, folder, python)
-                        shown = f"{name}, {run['runtime']}" if len(arguments.runtime) > 1 and "runtime" in run else name
-                        runs.setdefault(shown, []).append(run)
-    result = {
-        name: {key: statistics.median(run[key] for run in each) for key in ("peak_bytes", "step_seconds")}
-        | {"fastest_step_seconds": min(run["step_seconds"] for run in each)}
-        for name, each in runs.items()
-    }
-    workload = {
-        "model": arguments.model, "batch": arguments.batch, "micro_batch": arguments.micro_batch,
-        "train": arguments.train, "threads": arguments.threads, "rounds": arguments.rounds,
-        "weight_bits": arguments.weight_bits, "frozen_compute": arguments.frozen_compute,
-    }  # fmt: skip
+    models = [name for given in arguments.model for name in (SEVEN if given == "seven" else (given,))]
+    found = []
+    for model in models:
+        for train in arguments.train:
+            runs = _contest(arguments, model, train, failures)
+            result = {
+                name: {key: statistics.median(run[key] for run in each) for key in ("peak_bytes", "step_seconds")}
+                | {"fastest_step_seconds": min(run["fastest_step_seconds"] for run in each)}
+                | {key: each[0][key] for key in ("trained_parameters", "way", "runtime") if key in each[0]}
+                for name, each in runs.items()
+            }
+            workload = {
+                "model": model, "batch": arguments.batch, "micro_batch": arguments.micro_batch,
+                "train": train, "threads": arguments.threads, "rounds": arguments.rounds,
+                "weight_bits": arguments.weight_bits, "frozen_compute": arguments.frozen_compute,
+                "load_average": os.getloadavg()[0],
+            }  # fmt: skip
+            found.append({"workload": workload, "contestants": result})
+            if result and not arguments.json:
+                _show(workload, result)
     if arguments.json:
-        print(json.dumps({"workload": workload, "contestants": result}, indent=2))
-    elif result:
-        _show(workload, result)
+        print(json.dumps(found[0] if len(found) == 1 else found, indent=2))
     failures.leave()
 
 
-def _show(workload: dict[str, object], result: dict[str, dict[str, float]]) -> None:
+def _contest(
+    arguments: argparse.Namespace, model: str, train: str, failures: Failures
+) -> dict[str, list[dict[str, Any]]]:
+    """Let the contestants take turns on one model and what trains of it."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    single = len(arguments.model) == len(arguments.train) == 1 and arguments.model[0] != "seven"
+    where = "" if single else f"{model}, {train}: "
+    which = ["--model", model, "--train", train]
+    with tempfile.TemporaryDirectory() as folder:
+        budgeted = train == "planned" or arguments.micro_batch == "auto"
+        try:
+            if train == "planned":
+                _spawn("prepare-whole", folder, sys.executable, which)
+            _spawn("prepare-edgeplast", folder, sys.executable, which)
+            if budgeted and train != "planned":
+                whole = _spawn("pytorch", folder, sys.executable, which)
+                (Path(folder) / "pytorch.json").write_text(json.dumps(whole))
+        except Exception as error:
+            if single:
+                raise
+            with failures.noted(where + "preparation"):
+                raise error
+            return runs
+        contestants = list(arguments.only)
+        if "ort-artifacts" in contestants:
+            with failures.noted(where + "ort-artifacts"):
+                _spawn("prepare-artifacts", folder, sys.executable, which)
+        for _ in range(arguments.rounds):
+            for name in contestants:
+                for python in arguments.runtime if name.startswith("edgeplast") else [sys.executable]:
+                    if where + name in failures.names:  # it would fail again
+                        continue
+                    with failures.noted(where + name):
+                        run = _spawn(name, folder, python, which)
+                        shown = f"{name}, {run['runtime']}" if len(arguments.runtime) > 1 and "runtime" in run else name
+                        runs.setdefault(shown, []).append(run)
+    return runs
+
+
+def _show(workload: dict[str, Any], result: dict[str, dict[str, Any]]) -> None:
     print(", ".join(f"{key} {value}" for key, value in workload.items()))
+    print(*(f"{name}: {each['way']}" for name, each in result.items() if "way" in each), sep="\n")
     first = next(iter(result.values()))
     width = max(24, *(len(name) + 2 for name in result))
     print(f"{'':{width}}{'peak':>10}{'step':>10}{'fastest':>10}{'peak ×':>9}{'step ×':>9}{'fastest ×':>11}")
@@ -111,14 +157,15 @@ def _show(workload: dict[str, object], result: dict[str, dict[str, float]]) -> N
             f"{name:{width}}{each['peak_bytes'] / 1e6:7.0f} MB{each['step_seconds']:8.2f} s"
             f"{each['fastest_step_seconds']:8.2f} s{each['peak_bytes'] / first['peak_bytes']:9.2f}"
             f"{each['step_seconds'] / first['step_seconds']:9.2f}"
-            f"{each['fastest_step_seconds'] / first['fastest_step_seconds']:11.2f}"
+            f"{each['fastest_step_seconds'] / first['fastest_step_seconds']:11.2f}",
+            flush=True,
         )
 
 
-def _spawn(name: str, folder: str, python: str) -> dict[str, Any]:
-    command = [python, str(HERE), "--worker", f"{name}={folder}", *sys.argv[1:]]
+def _spawn(name: str, folder: str, python: str, which: list[str]) -> dict[str, Any]:
+    command = [python, str(HERE), *sys.argv[1:], *which, "--worker", f"{name}={folder}"]
     path = ":".join(str(ROOT / part) for part in (".", "exporters", "devices"))
-    done = subprocess.run(command, capture_output=True, text=True, env={**__import__("os").environ, "PYTHONPATH": path})
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
     if done.returncode:
         raise RuntimeError(done.stderr)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -141,35 +188,65 @@ def _timed(step, arguments: argparse.Namespace) -> dict[str, float]:  # type: ig
         step()
         if i >= WARM_UP:
             seconds.append(time.perf_counter() - start)
-    return {"peak_bytes": _peak_bytes(), "step_seconds": statistics.median(seconds)}
+    return {
+        "peak_bytes": _peak_bytes(), "step_seconds": statistics.median(seconds), "fastest_step_seconds": min(seconds)
+    }  # fmt: skip
 
 
 def _model(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
-    """Return the model with a head for seven classes, a plan, and the names of the parameters to train."""
+    """Return the model with a head for seven classes."""
     from edgeplast.models import import_timm, load_model, with_classes
-    from edgeplast.plans import plan_by_names
-    from edgeplast_exporters.outlining import outlined
 
     if arguments.checkpoint:
-        model = with_classes(load_model(arguments.model, checkpoint=arguments.checkpoint), 7)
-    else:
-        model = import_timm().create_model(arguments.model, num_classes=7).eval()
-    outline = outlined(model, arguments.model)[0]
-    plan = plan_by_names(outline, arguments.train, weight_bits=arguments.weight_bits)
-    return model, plan, [name for c in outline.components if c.name in plan.trainable for name in c.parameters]
+        return with_classes(load_model(arguments.model[0], checkpoint=arguments.checkpoint), 7)
+    return import_timm().create_model(arguments.model[0], num_classes=7).eval()
 
 
-def _prepare_edgeplast(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
+def _trained(folder: Path) -> set[str]:
+    """Return the names of the parameters that train."""
+    from edgeplast.plans import Plan
+
+    plan = Plan.read(folder / "plan.json")
+    return {name for c in plan.outline.components if c.name in plan.trainable for name in c.parameters}
+
+
+def _prepare_whole(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure PyTorch training the whole model, for the budget of a plan."""
+    measured = _pytorch(arguments, checkpointing=False, whole=True)
+    (folder / "pytorch.json").write_text(json.dumps(measured))
+    return measured
+
+
+def _allowed_bytes(arguments: argparse.Namespace, folder: Path) -> int:
+    return int(arguments.memory_share * json.loads((folder / "pytorch.json").read_text())["peak_bytes"])
+
+
+def _prepare_edgeplast(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import numpy as np
 
+    from edgeplast import verbs
+    from edgeplast.budget import Budget
     from edgeplast.models import preprocessing_of
+    from edgeplast.plans import plan_by_names
     from edgeplast_exporters import export
+    from edgeplast_exporters.outlining import outlined
 
-    model, plan, _ = _model(arguments)
-    noise = np.random.default_rng(0).standard_normal((8, 3, *model.patch_embed.img_size), dtype=np.float32)
+    model = _model(arguments)
+    classes = tuple(str(i) for i in range(7))
+    if arguments.train[0] == "planned":
+        write_pictures(folder / "pictures", classes)
+        scores = verbs.score(model, folder / "pictures" / "train", method="random", pairs=2)
+        budget = Budget(memory_bytes=_allowed_bytes(arguments, folder))
+        plan = verbs.plan(scores, budget, batch_size=arguments.batch, weight_bits=arguments.weight_bits)
+    else:
+        outline = outlined(model, arguments.model[0])[0]
+        plan = plan_by_names(outline, wanted(outline, arguments.train[0]), weight_bits=arguments.weight_bits)
+    plan.write(folder / "plan.json")
+    preprocessing = preprocessing_of(model)
+    noise = np.random.default_rng(0).standard_normal((8, 3, *preprocessing.image_size), dtype=np.float32)
     export(
-        model, plan, into=folder / "bundle", classes=[str(i) for i in range(7)],
-        preprocessing=preprocessing_of(model), frozen_compute=arguments.frozen_compute, images=list(noise),
+        model, plan, into=folder / "bundle", classes=classes, preprocessing=preprocessing,
+        frozen_compute=arguments.frozen_compute, images=list(noise),
     )  # fmt: skip
     return {}
 
@@ -182,14 +259,14 @@ def _prepare_artifacts(arguments: argparse.Namespace, folder: Path) -> dict[str,
     from edgeplast.quiet_runtime import import_quietly
 
     artifacts = import_quietly("training.artifacts")
-    model, _, names = _model(arguments)
+    model, names = _model(arguments), _trained(folder)
     for block in model.blocks:
         block.attn.fused_attn = False
     path = folder / "forward.onnx"
     with torch.no_grad():  # equal initializers would be merged, and a merged trainable has no gradient
         for i, parameter in enumerate(model.parameters()):
             parameter.view(-1)[0] += 1e-6 * (i + 1)
-    images = torch.zeros(2, 3, *model.patch_embed.img_size)
+    images = torch.zeros(2, 3, *_image_size(folder))
     torch.onnx.export(
         model, (images,), str(path), opset_version=17, do_constant_folding=False, dynamo=False,
         input_names=["images"], output_names=["logits"],
@@ -201,7 +278,7 @@ def _prepare_artifacts(arguments: argparse.Namespace, folder: Path) -> dict[str,
             node.output.extend([f"{node.output[0]}_mean", f"{node.output[0]}_inverse"])
     others = [i.name for i in proto.graph.initializer if i.name not in names]
     artifacts.generate_artifacts(
-        proto, requires_grad=names, frozen_params=others, loss=artifacts.LossType.CrossEntropyLoss,
+        proto, requires_grad=sorted(names), frozen_params=others, loss=artifacts.LossType.CrossEntropyLoss,
         optimizer=artifacts.OptimType.AdamW, artifact_directory=str(folder),
     )  # fmt: skip
     for name in ("training", "eval", "optimizer"):  # onnx 1.18 and later stamps what onnxruntime 1.19 does not read
@@ -212,18 +289,35 @@ def _prepare_artifacts(arguments: argparse.Namespace, folder: Path) -> dict[str,
     return {}
 
 
-def _pytorch(arguments: argparse.Namespace, checkpointing: bool) -> dict[str, float]:
+def _image_size(folder: Path) -> list[int]:
+    size: list[int] = json.loads((folder / "bundle" / "bundle.json").read_text())["preprocessing"]["image_size"]
+    return size
+
+
+def _pytorch(
+    arguments: argparse.Namespace, folder: Path | None = None, *, checkpointing: bool, whole: bool = False
+) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(arguments.threads)
-    model, _, names = _model(arguments)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in set(names))
+    model = _model(arguments)
+    if whole or folder is None:
+        from edgeplast.models import preprocessing_of
+
+        size = list(preprocessing_of(model).image_size)
+    else:
+        size, names = _image_size(folder), _trained(folder)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in names)
     if checkpointing:
         model.set_grad_checkpointing()
     model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
-    images = torch.randn(arguments.batch, 3, *model.patch_embed.img_size)
+    for module in model.modules():
+        if "BatchNorm" in type(module).__name__:
+            module.eval()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    images = torch.randn(arguments.batch, 3, *size)
     labels = torch.randint(0, 7, (arguments.batch,))
 
     def step() -> None:
@@ -231,7 +325,7 @@ def _pytorch(arguments: argparse.Namespace, checkpointing: bool) -> dict[str, fl
         optimizer.step()
         optimizer.zero_grad()
 
-    return _timed(step, arguments)
+    return _timed(step, arguments) | {"trained_parameters": sum(p.numel() for p in trained)}
 
 
 def _artifacts(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -254,9 +348,8 @@ def _artifacts(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     module = api.Module(str(folder / "training_model.onnx"), state, session_options=options)
     optimizer = api.Optimizer(str(folder / "optimizer_model.onnx"), module)
     module.train()
-    size = json.loads((folder / "bundle" / "bundle.json").read_text())["preprocessing"]["image_size"]
     rng = np.random.default_rng(0)
-    images = rng.standard_normal((arguments.batch, 3, *size), dtype=np.float32)
+    images = rng.standard_normal((arguments.batch, 3, *_image_size(folder)), dtype=np.float32)
     labels = rng.integers(0, 7, arguments.batch)
 
     def step() -> None:
@@ -271,16 +364,27 @@ def _edgeplast(arguments: argparse.Namespace, folder: Path, contestant: str) -> 
     import numpy as np
 
     from edgeplast.bundle import Bundle
+    from edgeplast.footprint import ASSUMED_RESIDENT_BYTES
+    from edgeplast.optimizers import DEFAULT_OPTIMIZER
     from edgeplast_devices.losses import weighted_targets
     from edgeplast_devices.optimizers import AdamW, gradient_norm
+    from edgeplast_devices.rungs import ladder, predicted_peak
     from edgeplast_devices.runtime import TrainingSession, reserve_arena, runtime_name
     from edgeplast_devices.weights import read_trainable
 
     bundle = Bundle.open(folder / "bundle")
     tier = bundle.manifest.tiers[0]
-    graphs = {g.recompute: g for g in tier.graphs}  # with a block or two crossed, recomputing saves nothing
-    graph = graphs.get(EDGEPLAST[contestant], tier.graphs[0])  # type: ignore[call-overload]
-    micro = min(arguments.micro_batch, arguments.batch)
+    if arguments.micro_batch == "auto":
+        rungs = [rung for rung in ladder(bundle.manifest, arguments.batch) if rung.tier == tier]
+        peaks = {str(r): predicted_peak(bundle.manifest, r, DEFAULT_OPTIMIZER, ASSUMED_RESIDENT_BYTES) for r in rungs}
+        allowed = _allowed_bytes(arguments, folder)
+        fitting = [rung for rung in rungs if peaks[str(rung)] <= allowed]
+        rung = fitting[0] if fitting else min(rungs, key=lambda r: peaks[str(r)])
+        graph, micro = rung.graph, rung.micro_batch
+    else:
+        graphs = {g.recompute: g for g in tier.graphs}  # with a block or two crossed, recomputing saves nothing
+        graph = graphs.get(EDGEPLAST[contestant], tier.graphs[0])  # type: ignore[call-overload]
+        micro = min(int(arguments.micro_batch), arguments.batch)
     reserve_arena(graph.footprint.transient_bytes(micro))
     parameters = read_trainable(bundle)
     gradients = {name: np.zeros_like(array) for name, array in parameters.items()}
@@ -301,14 +405,17 @@ def _edgeplast(arguments: argparse.Namespace, folder: Path, contestant: str) -> 
         gradient_norm(gradients)
         optimizer.update(gradients, 1e-4)
 
-    return _timed(step, arguments) | {"runtime": runtime_name()}
+    return _timed(step, arguments) | {
+        "runtime": runtime_name(), "way": f"micro-batch {micro}, {IN_WORDS[graph.recompute]}"
+    }  # fmt: skip
 
 
 _WORKERS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
+    "prepare-whole": _prepare_whole,
     "prepare-edgeplast": _prepare_edgeplast,
     "prepare-artifacts": _prepare_artifacts,
-    "pytorch": lambda arguments, _folder: _pytorch(arguments, checkpointing=False),
-    "pytorch-checkpoint": lambda arguments, _folder: _pytorch(arguments, checkpointing=True),
+    "pytorch": lambda arguments, folder: _pytorch(arguments, folder, checkpointing=False),
+    "pytorch-checkpoint": lambda arguments, folder: _pytorch(arguments, folder, checkpointing=True),
     "ort-artifacts": _artifacts,
     **{name: functools.partial(_edgeplast, contestant=name) for name in EDGEPLAST},
 }

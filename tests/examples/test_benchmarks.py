@@ -49,11 +49,12 @@ def test_step_cost_prints_who_got_through(
 
     tried: list[str] = []
 
-    def spawn(name: str, folder: str, python: str) -> dict[str, Any]:
+    def spawn(name: str, folder: str, python: str, which: list[str]) -> dict[str, Any]:
+        assert which == ["--model", "vit_tiny_patch16_224", "--train", "attn"]
         tried.append(name)
         if name == broken:
             raise RuntimeError("unsupported model IR version")
-        return {"peak_bytes": 10**8, "step_seconds": 0.5}
+        return {"peak_bytes": 10**8, "step_seconds": 0.5, "fastest_step_seconds": 0.4}
 
     monkeypatch.setattr(step_cost, "_spawn", spawn)
     contestants = ["pytorch", "ort-artifacts", "edgeplast"]
