@@ -29,6 +29,10 @@ def input_shape_of(model: torch.nn.Module) -> tuple[int, int, int]:
         first = next(p for p in m.patch_embed.parameters() if p.ndim > 1)
         channels = int(first.shape[1]) if first.ndim == 4 else (shape or (3,))[0]
         return channels, int(size[0]), int(size[1])
+    # The configuration is that of the weights which timm knows; a model made for other channels says so only here.
+    kernel = dict(model.named_parameters()).get(f"{config.get('first_conv')}.weight")
+    if len(shape) == 3 and kernel is not None and kernel.ndim == 4:
+        return int(kernel.shape[1]), shape[1], shape[2]
     if len(shape) != 3:
         raise InputError(
             f"{type(model).__name__} does not say what images it takes. Give their channels, height and width, "

@@ -294,20 +294,29 @@ def pooled_tokens(model: torch.nn.Module) -> int | None:
 def preprocessing_of(model: torch.nn.Module) -> Preprocessing:
     """Return the evaluation preprocessing that timm's data configuration gives for a model.
 
+    A model of one channel whose configuration is for three gets their mean: pictures come as grey.
+
     Raises:
-        InputError: timm does not know the model, or its configuration is out of range.
+        InputError: timm does not know the model, or its configuration is out of range or for other channels.
     """
     import_timm()
     from timm.data.config import resolve_model_data_config
 
     config = resolve_model_data_config(model)
-    _, height, width = input_shape_of(model)
-    red, green, blue = (float(v) for v in config["mean"])
-    red_std, green_std, blue_std = (float(v) for v in config["std"])
+    channels, height, width = input_shape_of(model)
+    mean, std = (tuple(float(v) for v in config[key]) for key in ("mean", "std"))
+    if channels == 1 < len(mean):
+        mean, std = ((sum(values) / len(values),) for values in (mean, std))
+    if len(mean) != channels:
+        raise InputError(
+            f"The model takes {channels} channels, and what is known of its pictures is for {len(mean)}. Say how they "
+            f"are prepared: preprocessing=edgeplast.Preprocessing(image_size=({height}, {width}), mean=…, std=…) with "
+            f"{channels} values each."
+        )
     return Preprocessing(
         image_size=(height, width),
-        mean=(red, green, blue),
-        std=(red_std, green_std, blue_std),
+        mean=mean,
+        std=std,
         interpolation=config["interpolation"],
         crop_fraction=float(config["crop_pct"]),
         crop_mode=config.get("crop_mode") or "center",

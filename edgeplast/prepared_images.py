@@ -49,7 +49,7 @@ class PreparedImages:
         return len(self._images)
 
     def tensor(self, index: int) -> np.ndarray:
-        """Return float32 (3, H, W).
+        """Return float32 (channels, H, W).
 
         Raises:
             InputError: neither it nor another picture of its class can be read.

@@ -11,6 +11,9 @@ from edgeplast.errors import InputError
 _MOST = 1e6
 """Of a mean, or of a deviation or its inverse: float32 carries the products."""
 
+_MOST_CHANNELS = 1024
+"""Hyperspectral cameras have some hundred."""
+
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -23,7 +26,7 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     Attributes:
         image_size: height and width of the tensor in pixels.
-        mean: per channel (RGB), subtracted from values in 0..1.
+        mean: per channel (three: RGB; one: grey), subtracted from values in 0..1.
         std: per channel, divided by after that.
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
         crop_fraction: side of the centre crop over the side of the resized picture (timm: ``crop_pct``).
@@ -32,13 +35,17 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     image_size: tuple[Side, Side]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: str = "bicubic"
     crop_fraction: float = 0.875
     crop_mode: str = "center"
 
     def __post_init__(self) -> None:
+        if not 1 <= len(self.mean) == len(self.std) <= _MOST_CHANNELS:
+            raise InputError(
+                f"Preprocessing has {len(self.mean)} means and {len(self.std)} deviations; a channel has one of each."
+            )
         if min(self.image_size) < 1 or not 0 < self.crop_fraction <= 1 or min(self.std) <= 0:
             raise InputError(
                 f"Preprocessing out of range: image_size {self.image_size}, crop_fraction {self.crop_fraction}, "
@@ -50,6 +57,11 @@ class Preprocessing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise InputError(f"Unknown interpolation {self.interpolation!r}; known: {', '.join(INTERPOLATIONS)}.")
         if self.crop_mode not in ("center", "squash", "border"):
             raise InputError(f"Unknown crop_mode {self.crop_mode!r}; known: center, squash, border.")
+
+    @property
+    def channels(self) -> int:
+        """Of the tensor: 3 (RGB), 1 (grey), or what else the model takes."""
+        return len(self.mean)
 
     def __str__(self) -> str:
         mean, std = (",".join(f"{value:g}" for value in values) for values in (self.mean, self.std))

@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgeplast.adaptation import Adaptation, MemoryReport
 from edgeplast.bundle import Bundle
-from edgeplast.errors import DivergedError, InterruptedRunError, UsageError
+from edgeplast.errors import DivergedError, InputError, InterruptedRunError, UsageError
 from edgeplast.evaluation import Evaluation
 from edgeplast.footprint import PICTURE_BYTES
 from edgeplast.progress import Progress
@@ -21,6 +21,7 @@ from edgeplast_devices.evaluating import labelled, measure
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import ImageSet, Splits, Unreadable, UnreadableImageError, batches, preload, preprocess
+from edgeplast_devices.images.planes import Planes
 from edgeplast_devices.interrupts import Interrupts
 from edgeplast_devices.learned_folder import put_in_place, weights_into
 from edgeplast_devices.memory import peak_bytes, resident_bytes
@@ -118,8 +119,18 @@ class Core:
         )
 
     def picture(self, images: ImageSet, index: int, at_least: tuple[int, int]) -> Image.Image:
-        """Decode one picture within the budget."""
-        return self._limited(images).open(index, at_least=at_least)
+        """Decode one picture within the budget.
+
+        Raises:
+            InputError: it has two, four or more channels; examples are kept as files of one or three.
+        """
+        picture = self._limited(images).open(index, at_least=at_least)
+        if isinstance(picture, Planes):
+            raise InputError(
+                f"{images.name(index)} has {len(picture.bands)} channels; a Learner keeps examples of one (grey) or "
+                "three (RGB). Learn from an .npz of them with adapt."
+            )
+        return picture
 
     def learn(
         self, images: ImageSet, options: TrainingOptions, extent: Extent, interrupts: Interrupts, progress: Progress

@@ -135,7 +135,7 @@ class Classifier:
             raise InputError(
                 f"{model} names {len(self.classes)} classes and has {self.session.classes} outputs. Deploy it again."
             )
-        expected = [3, *self.preprocessing.image_size]
+        expected = [self.preprocessing.channels, *self.preprocessing.image_size]
         if self.session.image_shape[1:] != expected:
             raise InputError(
                 f"{model} takes pictures of shape {self.session.image_shape[1:]}, and its preprocessing makes them "

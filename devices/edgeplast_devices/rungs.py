@@ -50,7 +50,7 @@ def predicted_peak(manifest: Manifest, rung: Rung, optimizer: str, resident_byte
         graph_bytes=footprint.graph_bytes + manifest.evaluation.graph_bytes,
         mapped_bytes=footprint.frozen_bytes + manifest.evaluation.frozen_bytes,
         state_bytes=footprint.state_bytes(optimizer),
-        pictures_bytes=rung.micro_batch * 3 * height * width * 4,
+        pictures_bytes=rung.micro_batch * manifest.preprocessing.channels * height * width * 4,
         transient_bytes=region_bytes(manifest, rung),
     )
 

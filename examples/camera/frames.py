@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,7 +33,8 @@ def folder_frames(folder: Path) -> Frames:
             shown = 0
             for index in range(len(pictures)):
                 with contextlib.suppress(UnreadableImageError):
-                    yield smaller(pictures.open(index, at_least=(MOST_PIXELS // 2, MOST_PIXELS // 2)))
+                    picture: Any = pictures.open(index, at_least=(MOST_PIXELS // 2, MOST_PIXELS // 2))
+                    yield smaller(picture)
                     shown += 1
             if not shown:
                 raise InputError(f"Not one picture of {folder} can be read.")

@@ -181,7 +181,7 @@ class TestWhatIsTaken:
     @pytest.mark.parametrize(
         ("pictures", "labels", "said"),
         [
-            (np.zeros((8, 8, 4), np.uint8), "red", r"array of uint8 of shape \(8, 8, 4\); a picture is uint8"),
+            (np.zeros((8, 8, 4), np.uint8), "red", r"has 4 channels; a Learner keeps examples of one \(grey\)"),
             (np.zeros((8, 8, 3), np.float32), "red", "array of float32"),
             (np.zeros(8, np.uint8), "red", r"shape \(8,\)"),
             (_frame(), "purple", "'purple' is no class. The classes are 'blue', 'green', 'red'"),

@@ -1,6 +1,6 @@
 """Pictures in an ``.npz`` of the MedMNIST layout, read a row at a time.
 
-``train_images`` is uint8 (n, h, w) or (n, h, w, 1 or 3), ``train_labels`` integers (n,) or (n, 1); the same for
+``train_images`` is uint8 (n, h, w) or (n, h, w, channels), ``train_labels`` integers (n,) or (n, 1); the same for
 ``val`` and ``test``. Class names are the labels as text: ``"0"``, ``"1"``, ... An array that was stored without
 compression is read where it lies; a compressed one is unpacked to a nameless temporary file first.
 """
@@ -24,11 +24,15 @@ from edgeplast.progress import Bytes, Progress, silent
 from edgeplast.units import format_bytes
 from edgeplast_devices.images.decoding import UnreadableImageError
 from edgeplast_devices.images.layout import SPLITS
+from edgeplast_devices.images.planes import Planes
 from edgeplast_devices.images.reaching import UnreachableImagesError, any_there, reason_of
 from edgeplast_devices.images.storage import PIECE_BYTES, SharedFile, spool
 
 MAX_CLASSES = 65536
 """A label at or above this is taken for a mistake."""
+
+MAX_CHANNELS = 1024
+"""Hyperspectral cameras have some hundred."""
 
 MAX_PICTURES = 1 << 22
 """The most rows that an array of pictures may have: each takes ten bytes here, and next to none in a file of zeros."""
@@ -51,7 +55,7 @@ class ArrayImages:
     Args:
         data: the file that holds the rows.
         offset: where the first row starts.
-        shape: (n, h, w) or (n, h, w, 1 or 3).
+        shape: (n, h, w) or (n, h, w, channels).
         key: name of the array, for messages.
         checksum: CRC-32 of the array, for the fingerprint.
     """
@@ -71,11 +75,11 @@ class ArrayImages:
         """Return what tells this picture from another without reading it: its place, and the array's checksum."""
         return f"{self.name(index)}:{self._checksum:08x}:{self._shape}".encode()
 
-    def decode(self, index: int, at_least: tuple[int, int] | None, limit_bytes: int) -> Image.Image:
-        """Read one row and make it RGB; ``at_least`` changes nothing, rows have one size."""
+    def decode(self, index: int, at_least: tuple[int, int] | None, limit_bytes: int) -> Image.Image | Planes:
+        """Read one row; make one and three channels RGB. ``at_least`` changes nothing, rows have one size."""
         del at_least
         _, height, width, *channels = self._shape
-        needed = self._row_bytes + 4 * height * width
+        needed = self._row_bytes + max(4 * height * width, self._row_bytes)
         if needed > limit_bytes:
             reason = f"{width} x {height} pixels take {format_bytes(needed)}, {format_bytes(limit_bytes)} are allowed"
             raise UnreadableImageError(self.name(index), reason)
@@ -90,6 +94,8 @@ class ArrayImages:
                 raise kind(self.name(index), reason_of(error)) from error
         if len(row) < self._row_bytes:
             raise UnreadableImageError(self.name(index), "the file ends before this row")
+        if channels and channels[0] not in (1, 3):
+            return Planes.of(np.frombuffer(row, np.uint8).reshape(height, width, channels[0]))
         mode = "RGB" if channels == [3] else "L"
         return Image.frombytes(mode, (width, height), row).convert("RGB")
 
@@ -124,12 +130,12 @@ class Archive:
         data, start = self._open(key, progress)
         header = self._header(key, data, start)
         shape = header.shape
-        rank_fits = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
+        rank_fits = len(shape) == 3 or (len(shape) == 4 and shape[3] <= MAX_CHANNELS)
         if header.dtype != np.uint8 or not rank_fits or min(shape[1:]) < 1 or shape[0] < 0 or header.fortran_order:
             order = " in Fortran order" if header.fortran_order else ""
             raise InputError(
                 f"{key} in {self.path} is {header.dtype} of shape {shape}{order}; pictures are uint8 of shape "
-                "(n, height, width) or (n, height, width, 1 or 3), in C order. Convert the array and save it again."
+                f"(n, height, width) or (n, height, width, channels up to {MAX_CHANNELS}). Save it again in C order."
             )
         if shape[0] > MAX_PICTURES:
             raise self._too_many(key, shape[0])

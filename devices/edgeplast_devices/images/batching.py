@@ -76,7 +76,7 @@ class Batch:
     """Some pictures, ready for a model.
 
     Attributes:
-        images: float32 (b, 3, H, W), C-contiguous.
+        images: float32 (b, channels, H, W), C-contiguous.
         labels: int64 (b,), index into the set's classes.
         indices: int64 (b,), index into the set.
     """
@@ -172,7 +172,7 @@ def _read(
     chance: tuple[int, int],
     unreadable: Unreadable,
 ) -> Batch:
-    values = np.empty((len(indices), 3, *how.image_size), dtype=np.float32)
+    values = np.empty((len(indices), how.channels, *how.image_size), dtype=np.float32)
     at_least = augmentation.needed_size(how) if augmentation else resized_size(how)
     kept: list[int] = []
     for index in indices.tolist():

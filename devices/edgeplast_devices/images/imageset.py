@@ -12,6 +12,7 @@ from PIL import Image
 
 from edgeplast.errors import InputError
 from edgeplast_devices.images.decoding import DECODE_LIMIT_BYTES
+from edgeplast_devices.images.planes import Planes
 from edgeplast_devices.images.reaching import UnreachableImagesError
 
 NO_LABEL = -1
@@ -43,8 +44,8 @@ class Source(Protocol):
     def stamp(self, index: int) -> bytes:
         """Return what tells a picture from another without reading it."""
 
-    def decode(self, index: int, at_least: tuple[int, int] | None, limit_bytes: int) -> Image.Image:
-        """Return a picture as RGB."""
+    def decode(self, index: int, at_least: tuple[int, int] | None, limit_bytes: int) -> Image.Image | Planes:
+        """Return a picture as RGB, or its planes where it has two, four or more channels."""
 
 
 class ImageSet:
@@ -125,8 +126,8 @@ class ImageSet:
         """Return what messages call a picture: ``train/forest/a01.jpg``, ``train_images[17]``."""
         return self._source.name(int(self._positions[index]))
 
-    def open(self, index: int, *, at_least: tuple[int, int] | None = None) -> Image.Image:
-        """Decode one picture to RGB.
+    def open(self, index: int, *, at_least: tuple[int, int] | None = None) -> Image.Image | Planes:
+        """Decode one picture to RGB; one of two, four or more channels to its planes.
 
         Args:
             index: which one, 0 to ``len - 1``.

@@ -17,8 +17,12 @@ from edgeplast.files import possible
 from edgeplast_devices.images.decoding import UnreadableImageError, decode, upright
 from edgeplast_devices.images.imageset import NO_LABEL, ImageSet
 from edgeplast_devices.images.metadata import orientation_of
+from edgeplast_devices.images.planes import Planes
 
 _ORIENTATION = 0x0112
+_MAX_CHANNELS = 1024
+"""More is a mistake: hyperspectral cameras have some hundred."""
+
 _DEEP_MODES = ("I", "F")
 """How Pillow's modes of more than 8 bits a channel begin."""
 
@@ -27,7 +31,7 @@ class InMemory:
     """Pictures in memory, or in files that are read when they are asked for (a :class:`~.imageset.Source`).
 
     Args:
-        pictures: RGB or what Pillow makes RGB of, uint8 arrays (H, W, 3) or (H, W), or paths.
+        pictures: RGB or what Pillow makes RGB of, uint8 arrays (H, W) or (H, W, channels), or paths.
     """
 
     def __init__(self, pictures: Sequence[Image.Image | Path | np.ndarray]) -> None:
@@ -49,11 +53,13 @@ class InMemory:
         size = picture.shape[1::-1] if isinstance(picture, np.ndarray) else picture.size
         return f"{self.name(index)}:{size}".encode()
 
-    def decode(self, index: int, at_least: tuple[int, int] | None, limit_bytes: int) -> Image.Image:
+    def decode(self, index: int, at_least: tuple[int, int] | None, limit_bytes: int) -> Image.Image | Planes:
         """Return a picture as RGB, upright as files are; nothing that is in memory already is refused for its size."""
         picture = self._pictures[index]
         if isinstance(picture, Path):
             return _read(picture, at_least, limit_bytes)
+        if isinstance(picture, np.ndarray) and picture.ndim == 3 and picture.shape[2] != 3:
+            return Planes.of(picture)
         if isinstance(picture, np.ndarray):  # made a picture when it is asked for: Pillow keeps four bytes a pixel
             return Image.fromarray(picture).convert("RGB")
         try:
@@ -92,7 +98,8 @@ def from_memory(pictures: Sequence[Any] | np.ndarray) -> ImageSet:
     """Make an image set without labels of pictures in memory or of paths.
 
     Args:
-        pictures: each a PIL image of 8 bits a channel, a uint8 array (H, W), (H, W, 1) or (H, W, 3), RGB, or a path.
+        pictures: each a PIL image of 8 bits a channel, a uint8 array (H, W) or (H, W, channels), three: RGB, or
+            a path.
 
     Raises:
         InputError: one is none of these; the message names it.
@@ -142,10 +149,10 @@ def _picture(given: Any, name: str) -> Image.Image | Path | np.ndarray:
         return given
     if not isinstance(given, np.ndarray):
         raise InputError(f"{name} is a {type(given).__name__}; allowed are numpy arrays, PIL images and paths.")
-    fits = given.ndim == 2 or (given.ndim == 3 and given.shape[2] in (1, 3))
+    fits = given.ndim == 2 or (given.ndim == 3 and given.shape[2] <= _MAX_CHANNELS)
     if given.dtype != np.uint8 or not fits or not given.size:
         raise InputError(
             f"{name} is an array of {given.dtype} of shape {given.shape}; a picture is uint8, height × width × 3 "
-            "(RGB), or height × width for grey."
+            "(RGB) or as many channels as the model takes, or height × width for grey."
         )
-    return given if given.ndim == 2 or given.shape[2] == 3 else given[:, :, 0]
+    return given[:, :, 0] if given.ndim == 3 and given.shape[2] == 1 else given

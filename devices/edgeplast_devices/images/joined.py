@@ -10,6 +10,7 @@ import numpy as np
 
 from edgeplast_devices.images.decoding import UnreadableImageError
 from edgeplast_devices.images.imageset import Source
+from edgeplast_devices.images.planes import Planes
 from edgeplast_devices.images.reaching import UnreachableImagesError
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class Joined:
         where, source, inner = self._find(index)
         return where.encode("utf-8", "surrogateescape") + b"/" + source.stamp(inner)
 
-    def decode(self, index: int, at_least: tuple[int, int] | None, limit_bytes: int) -> Image.Image:
-        """Decode one picture to RGB."""
+    def decode(self, index: int, at_least: tuple[int, int] | None, limit_bytes: int) -> Image.Image | Planes:
+        """Decode one picture."""
         _, source, inner = self._find(index)
         try:
             return source.decode(inner, at_least, limit_bytes)

@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from edgeplast.errors import UsageError, one_of
+from edgeplast.errors import InputError, UsageError, one_of
 from edgeplast.preprocessing import Preprocessing
 from edgeplast_devices.images.costs import RESIZE_LIMIT_BYTES
+from edgeplast_devices.images.planes import Planes
+
+Picture = Image.Image | Planes
 
 _RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -24,17 +27,20 @@ _RESAMPLING = {
 }
 
 
-def preprocess(picture: Image.Image, how: Preprocessing) -> np.ndarray:
+def preprocess(picture: Picture, how: Preprocessing) -> np.ndarray:
     """Resize, crop and normalise a picture as timm does for evaluation.
 
     Args:
-        picture: any size and mode.
+        picture: any size; its channels are the model's, but for grey and colour, of which either is made.
         how: the model's preprocessing.
 
     Returns:
-        float32 (3, H, W), C-contiguous.
+        float32 (channels, H, W), C-contiguous.
+
+    Raises:
+        InputError: the picture has other channels than the model takes.
     """
-    return _normalise(_fit(_rgb(picture), how), how)
+    return _normalise(_fit(_in_mode(picture, how), how), how)
 
 
 def resized_size(how: Preprocessing) -> tuple[int, int]:
@@ -84,18 +90,21 @@ class Augmentation:
             raise one_of("augmentation", policy, tuple(policies))
         return policies[policy]
 
-    def augment(self, picture: Image.Image, how: Preprocessing, rng: np.random.Generator) -> np.ndarray:
+    def augment(self, picture: Picture, how: Preprocessing, rng: np.random.Generator) -> np.ndarray:
         """Crop at random, resize, mirror at random, and normalise.
 
         Args:
-            picture: any size and mode.
+            picture: any size; its channels are the model's, but for grey and colour, of which either is made.
             how: the model's preprocessing.
             rng: chance; see :func:`~.splitting.picture_generator`.
 
         Returns:
-            float32 (3, H, W), C-contiguous.
+            float32 (channels, H, W), C-contiguous.
+
+        Raises:
+            InputError: the picture has other channels than the model takes.
         """
-        picture = _rgb(picture)
+        picture = _in_mode(picture, how)
         if self.scale is None:
             fitted = _fit(picture, how)
         else:
@@ -133,16 +142,28 @@ class Augmentation:
         return left, top, left + w, top + h
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+def _in_mode(picture: Picture, how: Preprocessing) -> Picture:
+    """Return a picture in colour or in grey, as the model takes it; other channels as they are."""
+    mode = {1: "L", 3: "RGB"}.get(how.channels)
+    given = len(picture.bands) if isinstance(picture, Planes) else 0
+    if given == how.channels:
+        return picture
+    if given or mode is None:
+        has = f"these pictures have {given}" if given else "pictures of files have one (grey) or three (RGB)"
+        raise InputError(
+            f"The model takes {how.channels} channels; {has}. More channels come in an .npz, train_images uint8 "
+            "(n, height, width, channels), train_labels (n,), or as arrays (height, width, channels)."
+        )
+    assert isinstance(picture, Image.Image)
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
-def _fit(picture: Image.Image, how: Preprocessing) -> Image.Image:
-    """Bring an RGB picture to the model's size."""
+def _fit(picture: Picture, how: Preprocessing) -> Picture:
+    """Bring a picture to the model's size."""
     method = _RESAMPLING[how.interpolation]
     target = resized_size(how)
     if how.crop_mode == "squash":
-        return _crop(picture.resize(target[::-1], method), how.image_size, (0, 0, 0))
+        return _crop(picture.resize(target[::-1], method), how.image_size, (0,) * how.channels)
     ratios = picture.height / target[0], picture.width / target[1]
     if how.crop_mode == "border":
         height, width = (max(1, round(side / max(ratios))) for side in (picture.height, picture.width))
@@ -156,10 +177,10 @@ def _fit(picture: Image.Image, how: Preprocessing) -> Image.Image:
         height, width = (round(side / min(ratios)) for side in (picture.height, picture.width))
     if 4 * height * width > RESIZE_LIMIT_BYTES:
         return _resize_middle(picture, (height, width), how)
-    return _crop(picture.resize((width, height), method), how.image_size, (0, 0, 0))
+    return _crop(picture.resize((width, height), method), how.image_size, (0,) * how.channels)
 
 
-def _resize_middle(picture: Image.Image, resized: tuple[int, int], how: Preprocessing) -> Image.Image:
+def _resize_middle(picture: Picture, resized: tuple[int, int], how: Preprocessing) -> Picture:
     """Resize only the part of the picture that the centre crop of the resized picture would keep."""
     height, width = how.image_size
     top, left = round((resized[0] - height) / 2), round((resized[1] - width) / 2)
@@ -168,13 +189,19 @@ def _resize_middle(picture: Image.Image, resized: tuple[int, int], how: Preproce
     return picture.resize((width, height), _RESAMPLING[how.interpolation], box=box)
 
 
-def _crop(picture: Image.Image, size: tuple[int, int], fill: tuple[int, ...]) -> Image.Image:
+def _crop(picture: Picture, size: tuple[int, int], fill: tuple[int, ...]) -> Picture:
     """Cut the middle out, and fill the rim where the picture is smaller than that."""
+    if isinstance(picture, Planes):
+        return picture.each(lambda band, value: _cropped(band, size, (value,)), fill)
+    return _cropped(picture, size, fill)
+
+
+def _cropped(picture: Image.Image, size: tuple[int, int], fill: tuple[int, ...]) -> Image.Image:
     top, left = (_offset(side, wanted) for side, wanted in zip(picture.size[::-1], size, strict=True))
     box = (left, top, left + size[1], top + size[0])
     if picture.height >= size[0] and picture.width >= size[1]:
         return picture.crop(box)
-    canvas = Image.new("RGB", size[::-1], fill)
+    canvas = Image.new(picture.mode, size[::-1], fill if picture.mode == "RGB" else fill[0])
     canvas.paste(picture, (-left, -top))
     return canvas
 
@@ -184,11 +211,12 @@ def _offset(side: int, wanted: int) -> int:
     return -((wanted - side) // 2) if wanted > side else round((side - wanted) / 2)
 
 
-def _normalise(picture: Image.Image, how: Preprocessing, *, mirrored: bool = False) -> np.ndarray:
-    pixels = np.asarray(picture)
+def _normalise(picture: Picture, how: Preprocessing, *, mirrored: bool = False) -> np.ndarray:
+    pixels = picture.pixels() if isinstance(picture, Planes) else np.asarray(picture)
     if mirrored:
         pixels = pixels[:, ::-1]
-    values = np.empty((3, picture.height, picture.width), dtype=np.float32)
+    pixels = pixels.reshape(picture.height, picture.width, -1)
+    values = np.empty((how.channels, picture.height, picture.width), dtype=np.float32)
     np.divide(pixels.transpose(2, 0, 1), np.float32(255), out=values, dtype=np.float32)
     values -= np.asarray(how.mean, dtype=np.float32)[:, None, None]
     values /= np.asarray(how.std, dtype=np.float32)[:, None, None]

@@ -77,7 +77,7 @@ def test_unpacking_says_how_far_it_is(save):
             r"is float64 of shape \(6, 5, 4\); pictures are uint8",
         ),
         ({"train_images": GREY[:, 0], "train_labels": LABELS}, r"uint8 of shape \(6, 4\); pictures are"),
-        ({"train_images": GREY[..., None].repeat(2, 3), "train_labels": LABELS}, r"shape \(6, 5, 4, 2\)"),
+        ({"train_images": GREY[..., None, None], "train_labels": LABELS}, r"shape \(6, 5, 4, 1, 1\)"),
         ({"train_images": GREY[:, :0], "train_labels": LABELS}, r"shape \(6, 0, 4\)"),
         ({"train_images": np.asfortranarray(GREY), "train_labels": LABELS}, r"in Fortran order; pictures"),
         ({"train_images": GREY, "train_labels": LABELS[:5]}, r"has 6 train_images and 5 train_labels"),
