@@ -123,7 +123,6 @@ def _measure(work: dict[str, Any]) -> dict[str, Any]:
     from edgeplast_devices.interrupts import Interrupts
     from edgeplast_devices.memory import machine_bytes, peak_bytes
     from edgeplast_devices.options import TrainingOptions
-    from edgeplast_devices.rungs import shares
     from edgeplast_devices.running import Run
     from edgeplast_devices.runtime import runtime_name
 
@@ -132,14 +131,13 @@ def _measure(work: dict[str, Any]) -> dict[str, Any]:
     graph = next(g for g in tier.graphs if g.file == work["file"])
     only = msgspec.structs.replace(tier, graphs=(graph,))
     bundle = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, tiers=(only,)))
-    options = TrainingOptions(batch=BATCH, threads=work["threads"])
+    options = TrainingOptions(batch=BATCH, micro_batch=work["micro_batch"], threads=work["threads"], head="kept")
     guard = Guard(None, machine_bytes())
     with guard.standing():
         run = Run(bundle, open_splits(Path(work["pictures"]), seed=0), guard, options, silent, None, Interrupts())
-        run.rungs = [rung for rung in run.rungs if rung.micro_batch == work["micro_batch"]]
-        run.shares = shares(bundle.manifest, run.rungs[0], run.optimizer, run.resident_bytes, None)
-        run.predicted = run.shares.predicted_bytes
         run.open()
+        rung = run.trainer.rung
+        assert (rung.graph, rung.micro_batch) == (graph, work["micro_batch"]), rung
         batch = next(
             batches(run.splits["val"], bundle.manifest.preprocessing, work["micro_batch"], unreadable=Unreadable())
         )
