@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -30,15 +31,13 @@ REFUSED = {
 """What is refused, and in which words."""
 
 FAULTS = {
-    "byoanet": "with these random numbers torch's own float32 gradients are off by 4e-4, the graph's by 1e-2",
-    "naflexvit": "the gradient of embeds.pos_embed is off by 6e-2",
-    "visformer": "logits are off by 1.1e-3 of the largest",
-    "qwen3_vit": "logits agree within 6e-7; all gradients of the whole model were not compared yet",
+    "byoanet": "with these random numbers gradients are off by 7e-2 from float64's, torch's own float32 by as much",
+    "visformer": "with these random numbers logits are off by 1.4e-3, torch's own float32 by 3e-5 to 3e-3",
     "deepseek_vit": "not tried again since an empty cut of rotary positions has a form",
 }
 """What is not as it should be yet, and what is known of it."""
 
-UNTRIED = {"qwen3_vit", "deepseek_vit"}
+UNTRIED = {"deepseek_vit"}
 """Faults that may be mended: what they give is not known."""
 
 
@@ -81,24 +80,56 @@ def test_one_model_of_each_family(family: str) -> None:
             capture(model, shape)
         return
     captured = capture(model, shape, name=FAMILIES[family])
-    assert check_parity(model, captured) < 1e-4
+    check_parity(model, captured)
     training = training_graph(promote(captured.graph, [*captured.parameters]), [*captured.parameters])
     try:
-        compare_gradients(model, captured, training, shape, seed=0)
+        compare(model, captured, training, shape, seed=0)
     except AssertionError:  # one number within rounding of a kink takes its other side; a wrong rule is always wrong
         for seed in (1, 2):
-            compare_gradients(model, captured, training, shape, seed=seed)
+            compare(model, captured, training, shape, seed=seed)
 
 
-def compare_gradients(
-    model: nn.Module, captured: Captured, training: Graph, shape: tuple[int, int, int], *, seed: int
-) -> None:
-    """Compare the gradients of all parameters with autograd's, for two pictures of random numbers."""
+def compare(model: nn.Module, captured: Captured, training: Graph, shape: tuple[int, int, int], *, seed: int) -> None:
+    """Compare logits and the gradients of all parameters with autograd's, for two pictures of random numbers.
+
+    Within 1e-4 of the largest, or where float32 itself is further from float64 (of a model whose random numbers are
+    badly conditioned), in the order of magnitude of that: both are one draw of rounding errors.
+    """
     images = np.random.default_rng(seed).standard_normal((2, *shape), dtype=np.float32)
     answers = labels(2)
     found = run_graph(training, captured.weights, images, mean_targets(answers))
-    loss = nn.functional.cross_entropy(model(torch.from_numpy(images)), torch.from_numpy(answers))
-    chosen = dict(model.named_parameters())
+    logits, expected = by_torch(model, captured, images, answers, torch.float32)
+    try:
+        compare_one(found.logits, logits)
+        assert_gradients_agree(found.gradients, expected)
+    except AssertionError:
+        exact_logits, exact = by_torch(model, captured, images, answers, torch.float64)
+        compare_one(found.logits, exact_logits, 10 * distance(logits, exact_logits))
+        overall = max(np.abs(g).max() for g in exact.values())
+        for name, gradient in exact.items():
+            scale = max(np.abs(gradient).max(), 0.01 * overall)
+            allowed = max(1e-4, 10 * float(np.abs(expected[name] - gradient).max() / scale))
+            off = float(np.abs(found.gradients[name] - gradient).max() / scale)
+            assert off <= allowed, f"{name}: {off:.2g}, torch's own float32 {allowed / 10:.2g}"
+
+
+def by_torch(
+    model: nn.Module, captured: Captured, images: np.ndarray, answers: np.ndarray, dtype: torch.dtype
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return logits and gradients as torch computes them in that precision."""
+    there = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+    logits = there(torch.from_numpy(images).to(dtype))
+    loss = nn.functional.cross_entropy(logits, torch.from_numpy(answers))
+    chosen = dict(there.named_parameters())
     gradients = zip(chosen, torch.autograd.grad(loss, list(chosen.values())), strict=True)
-    expected = {n: g.numpy().reshape(captured.parameters[n].shape) for n, g in gradients}
-    assert_gradients_agree(found.gradients, expected)
+    return logits.detach().numpy(), {n: g.numpy().reshape(captured.parameters[n].shape) for n, g in gradients}
+
+
+def distance(one: np.ndarray, exact: np.ndarray) -> float:
+    """The largest difference, relative to the largest number."""
+    return float(np.abs(one - exact).max() / np.abs(exact).max())
+
+
+def compare_one(found: np.ndarray, exact: np.ndarray, allowed: float = 0.0) -> None:
+    """Compare logits."""
+    assert distance(found, exact) <= max(1e-4, allowed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,8 +18,12 @@ from edgeplast_exporters.capture.capturing import Captured
 from edgeplast_exporters.capture.tracing import prepared
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 """Largest allowed difference of a logit over the largest logit; equal float32 arithmetic stays below 1e-5."""
+
+_AS_EXACT = 10.0
+"""Of a model whose numbers are badly conditioned, float32 itself is further off: then the graph may differ from float64
+by this many times what torch's float32 does: the order of magnitude, since both are one draw of rounding errors."""
 
 
 def check_parity(model: torch.nn.Module, captured: Captured, *, seed: int = 0) -> float:
@@ -49,19 +54,36 @@ def check_parity(model: torch.nn.Module, captured: Captured, *, seed: int = 0) -
         try:
             with torch.no_grad():
                 reference: np.ndarray = probe(torch.from_numpy(images)).numpy()
+            logits = run_once(captured.graph, weights, images)
+            difference = _distance(logits, reference)
+            allowed = TOLERANCE
+            if not difference <= allowed and (exact := _in_float64(probe, images)) is not None:
+                difference = _distance(logits, exact)
+                allowed = max(TOLERANCE, _AS_EXACT * _distance(reference, exact))
         finally:
             for parameter in silent.values():
                 parameter.data.zero_()
-    logits = run_once(captured.graph, weights, images)
-    largest = float(np.abs(reference).max())
-    difference = float(np.abs(logits - reference).max()) / largest
-    if not difference <= TOLERANCE:
+    if not difference <= allowed:
         raise InputError(
             f"The exported graph and the model disagree: logits differ by {difference:.2g} of the largest "
-            f"(allowed: {TOLERANCE:g}). {type(model).__name__} computes something at random or keeps a state between "
+            f"(allowed: {allowed:.2g}). {type(model).__name__} computes something at random or keeps a state between "
             "calls; its forward method must depend on the images and its parameters alone."
         )
     return difference
+
+
+def _distance(logits: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.abs(logits - reference).max()) / float(np.abs(reference).max())
+
+
+def _in_float64(model: torch.nn.Module, images: np.ndarray) -> np.ndarray | None:
+    """Return the logits in double precision; None where a module insists on another."""
+    try:
+        with torch.no_grad():
+            logits: np.ndarray = copy.deepcopy(model).double()(torch.from_numpy(images).double()).numpy()
+    except (RuntimeError, TypeError, NotImplementedError):
+        return None
+    return logits
 
 
 def run_once(graph: Graph, weights: Mapping[str, np.ndarray], images: np.ndarray) -> np.ndarray:

@@ -208,15 +208,20 @@ def upsample(s: Any, x: Tensor, *how: Any, **more: Any) -> Tensor:
         n, wanted = x.sizes[d].count, sizes[d].count
         if n == wanted:
             continue
-        other = [1] * len(spatial)
+        # The other direction has two rows: with one, torch's antialiased kernels take the first direction's weights for
+        # all of its places from the first one's (2.13).
         probe = torch.eye(n).reshape(n, 1, *(n if d == k else 1 for k in spatial))
+        probe = probe.repeat(1, 1, *(1 if d == k else 2 for k in spatial))
         arguments = list(how)
-        arguments[0] = [wanted if d == k else other[k - 2] for k in spatial]
+        arguments[0] = [wanted if d == k else 2 for k in spatial]
         if name.endswith(".vec"):
             arguments[-1] = None
         else:  # explicit scales follow the sizes
             arguments = [a if not isinstance(a, float) else None for a in arguments]
         resampled = s.node.target(probe, *arguments)
+        for k in reversed(spatial):
+            if k != d:
+                resampled = resampled.select(k, 0)
         weights = resampled.reshape(n, wanted).T.contiguous().numpy()
         x = along(s, x, d, weights)
     return x
