@@ -1,0 +1,175 @@
+"""Pictures that nobody sorted: what each method of ``adapt --labels none`` makes of a model that meets other pictures.
+
+A model learns a set's clean pictures with labels, once. Then its pictures are corrupted (the 15 kinds of ImageNet-C, by
+the package ``imagecorruptions``, which only this script needs: ``pip install imagecorruptions``), the training part is
+learned from without labels, and accuracy on the corrupted test part is measured before and after, each run in a process
+of its own inside the budget. ``labels`` is what some labelled pictures of the new kind would have given instead.
+
+``python examples/benchmarks/without_labels.py --json runs.jsonl --device-python .venv/stock/bin/python``, then
+``… --json runs.jsonl --table``: accuracy before and after by method and by what trains, the mean and the worst change.
+A run that the journal holds is skipped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from equal_memory import DATA, MODEL, WEIGHTS, pictures, said, scored
+from failures import Failures
+from PIL import Image
+
+import edgeplast
+from edgeplast.budget import Budget
+from edgeplast.journal import holds, note, read
+from edgeplast.models import load_model
+from edgeplast.units import parse_bytes
+
+CORRUPTIONS = (
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "motion_blur", "zoom_blur", "snow", "frost", "fog",
+    "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+)  # fmt: skip
+"""Without glass_blur, which asks scikit-image for an argument that it no longer has."""
+
+TRAINED = {"norms": "norms,norm,head", "lora": "lora:8,head", "plastic": "fc1,norm,head"}
+LABELLED = "labels"
+
+
+def corrupted(clean: Path, kind: str, severity: int, into: Path) -> Path:
+    """Write the same pictures as a worse camera would take them; chance is drawn by the picture's place."""
+    folder = into / f"{clean.name}-{kind}-{severity}"
+    if (folder / "done").exists():
+        return folder
+    np.float_ = np.float64  # type: ignore[attr-defined]  # the package was written for numpy 1
+    from imagecorruptions import corrupt  # type: ignore[import-not-found]
+
+    for number, path in enumerate(sorted(clean.glob("*/*/*.png"))):
+        np.random.seed(number)  # where the package draws from
+        with Image.open(path) as picture:
+            array = corrupt(np.asarray(picture), corruption_name=kind, severity=severity)
+        place = folder / path.relative_to(clean)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(array, np.uint8)).save(place)
+    (folder / "done").touch()
+    return folder
+
+
+def learned(options: argparse.Namespace, name: str, trained: str) -> Path:
+    """Return the model that has learned a set's clean pictures, trained in these parts."""
+    work = options.work
+    bundle, adapted = work / f"{name}-{trained}-bundle", work / f"{name}-{trained}-learned"
+    folder = pictures(name, options.pictures, work)
+    if not bundle.exists():
+        scores = scored(folder, work / f"{name}-{options.pictures}-scores.json")
+        plan = edgeplast.plan(scores, Budget(memory_bytes=parse_bytes(options.budget)), train=TRAINED[trained])
+        edgeplast.export(load_model(MODEL, checkpoint=DATA / WEIGHTS), plan, into=bundle)
+    if not adapted.exists():
+        words = ["adapt", bundle, "--data", folder, "--memory", options.budget, "--epochs", options.epochs]
+        said(options.device_python, *words, "-o", adapted)
+    return adapted
+
+
+def few(folder: Path, count: int, into: Path) -> Path:
+    """Copy so many training pictures a class, and all test pictures."""
+    import shutil
+
+    shutil.copytree(folder / "test", into / "test")
+    for place in sorted((folder / "train").iterdir()):
+        (into / "train" / place.name).mkdir(parents=True)
+        for path in sorted(place.iterdir())[:count]:
+            shutil.copy(path, into / "train" / place.name)
+    return into
+
+
+def run_once(options: argparse.Namespace, start: Path, folder: Path, method: str) -> dict[str, Any]:
+    """Adapt to the new pictures and return what counts."""
+    with tempfile.TemporaryDirectory() as scratch:
+        words = ["adapt", start, "--memory", options.budget, "-o", Path(scratch) / "adapted"]
+        if method == LABELLED:
+            data = few(folder, options.labelled, Path(scratch) / "few")
+            report = said(options.device_python, *words, "--data", data, "--epochs", options.epochs)
+        else:
+            words += ["--labels", "none", "--method", method, "--epochs", options.epochs_without]
+            report = said(options.device_python, *words, "--data", folder)
+    return {
+        "before": report["accuracy"]["before"],
+        "after": report["accuracy"]["after"],
+        "stopped_because": report["stopped_because"],
+        "best_epoch": report["best_epoch"],
+        "peak_bytes": report["memory"]["measured_peak_bytes"],
+        "seconds": report["seconds"]["total"],
+    }
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Do every run that the journal does not hold yet."""
+    failures = Failures()
+    options.work.mkdir(parents=True, exist_ok=True)
+    for trained in options.trained:
+        start = learned(options, options.set, trained)
+        clean = pictures(options.set, options.pictures, options.work)
+        for severity in options.severities:
+            for kind in options.corruptions:
+                folder = corrupted(clean, kind, severity, options.work)
+                for method in options.methods:
+                    key = {
+                        "set": options.set, "trained": trained, "corruption": kind, "severity": severity,
+                        "method": method, "epochs": options.epochs_without, "pictures": options.pictures,
+                    }  # fmt: skip
+                    if not holds(options.json, key):
+                        with failures.noted(f"{method} of {trained} on {kind} {severity}"):
+                            print(note(options.json, key | run_once(options, start, folder, method)), flush=True)
+    failures.leave()
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """Markdown: a row a method and what trains; means over corruptions, and the worst change."""
+    rows = []
+    for trained in dict.fromkeys(run["trained"] for run in runs):
+        for method in dict.fromkeys(run["method"] for run in runs):
+            found = [run for run in runs if (run["trained"], run["method"]) == (trained, method)]
+            if not found:
+                continue
+            change = np.array([100 * (run["after"] - run["before"]) for run in found])
+            before, after = (100 * float(np.mean([run[k] for run in found])) for k in ("before", "after"))
+            rows.append([
+                trained, method, str(len(found)), f"{before:.1f} → {after:.1f}", f"{change.mean():+.1f}",
+                f"{change.min():+.1f}", f"{max(run['peak_bytes'] for run in found) / 1e6:.0f}",
+                f"{np.median([run['seconds'] for run in found]):.0f}",
+            ])  # fmt: skip
+    head = ["trains", "method", "runs", "accuracy", "mean change", "worst", "peak MB", "seconds"]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def main() -> None:
+    """Run what is asked for, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--json", type=Path, required=True, help="the journal: one JSON line a run")
+    parser.add_argument("--table", action="store_true", help="print the table of a journal and leave")
+    parser.add_argument("--device-python", type=Path, default=Path(sys.executable), help="what adapts")
+    parser.add_argument("--work", type=Path, default=Path("without_labels"), help="where pictures and bundles are kept")
+    parser.add_argument("--set", default="aerial")
+    parser.add_argument("--budget", default="256MiB")
+    parser.add_argument("--trained", nargs="+", choices=TRAINED, default=[*TRAINED])
+    parser.add_argument("--corruptions", nargs="+", choices=CORRUPTIONS, default=[*CORRUPTIONS])
+    parser.add_argument("--severities", nargs="+", type=int, default=[3, 5])
+    parser.add_argument(
+        "--methods", nargs="+", default=["information", "entropy", "pseudo", "recentre", LABELLED],
+    )  # fmt: skip
+    parser.add_argument("--epochs", type=int, default=4, help="with labels")
+    parser.add_argument("--epochs-without", type=int, default=2, help="without")
+    parser.add_argument("--pictures", type=int, default=30, help="training pictures a class, at most")
+    parser.add_argument("--labelled", type=int, default=10, help="pictures a class that `labels` is given")
+    options = parser.parse_args()
+    if options.table:
+        print(table(read(options.json)))
+    else:
+        measure(options)
+
+
+if __name__ == "__main__":
+    main()
