@@ -64,9 +64,10 @@ def learned(options: argparse.Namespace, name: str, trained: str) -> Path:
     bundle, adapted = work / f"{name}-{trained}-bundle", work / f"{name}-{trained}-learned"
     folder = pictures(name, options.pictures, work)
     if not bundle.exists():
-        scores = scored(folder, work / f"{name}-{options.pictures}-scores.json")
+        model = load_model(MODEL, checkpoint=DATA / WEIGHTS)
+        scores = scored(model, folder, work / f"{name}-{options.pictures}-scores.json")
         plan = edgeplast.plan(scores, Budget(memory_bytes=parse_bytes(options.budget)), train=TRAINED[trained])
-        edgeplast.export(load_model(MODEL, checkpoint=DATA / WEIGHTS), plan, into=bundle)
+        edgeplast.export(model, plan, into=bundle)
     if not adapted.exists():
         words = ["adapt", bundle, "--data", folder, "--memory", options.budget, "--epochs", options.epochs]
         said(options.device_python, *words, "-o", adapted)
