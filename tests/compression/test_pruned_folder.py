@@ -18,7 +18,7 @@ from edgeplast.compression import Pruned, Target, prune, write_pruned
 from edgeplast.errors import DamagedError, InputError, UsageError
 from edgeplast.models import describe, import_timm, load_model, source_of, with_classes
 from edgeplast.pruned import PrunedRecord
-from edgeplast_devices.evaluating import EvaluationSession
+from edgeplast_devices.runtime import EvaluationSession
 from edgeplast_devices.weights import read_trainable
 
 NAME = "vit_tiny_patch16_224"
