@@ -18,7 +18,7 @@ import edgeplast
 from edgeplast.bundle import TRAINABLE, Bundle
 from edgeplast.cli.app import run
 from edgeplast.cli.console import _Bars, _Lines, print_table
-from edgeplast_devices import running
+from edgeplast_devices import training
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.runtime import OutOfMemoryError
 
@@ -353,7 +353,7 @@ class TestExitCodes:
         def interrupted(*_: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(running.Trainer, "step", interrupted)
+        monkeypatch.setattr(training.Trainer, "step", interrupted)
         code, _, err = typed("adapt", bundle.path, "--data", blobs, "-o", tmp_path / "new")
         assert code == 130 and "nothing was left half-written" in err and not list(tmp_path.iterdir())
 

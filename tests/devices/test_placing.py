@@ -136,6 +136,9 @@ class _CopyingBinding:
     def bind_output(self, name: str, device: str, number: int, dtype: type, shape: tuple, address: int) -> None:
         self.outputs[name] = address
 
+    def clear_binding_outputs(self) -> None:
+        self.outputs.clear()
+
     def run(self) -> None:
         for address, value in zip(self.outputs.values(), self.session.run([*self.outputs], self.inputs), strict=True):
             ctypes.memmove(address, np.ascontiguousarray(value).ctypes.data, value.nbytes)
