@@ -121,6 +121,14 @@ def test_the_smallest_hole_that_fits_is_taken() -> None:
     assert fits(walk, [], 1, 6 * UNIT)
 
 
+def test_a_region_holds_the_walk_beside_the_first_region_too() -> None:
+    """Alone a and b lie side by side and leave one hole for d; with a in the first region b and c lie there instead."""
+    mib = (1 << 20) // UNIT
+    walk = walk_of(f"+a{3 * mib}", f"+b{4 * mib}", "-a", f"+c{5 * mib}", "-b", f"+d{6 * mib}")
+    assert not fits(walk, [], 1, 12 << 20)
+    assert fits(walk, [], 1, 15 << 20)
+
+
 def test_what_stays_for_good_takes_room() -> None:
     walk = walk_of("+a2")
     assert fits(walk, [8, 300], 1, 5 * UNIT)

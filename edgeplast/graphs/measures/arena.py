@@ -15,7 +15,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from edgeplast.footprint import MemoryLine, envelope
+from edgeplast.footprint import FIRST_REGION_BYTES, MemoryLine, envelope
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.liveness import Step, steps, transient_lines
 
@@ -103,13 +103,23 @@ def _smallest_region(walk: Sequence[Step], constants: Sequence[int], micro_batch
 def fits(walk: Iterable[Step], constants: Iterable[int], micro_batch: int, region_bytes: int) -> bool:
     """Whether one region has room for a run of the walk, placed as the arena places it.
 
+    It must have room both alone and beside the arena's first region, of which nobody knows how much sessions have left
+    over: small tensors that find room there leave other holes here.
+
     Args:
         walk: from :func:`steps`.
         constants: bytes of each array that stays for good, placed first.
         micro_batch: images.
         region_bytes: size of the region.
     """
-    arena = _Arena(region_bytes)
+    walk, constants = list(walk), list(constants)
+    return all(
+        _fits(walk, constants, micro_batch, sizes) for sizes in ((region_bytes,), (FIRST_REGION_BYTES, region_bytes))
+    )
+
+
+def _fits(walk: Iterable[Step], constants: Iterable[int], micro_batch: int, regions: Iterable[int]) -> bool:
+    arena = _Arena(regions)
     if not all(arena.take(f"constant {i}", size) for i, size in enumerate(constants)):
         return False
     for made, freed in walk:
@@ -122,13 +132,17 @@ def fits(walk: Iterable[Step], constants: Iterable[int], micro_batch: int, regio
 
 
 class _Arena:
-    """One region, best fit."""
+    """Regions that do not touch, best fit."""
 
-    def __init__(self, region_bytes: int) -> None:
-        size = -(-region_bytes // _UNIT) * _UNIT
-        self._free = [(size, 0)]  # size and address, sorted
-        self._size_at = {0: size}  # of free chunks, by their first address
-        self._size_before = {size: size}  # of free chunks, by the address after them
+    def __init__(self, regions: Iterable[int]) -> None:
+        self._free: list[tuple[int, int]] = []  # size and address, sorted
+        self._size_at: dict[int, int] = {}  # of free chunks, by their first address
+        self._size_before: dict[int, int] = {}  # of free chunks, by the address after them
+        address = 0
+        for size in regions:
+            whole = -(-size // _UNIT) * _UNIT
+            self._add(whole, address)
+            address += whole + _UNIT
         self._held: dict[str, tuple[int, int]] = {}
 
     def take(self, name: str, wanted: int) -> bool:
