@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from failures import Failures
-from workloads import SEVEN, wanted, write_pictures
+from workloads import SEVEN, timed, wanted, write_pictures
 
 from edgeplast.recomputation import IN_WORDS
 
@@ -41,7 +41,6 @@ EDGEPLAST = {"edgeplast": "selective", "edgeplast-full-recompute": "full", "edge
 """Contestant to what it computes again: by default what is cheap, all of every block, or nothing."""
 
 CONTESTANTS = ("pytorch", "pytorch-checkpoint", "ort-artifacts", *EDGEPLAST)
-WARM_UP = 2
 IR_VERSION = 10
 """The newest that the training build of onnxruntime (1.19.2) reads."""
 HERE = Path(__file__).resolve()
@@ -116,12 +115,11 @@ def _contest(
     where = "" if single else f"{model}, {train}: "
     which = ["--model", model, "--train", train]
     with tempfile.TemporaryDirectory() as folder:
-        budgeted = train == "planned" or arguments.micro_batch == "auto"
         try:
             if train == "planned":
                 _spawn("prepare-whole", folder, sys.executable, which)
             _spawn("prepare-edgeplast", folder, sys.executable, which)
-            if budgeted and train != "planned":
+            if arguments.micro_batch == "auto" and train != "planned":
                 whole = _spawn("pytorch", folder, sys.executable, which)
                 (Path(folder) / "pytorch.json").write_text(json.dumps(whole))
         except Exception as error:
@@ -170,27 +168,6 @@ def _spawn(name: str, folder: str, python: str, which: list[str]) -> dict[str, A
         raise RuntimeError(done.stderr)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
-
-
-def _peak_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("VmHWM needs Linux")
-
-
-def _timed(step, arguments: argparse.Namespace) -> dict[str, float]:  # type: ignore[no-untyped-def]
-    import time
-
-    seconds = []
-    for i in range(WARM_UP + arguments.steps):
-        start = time.perf_counter()
-        step()
-        if i >= WARM_UP:
-            seconds.append(time.perf_counter() - start)
-    return {
-        "peak_bytes": _peak_bytes(), "step_seconds": statistics.median(seconds), "fastest_step_seconds": min(seconds)
-    }  # fmt: skip
 
 
 def _model(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
@@ -290,8 +267,7 @@ def _prepare_artifacts(arguments: argparse.Namespace, folder: Path) -> dict[str,
 
 
 def _image_size(folder: Path) -> list[int]:
-    size: list[int] = json.loads((folder / "bundle" / "bundle.json").read_text())["preprocessing"]["image_size"]
-    return size
+    return list(json.loads((folder / "bundle" / "bundle.json").read_text())["preprocessing"]["image_size"])
 
 
 def _pytorch(
@@ -325,7 +301,7 @@ def _pytorch(
         optimizer.step()
         optimizer.zero_grad()
 
-    return _timed(step, arguments) | {"trained_parameters": sum(p.numel() for p in trained)}
+    return timed(step, arguments.steps) | {"trained_parameters": sum(p.numel() for p in trained)}
 
 
 def _artifacts(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
@@ -357,7 +333,7 @@ def _artifacts(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
         optimizer.step()
         module.lazy_reset_grad()
 
-    return _timed(step, arguments)
+    return timed(step, arguments.steps)
 
 
 def _edgeplast(arguments: argparse.Namespace, folder: Path, contestant: str) -> dict[str, Any]:
@@ -405,7 +381,7 @@ def _edgeplast(arguments: argparse.Namespace, folder: Path, contestant: str) -> 
         gradient_norm(gradients)
         optimizer.update(gradients, 1e-4)
 
-    return _timed(step, arguments) | {
+    return timed(step, arguments.steps) | {
         "runtime": runtime_name(), "way": f"micro-batch {micro}, {IN_WORDS[graph.recompute]}"
     }  # fmt: skip
 

@@ -1,7 +1,10 @@
-"""What benchmarks train: the parts of a model by name, and plans for a budget; pictures of noise."""
+"""What benchmarks train, by name; pictures of noise; what a step takes."""
 
 from __future__ import annotations
 
+import statistics
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +34,28 @@ def write_pictures(folder: Path, classes: tuple[str, ...], size: int = 256) -> N
             for i in range(count):
                 noise = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(noise).resize((size, size)).save(folder / split / label / f"{i}.jpg")
+
+
+WARM_UP = 2
+
+
+def timed(step: Callable[[], None], steps: int) -> dict[str, float]:
+    """Take steps after two to warm up; return the peak of the process, and the median and fastest step."""
+    seconds = []
+    for i in range(WARM_UP + steps):
+        start = time.perf_counter()
+        step()
+        if i >= WARM_UP:
+            seconds.append(time.perf_counter() - start)
+    return {
+        "peak_bytes": _peak_bytes(),
+        "step_seconds": statistics.median(seconds),
+        "fastest_step_seconds": min(seconds),
+    }
+
+
+def _peak_bytes() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("VmHWM needs Linux")
