@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, TRAINABLE, Bundle
 from edgeplast.components import component_of
 from edgeplast.errors import EdgeplastError, InputError, UsageError
-from edgeplast.models import preprocessing_of
+from edgeplast.models import import_timm, preprocessing_of
 from edgeplast.plans import Plan
 from edgeplast_devices.runtime import EvaluationSession, TrainingSession
 from edgeplast_devices.weights import all_parameters, read_trainable
@@ -281,7 +281,7 @@ def test_shared_parameters_are_one_weight(shared: str) -> None:
 
 OUTSIDE: dict[str, tuple[dict[str, Any], str]] = {
     "no pooling": ({"global_pool": ""}, r"returns a tensor of shape \(2, 17, 3\).*picks the logits"),
-    "grey pictures": ({"in_chans": 1}, "itself fails on images.*expected input.*1 channels"),
+    "a plan for pictures in colour": ({"in_chans": 1}, "another model.*patch_embed has 6752 parameters there and 2656"),
     "no classifier": ({"num_classes": 0}, "32 outputs but 3 classes"),
     "another block": ({"block_fn": "ParallelThingsBlock"}, "another model.*Score and plan this model"),
 }
@@ -295,6 +295,7 @@ def test_what_does_not_fit_is_refused(kind: str, tmp_path: Path) -> None:
 
 def made(**options: Any) -> torch.nn.Module:
     """A small model; blocks and attention are named as timm names them."""
+    import_timm()
     import timm.layers
     from timm.models import vision_transformer
 
