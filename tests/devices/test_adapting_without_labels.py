@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 from PIL import Image
-from small_models import CLASSES, blob, blob_folder
+from small_models import CLASSES, blob, blob_folder, blob_tar
 from wrapped_sessions import Wrapped, adapt_over
 
 import edgeplast
@@ -164,6 +164,34 @@ class TestOpening:
         found = open_splits_without_labels(blobs, seed=0)
         assert found.val is not None and found.test is not None
         assert set(found.train.labels.tolist()) == {-1} and found.test.classes == CLASSES
+
+    @pytest.mark.parametrize("place", ["train", ".", "day 1", "wrapped/train"])
+    @pytest.mark.parametrize("packed", [False, True])
+    def test_labelled_test_pictures_beside_loose_ones_are_measured_on_and_not_learned(
+        self, blobs: Path, tmp_path: Path, place: str, packed: bool
+    ) -> None:
+        root = tmp_path / "data"
+        (root / place).mkdir(parents=True)
+        for i in range(20):
+            blob(CLASSES[i % 3], i).save(root / place / f"{i}.png")
+        shutil.copytree(blobs / "test", (root / place).parent / "test" if "/" in place else root / "test")
+        found = open_splits_without_labels(blob_tar(tmp_path / "d.tar", root) if packed else root, seed=0)
+        assert found.val is not None and found.test is not None
+        assert len(found.train) + len(found.val) == 20 and (len(found.test), found.test.classes) == (36, CLASSES)
+
+    def test_a_class_that_test_alone_shows_keeps_nobody_from_learning(self, blobs: Path, tmp_path: Path) -> None:
+        shutil.copytree(blobs, tmp_path / "data")
+        shutil.rmtree(tmp_path / "data" / "train" / "red")
+        found = open_splits_without_labels(tmp_path / "data", seed=0)
+        assert found.val is not None and found.test is not None
+        assert (len(found.train) + len(found.val), len(found.test)) == (32, 36)
+
+    def test_test_pictures_alone_are_not_learned_from(self, blobs: Path, tmp_path: Path) -> None:
+        shutil.copytree(blobs / "test", tmp_path / "data" / "test")
+        with pytest.raises(
+            InputError, match=r"holds test pictures alone\. Add some to learn from, or name their folder"
+        ):
+            open_splits_without_labels(tmp_path / "data", seed=0)
 
     def test_what_is_no_data_set_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="does not exist"):

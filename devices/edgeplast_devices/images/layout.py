@@ -81,7 +81,7 @@ def read_layout(folders: Sequence[tuple[str, ...]], where: Path, left_out: LeftO
     left_out = left_out or LeftOut()
     if not folders:
         raise InputError(f"{where} holds no pictures that can be read ({FORMATS}).{_beside(left_out)} {HOW}")
-    lead = _lead([*folders, *(folder for folder, reason in left_out.found if _was_meant(reason))])
+    lead = wrapping_folders([*folders, *(folder for folder, reason in left_out.found if _was_meant(reason))])
     inner = [folder[lead:] for folder in folders]
     tops = {folder[0]: split_called(folder[0]) for folder in inner if folder}
     splits = tuple(split for split in SPLITS if split in tops.values())
@@ -231,7 +231,7 @@ def _beside(left_out: LeftOut) -> str:
     return f" There are {', '.join(counted(count, reason, first) for reason, (count, first) in totals.items())}."
 
 
-def _lead(folders: Sequence[tuple[str, ...]]) -> int:
+def wrapping_folders(folders: Sequence[tuple[str, ...]]) -> int:
     """Return how many folders that are no splits, one in the other, wrap everything."""
     lead = 0
     while _is_wrapped([folder[lead:] for folder in folders if folder[lead:]]):

@@ -15,7 +15,7 @@ from edgeplast_devices.images.decoding import DECODE_LIMIT_BYTES, preload
 from edgeplast_devices.images.files import Files, from_file, from_folder, read_head
 from edgeplast_devices.images.formats import FORMATS, foreign_format_of, format_of, promised_format
 from edgeplast_devices.images.imageset import NO_LABEL, ImageSet, Source
-from edgeplast_devices.images.layout import SPLITS, Place, read_layout, split_called
+from edgeplast_devices.images.layout import SPLITS, Place, read_layout, split_called, wrapping_folders
 from edgeplast_devices.images.splitting import stratified_split
 
 KINDS = "a folder, a .tar (also .tar.gz, .tar.xz, .tar.bz2) or an .npz in the MedMNIST layout"
@@ -186,22 +186,52 @@ def open_splits_without_labels(
         progress: called while an archive is unpacked.
 
     Returns:
-        ``train`` and ``val`` without labels; ``test`` as it is, with labels, where the data set has one: what comes of
-        it can be measured then.
+        ``train`` and ``val`` without labels; ``test`` as it is, with labels, where a folder of that name holds class
+        folders: what comes of it can be measured then. It is never learned from.
 
     Raises:
-        InputError: see :func:`open_images` and :func:`open_unlabelled`.
+        InputError: the path is missing or holds no picture, or it is no data set.
     """
-    try:
-        found = open_splits(path, seed=seed, val_fraction=0, decode_limit_bytes=decode_limit_bytes, progress=progress)
-    except InputError:
-        if path.is_file() and _is_zip(path):  # arrays have labels or are no data set
-            raise
-        found = Splits(open_unlabelled(path, decode_limit_bytes=decode_limit_bytes, progress=progress), None, None)
-    train, val = found.train.without_labels(), found.val and found.val.without_labels()
+    beside: ImageSet | None = None
+    if _existing(path).is_file() and _is_zip(path):
+        data: _DataSet | None = _arrays(path, progress)
+    else:
+        files, _ = _unlabelled(path, progress)
+        data = _if_laid_out(path, files, files.listing.folders)
+        if data is None or (data.splits and "train" not in data.splits):
+            data, beside = _beside_test(path, files)
+    if beside is None:
+        assert data is not None
+        beside = data.part("train" if data.splits else None).without_labels()
+    splits = data.splits if data else ()
+    val = data.part("val").without_labels() if data and {"train", "val"} <= {*splits} else None
+    test = data.part("test") if data and "test" in splits else None
     if val is None:
-        train, val = stratified_split(train, val_fraction, seed)
-    return Splits(train, val if len(val) else None, found.test)
+        beside, val = stratified_split(beside, val_fraction, seed)
+    for images in filter(None, (beside, val, test)):
+        images.decode_limit_bytes = decode_limit_bytes
+    return Splits(beside, val if len(val) else None, test)
+
+
+def _beside_test(path: Path, files: Files) -> tuple[_DataSet | None, ImageSet]:
+    """Return labelled test pictures, if there are any, and all others, of which nothing says what they show."""
+    folders = files.listing.folders
+    lead = wrapping_folders(folders)
+    inside = np.asarray([len(f) > lead + 1 and split_called(f[lead]) == "test" for f in folders])
+    data = _if_laid_out(path, files, [f if kept else f[:lead] for f, kept in zip(folders, inside, strict=True)])
+    if data is None or "test" not in data.splits:
+        inside[:] = False
+    others = np.flatnonzero(~inside[np.frombuffer(files.listing.folder_numbers, np.int32)])
+    if not len(others):
+        raise InputError(f"{path} holds test pictures alone. Add some to learn from, or name their folder another way.")
+    return data, _without_labels(files, files.ordered(others.astype(np.int32)), DECODE_LIMIT_BYTES)
+
+
+def _if_laid_out(path: Path, files: Files, folders: Sequence[tuple[str, ...]]) -> _DataSet | None:
+    try:
+        return _laid_out(path, files, folders)
+    except InputError:  # learning without labels does not need it
+        return None
 
 
 def _unlabelled(path: Path, progress: Progress) -> tuple[Files, np.ndarray]:
@@ -289,7 +319,16 @@ def _look_at(path: Path, progress: Progress) -> _DataSet:
     if path.is_file() and _is_picture(path):
         raise InputError(f"{path} is one picture; a data set is {KINDS}.")
     files = _files(path, progress)
-    layout = read_layout(files.listing.folders, path, files.left_out)
+    return _laid_out(path, files, files.listing.folders)
+
+
+def _laid_out(path: Path, files: Files, folders: Sequence[tuple[str, ...]]) -> _DataSet:
+    """Return the data set that files are, whose folders count as lying there.
+
+    Raises:
+        InputError: see :func:`~.layout.read_layout`.
+    """
+    layout = read_layout(folders, path, files.left_out)
     folder_of = np.frombuffer(files.listing.folder_numbers, dtype=np.int32)
     notes = _loose(files, layout.places) + layout.notes
 
