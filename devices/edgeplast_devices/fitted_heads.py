@@ -60,12 +60,20 @@ def linear_head(manifest: Manifest) -> LinearHead:
     Raises:
         UsageError: it is more than one linear layer.
     """
+    head = head_if_linear(manifest)
+    if head is None:
+        raise no_features(manifest)
+    return head
+
+
+def head_if_linear(manifest: Manifest) -> LinearHead | None:
+    """Return the head of a bundle; None: it is more than one linear layer."""
     classes = len(manifest.classes)
     shapes = {name: manifest.parameters[name].shape for name in head_parameters(manifest)}
     weights = [name for name, shape in shapes.items() if len(shape) == 2 and shape[0] == classes]
     biases = [name for name, shape in shapes.items() if shape == (classes,)]
     if len(weights) != 1 or len(biases) > 1 or len(shapes) != len(weights) + len(biases):
-        raise no_features(manifest)
+        return None
     return LinearHead(weights[0], biases[0] if biases else None, classes, shapes[weights[0]][1])
 
 

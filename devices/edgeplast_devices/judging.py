@@ -18,9 +18,9 @@ from edgeplast.errors import UsageError
 from edgeplast.evaluation import Judgement
 from edgeplast.preprocessing import Preprocessing
 from edgeplast_devices.evaluating import outputs
-from edgeplast_devices.fitted_heads import linear_head
+from edgeplast_devices.fitted_heads import head_if_linear
 from edgeplast_devices.images import ImageSet
-from edgeplast_devices.objectives import information
+from edgeplast_devices.logistic import log_softmax
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,21 @@ def judged(
     return Verdict(found.objective, None, found, before is not None and found.has_collapsed_since(before))
 
 
+def bias_to_recentre(manifest: Manifest) -> str:
+    """Return the name of the bias of a bundle's head.
+
+    Raises:
+        UsageError: the head is more than one linear layer, or has no bias.
+    """
+    head = head_if_linear(manifest)
+    if head is None or head.bias is None:
+        raise UsageError(
+            f"--method recentre changes the bias of a head that is one linear layer of features, and that of "
+            f"{manifest.model} is none or has none. Give another --method, such as information."
+        )
+    return head.bias
+
+
 def recentre(
     logits: Callable[[np.ndarray], np.ndarray],
     manifest: Manifest,
@@ -72,27 +87,31 @@ def recentre(
     """Change the bias of a bundle's head so that features are seen from their mean over images; arguments as above.
 
     Raises:
-        UsageError: the head is more than one linear layer, or has no bias.
+        UsageError: see :func:`bias_to_recentre`.
     """
-    head = linear_head(manifest)
-    if head.bias is None:
-        raise UsageError(f"The head of {manifest.model} has no bias that could be recentred. Give another --method.")
-    total, count = np.zeros(head.classes), 0
+    bias = bias_to_recentre(manifest)
+    total, count = np.zeros(1), 0
     for found, *_ in outputs(logits, images, manifest.preprocessing, activity="looking at the pictures", **over):
-        total += found.sum(0, dtype=np.float64)
+        total = total + found.sum(0, dtype=np.float64)
         count += len(found)
-    parameters[head.bias][...] = recentred_bias(parameters[head.bias], total / max(count, 1))
+    parameters[bias][...] = recentred_bias(parameters[bias], total / count)
 
 
 def judge(batches_of_logits: Iterable[np.ndarray]) -> Judgement:
-    """Return the judgement over all logits, float32 (b, classes) each; not finite ones count as one class for all."""
-    logits = np.concatenate(list(batches_of_logits))
-    logits = np.where(np.isfinite(logits).all(1, keepdims=True), logits, np.float32(0))
-    objective, _ = information(logits)
-    shifted = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    mean = (shifted / shifted.sum(1, keepdims=True)).mean(0)
-    variety = float(np.exp(-(mean * np.log(np.maximum(mean, np.finfo(np.float64).tiny))).sum()))
-    return Judgement(objective=objective, variety=variety, images=len(logits))
+    """Return the judgement over all logits, float32 (b, classes) each; memory does not grow with their number.
+
+    Where a logit is not finite, all classes of that picture count as equally likely.
+    """
+    uncertainty, total, images = 0.0, np.zeros(1), 0
+    for logits in batches_of_logits:
+        log_p = log_softmax(np.where(np.isfinite(logits).all(1, keepdims=True), logits, np.float32(0)))
+        p = np.exp(log_p)
+        uncertainty -= float((p * log_p).sum())
+        total = total + p.sum(0)
+        images += len(logits)
+    mean = total / images
+    diversity = -float((mean * np.log(np.maximum(mean, np.finfo(np.float64).tiny))).sum())
+    return Judgement(objective=uncertainty / images - diversity, variety=float(np.exp(diversity)), images=images)
 
 
 def recentred_bias(bias: np.ndarray, mean_logits: np.ndarray) -> np.ndarray:

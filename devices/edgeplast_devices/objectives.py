@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeplast.errors import one_of
+from edgeplast_devices.logistic import log_softmax
 
 ENTROPY_SHARE = 0.4
 """Pictures whose entropy is above this share of the largest, log(classes), say nothing reliable (EATA)."""
@@ -42,28 +43,31 @@ def entropy(logits: np.ndarray) -> tuple[float, np.ndarray]:
 
     The weights, ``exp(E₀ − H)`` below E₀ and 0 above, are taken as constants, as EATA does.
     """
-    log_p, p = _probabilities(logits)
+    log_p = log_softmax(logits)
+    p = np.exp(log_p)
     each = -(p * log_p).sum(1)
     limit = ENTROPY_SHARE * np.log(logits.shape[1])
     weight = np.where(each < limit, np.exp(limit - each), 0.0) / len(logits)
-    return float(weight @ each), weight[:, None] * p * (log_p + each[:, None])
+    return float((weight * each).sum()), weight[:, None] * p * (log_p + each[:, None])
 
 
 def information(logits: np.ndarray) -> tuple[float, np.ndarray]:
     """Mean entropy of the pictures, less the entropy of the mean prediction: sure of each, and of many kinds."""
-    log_p, p = _probabilities(logits)
+    log_p = log_softmax(logits)
+    p = np.exp(log_p)
     each = -(p * log_p).sum(1)
     mean = p.mean(0)
     log_mean = np.log(np.maximum(mean, np.finfo(np.float64).tiny))
-    diversity = -float(mean @ log_mean)
+    diversity = -float((mean * log_mean).sum())
     sure = p * (log_p + each[:, None])
-    many = -p * (log_mean - (p @ log_mean)[:, None])
+    many = -p * (log_mean - (p * log_mean).sum(1, keepdims=True))
     return float(each.mean()) - diversity, (sure + many) / len(logits)
 
 
 def pseudo_labels(logits: np.ndarray) -> tuple[float, np.ndarray]:
     """Cross-entropy with the model's own predictions where it is sure of them; the others do not count."""
-    log_p, p = _probabilities(logits)
+    log_p = log_softmax(logits)
+    p = np.exp(log_p)
     sure = p.max(1) >= CONFIDENCE
     targets = np.where(sure[:, None], np.eye(p.shape[1])[p.argmax(1)], 0.0) / len(logits)
     return -float((targets * log_p).sum()), targets
@@ -86,10 +90,3 @@ def objective(method: str) -> Objective:
     if method not in OBJECTIVES:
         raise one_of("method without labels", method, tuple(OBJECTIVES))
     return OBJECTIVES[method]
-
-
-def _probabilities(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return log softmax and softmax, float64 (n, classes)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_p = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return log_p, np.exp(log_p)

@@ -155,6 +155,10 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise one_of("--labels", self.labels, ("given", "none"))
         if self.method not in METHODS:
             raise one_of("method without labels", self.method, tuple(METHODS))
+        if self.labels == "given" and self.method != "information":
+            raise UsageError(
+                f"--method {self.method} says how to learn without labels. Give --labels none with it, or leave it out."
+            )
         if self.labels == "none" and self.class_weights != "none":
             raise UsageError("Without labels no class can be weighted. Leave out --class-weights.")
         if self.labels == "none" and self.head not in (None, "kept"):

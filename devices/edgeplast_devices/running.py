@@ -28,7 +28,7 @@ from edgeplast_devices.fitted_heads import fit_on_images, linear_head, no_featur
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Splits, Unreadable, epoch_order
 from edgeplast_devices.interrupts import Interrupts
-from edgeplast_devices.judging import Verdict, judged, recentre
+from edgeplast_devices.judging import Verdict, bias_to_recentre, judged, recentre
 from edgeplast_devices.memory import peak_bytes
 from edgeplast_devices.metrics import MOST, writable
 from edgeplast_devices.options import Interval, TrainingOptions
@@ -142,6 +142,8 @@ class Run:
         self.evaluation = stands.evaluation(self.bundle)
         if self.options.head == "fitted" and not self.evaluation.feature_width:
             raise no_features(self.bundle.manifest)
+        if self.options.method == "recentre":
+            bias_to_recentre(self.bundle.manifest)  # told now, not when the pictures have been looked at
         self.state.load_seconds = time.perf_counter() - self._began
 
     def train(self, folder: Path, telemetry: TelemetryWriter) -> None:

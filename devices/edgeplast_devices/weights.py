@@ -62,7 +62,8 @@ def all_parameters(bundle: Bundle) -> Iterator[tuple[str, np.ndarray]]:
             array = _read(bundle.manifest, name, fixed, changed)
             a, b = low_rank_names(name)
             if b in bundle.manifest.parameters:
-                array = array + _read(bundle.manifest, b, fixed, changed) @ _read(bundle.manifest, a, fixed, changed)
+                factors = (_read(bundle.manifest, factor, fixed, changed) for factor in (b, a))
+                array = array + np.einsum("or,ri->oi", *factors)  # not by BLAS: see logistic.py
             yield name, array
         bundle.check_unchanged(FROZEN, TRAINABLE)
 

@@ -18,6 +18,7 @@ from edgeplast.bundle import MANIFEST, TRAINABLE, Bundle, describe_file
 from edgeplast.errors import InputError, InterruptedRunError, UsageError
 from edgeplast_devices.images import open_splits_without_labels
 from edgeplast_devices.interrupts import Interrupts
+from edgeplast_devices.judging import bias_to_recentre
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.tensors import read_arrays
 
@@ -139,11 +140,23 @@ def test_a_head_that_knows_nothing_cannot_begin(learned: Bundle, dark: Path, tmp
     assert not (tmp_path / "a").exists()
 
 
+def test_a_head_without_a_bias_cannot_be_recentred(learned: Bundle) -> None:
+    parameters = {n: p for n, p in learned.manifest.parameters.items() if n != "head.bias"}
+    manifest = msgspec.structs.replace(learned.manifest, parameters=parameters)
+    with pytest.raises(UsageError, match=r"--method recentre changes the bias of a head.*Give another --method"):
+        bias_to_recentre(manifest)
+    assert bias_to_recentre(learned.manifest) == "head.bias"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"labels": "some"}, "Unknown --labels 'some'"),
         ({"method": "tent"}, "Unknown method without labels 'tent'.*information, entropy, pseudo.*recentre"),
+        (
+            {"labels": "given", "method": "recentre"},
+            "--method recentre says how to learn without labels. Give --labels",
+        ),
         ({"class_weights": "balanced"}, "Without labels no class can be weighted. Leave out --class-weights"),
         ({"head": "fitted"}, "Without labels the head stays what it is; --head fitted needs them"),
     ],

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeplast_devices.judging import judge, recentred_bias
+from edgeplast_devices.objectives import information
 
 
 def test_variety_counts_the_classes_that_are_predicted() -> None:
@@ -24,6 +25,13 @@ def test_the_same_answer_to_everything_is_a_collapse_however_sure() -> None:
     surer = judge(iter([30 * np.eye(4, dtype=np.float32)[np.arange(60) % 4]]))
     assert collapsed.has_collapsed_since(before) and not surer.has_collapsed_since(before)
     assert surer.objective < before.objective < collapsed.objective + 2
+
+
+def test_it_does_not_matter_how_pictures_were_batched() -> None:
+    logits = np.random.default_rng(1).normal(0, 3, (50, 6)).astype(np.float32)
+    whole, parts = judge(iter([logits])), judge(iter(np.array_split(logits, 7)))
+    assert parts.objective == pytest.approx(whole.objective, rel=1e-12) and parts.images == 50
+    assert parts.objective == pytest.approx(information(logits)[0], rel=1e-9)
 
 
 def test_logits_that_are_not_finite_say_nothing() -> None:

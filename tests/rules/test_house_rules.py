@@ -70,6 +70,15 @@ def test_the_device_room_imports_nothing_but_what_its_readme_names() -> None:
         assert name in readme
 
 
+def test_no_matrix_product_of_the_device_room_calls_blas() -> None:
+    """OpenBLAS ends the process where it finds no memory, as behind the wall of a budget; einsum does not call it."""
+    for path in DEVICE_ROOM:
+        for node in ast.walk(ast.parse(path.read_text())):
+            by_sign = isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.MatMult)
+            by_name = isinstance(node, ast.Attribute) and node.attr in ("matmul", "tensordot", "inner", "multi_dot")
+            assert not by_sign and not by_name, f"{path.relative_to(ROOT)}:{node.lineno}"
+
+
 def test_only_the_command_line_knows_typer_and_rich() -> None:
     users = [path for path in CODE if {"typer", "rich"} & _imports(path)]
     assert {path.parent.name for path in users} <= {"cli"}, _shown(users)
