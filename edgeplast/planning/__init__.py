@@ -99,7 +99,7 @@ def plan(
         BudgetError: the strategy, or anything at all, does not fit; the message names a budget that would do.
         UsageError: an option means nothing.
     """
-    scores, train = refined(scores, train)
+    scores, parts = refined(scores, train)
     planner = Planner(
         scores,
         method=method,
@@ -112,7 +112,7 @@ def plan(
         flops_per_second=flops_per_second,
         progress=progress,
     )
-    return planner.plan(budget, strategy, train)
+    return planner.plan(budget, strategy, parts, asked=train)
 
 
 @_damage_named()
@@ -159,7 +159,7 @@ def contest(
         if finer is scores:
             made[name] = planner.rival(name, budget)
         else:
-            made[name] = Planner(finer, **how).plan(budget, "names", parts)
+            made[name] = Planner(finer, **how).plan(budget, "names", parts, asked=name)
     if not made:
         planner.rival(HEAD, budget)  # raises, and says what would do
     found: dict[tuple[str, ...], list[str]] = {}
@@ -181,13 +181,13 @@ def explain(
 
     Arguments and errors are those of :func:`plan`; ``how`` takes the rest of them.
     """
-    scores, train = refined(scores, train)
+    scores, parts = refined(scores, train)
     planner = Planner(scores, **how)
-    made = planner.plan(budget, strategy, train)
+    made = planner.plan(budget, strategy, parts, asked=train)
     more = None
     if budget.memory_bytes is not None:
         more = planner.plan(
-            msgspec.structs.replace(budget, memory_bytes=budget.memory_bytes + MORE_BYTES), strategy, train
+            msgspec.structs.replace(budget, memory_bytes=budget.memory_bytes + MORE_BYTES), strategy, parts
         )
     return explained(
         made,

@@ -89,17 +89,23 @@ class Planner:
             )
         return self._candidates[limited]
 
-    def plan(self, budget: Budget, strategy: str, train: Sequence[str] | str | None) -> Plan:
-        """Choose and write down."""
+    def plan(
+        self,
+        budget: Budget,
+        strategy: str,
+        train: Sequence[str] | str | None,
+        *,
+        asked: Sequence[str] | str | None = None,
+    ) -> Plan:
+        """Choose and write down; ``asked`` is how the caller put ``train``, for messages."""
         check_strategy(strategy, train)
         strategy = "names" if train else BEST if strategy == "best" else strategy
         if strategy in SEARCHES:
             return self._searched(budget, strategy)
         made = self._by_names(budget, strategy, train)
         if made is None:
-            what = (
-                f"--train {train if isinstance(train, str) else ','.join(train)}" if train else f"Strategy {strategy!r}"
-            )
+            said = asked or train or ()
+            what = f"--train {said if isinstance(said, str) else ','.join(said)}" if train else f"Strategy {strategy!r}"
             names = names_of(strategy, train, self.block_scores, self.workload.outline)
             raise does_not_fit(self.workload, what, names, budget, self.micro_batches)
         return made

@@ -16,10 +16,10 @@ import edgeplast
 from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
 from edgeplast.contract import low_rank_names
-from edgeplast.errors import InputError, UsageError
+from edgeplast.errors import BudgetError, InputError, UsageError
 from edgeplast.graphs.measures.liveness import transient_lines
 from edgeplast.graphs.recording import recorded
-from edgeplast.planning import plan
+from edgeplast.planning import contest, plan
 from edgeplast.plans import Plan
 from edgeplast.scores import ComponentScore, ScoreTable
 from edgeplast_exporters.refining import regrouped, with_factors
@@ -155,6 +155,15 @@ def test_what_cannot_be_meant_is_said(train: str, message: str) -> None:
     model = small()
     with pytest.raises(UsageError, match=message):
         planned(model, train)
+
+
+def test_a_budget_that_is_too_small_is_told_in_the_callers_words() -> None:
+    found = captured(small())
+    scores = ScoreTable(method="plasticity", components={}, outline=found.outline, graph=recorded(found.graph))
+    with pytest.raises(BudgetError, match=r"^--train lora:2,norms does not fit vit_tiny_patch16_224 into 1 MiB"):
+        plan(scores, Budget(memory_bytes=1 << 20), train="lora:2,norms")
+    with pytest.raises(BudgetError, match=r"^--train lora:2 does not fit"):
+        contest(scores, Budget(memory_bytes=1 << 20), ["lora:2"])
 
 
 def test_parts_that_are_named_twice_train_once_and_whole() -> None:
