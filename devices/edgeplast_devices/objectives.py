@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeplast.errors import one_of
 from edgeplast_devices.logistic import log_softmax
 
 ENTROPY_SHARE = 0.4
@@ -79,14 +78,3 @@ OBJECTIVES: dict[str, Objective] = {
     "pseudo": Objective("its own confident predictions are labels", pseudo_labels),
 }
 """Method to the objective that it trains."""
-
-
-def objective(method: str) -> Objective:
-    """Return the objective of a method.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
-    if method not in OBJECTIVES:
-        raise one_of("method without labels", method, tuple(OBJECTIVES))
-    return OBJECTIVES[method]

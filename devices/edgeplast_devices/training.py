@@ -17,7 +17,7 @@ from edgeplast.placement import ON_CPU, Placement
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Augmentation, Batch, ImageSet, Unreadable, batches
 from edgeplast_devices.losses import class_weights, weighted_targets
-from edgeplast_devices.objectives import objective
+from edgeplast_devices.objectives import OBJECTIVES
 from edgeplast_devices.optimizers import SGD, AdamW, admit, forget, gradient_norm, make_optimizer
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.run_state import RunState
@@ -232,7 +232,7 @@ class Trainer:
         self.saw_none = not rows
         if self.saw_none:
             return float("nan")
-        loss, targets = objective(self.options.method).targets(np.concatenate(logits))
+        loss, targets = OBJECTIVES[self.options.method].targets(np.concatenate(logits))
         targets = targets.astype(np.float32)
         for batch in self._micro_batches(np.asarray(list(rows)), epoch):
             session.accumulate(batch.images, targets[[rows[index] for index in batch.indices.tolist()]])

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeplast.errors import UsageError
-from edgeplast_devices.objectives import CONFIDENCE, ENTROPY_SHARE, OBJECTIVES, objective
+from edgeplast_devices.objectives import CONFIDENCE, ENTROPY_SHARE, OBJECTIVES
 
 torch = pytest.importorskip("torch", reason="gradients are compared with torch's")
 
@@ -37,7 +36,7 @@ def reference(method: str, logits: torch.Tensor) -> torch.Tensor:
 )
 def test_the_graphs_gradient_is_autograds(method: str, pictures: int, classes: int, spread: float, seed: int) -> None:
     logits = np.random.default_rng(seed).normal(0, spread, (pictures, classes))
-    value, targets = objective(method).targets(logits)
+    value, targets = OBJECTIVES[method].targets(logits)
     there = torch.from_numpy(logits).requires_grad_()
     loss = reference(method, there)
     (gradient,) = torch.autograd.grad(loss, there)
@@ -49,17 +48,12 @@ def test_the_graphs_gradient_is_autograds(method: str, pictures: int, classes: i
 
 @pytest.mark.parametrize("method", sorted(OBJECTIVES))
 def test_large_logits_stay_finite(method: str) -> None:
-    value, targets = objective(method).targets(np.array([[1e4, -1e4, 0], [-3e4, 3e4, 2e4]], np.float32))
+    value, targets = OBJECTIVES[method].targets(np.array([[1e4, -1e4, 0], [-3e4, 3e4, 2e4]], np.float32))
     assert np.isfinite(value) and np.isfinite(targets).all()
 
 
 def test_one_class_for_all_is_worse_than_many() -> None:
     """Being sure of the same answer for every picture is what entropy alone would like best."""
     same, different = np.eye(3)[[0, 0, 0]] * 20, np.eye(3) * 20
-    assert objective("entropy").targets(same)[0] == pytest.approx(objective("entropy").targets(different)[0])
-    assert objective("information").targets(different)[0] < objective("information").targets(same)[0] - 1
-
-
-def test_an_unknown_method_is_named_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match=r"Unknown method without labels 'tent'.*information, entropy.*pseudo"):
-        objective("tent")
+    assert OBJECTIVES["entropy"].targets(same)[0] == pytest.approx(OBJECTIVES["entropy"].targets(different)[0])
+    assert OBJECTIVES["information"].targets(different)[0] < OBJECTIVES["information"].targets(same)[0] - 1
