@@ -11,7 +11,6 @@ maximisation, SHOT (2002.08546); pseudo-labels (Lee, 2013).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -22,19 +21,6 @@ ENTROPY_SHARE = 0.4
 
 CONFIDENCE = 0.8
 """Probability from which on a prediction counts as a label."""
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A loss of logits alone.
-
-    Attributes:
-        words: what it does, for help texts.
-        targets: of logits float64 (n, classes): the loss and targets float64 (n, classes), both means over the batch.
-    """
-
-    words: str
-    targets: Callable[[np.ndarray], tuple[float, np.ndarray]]
 
 
 def entropy(logits: np.ndarray) -> tuple[float, np.ndarray]:
@@ -72,9 +58,8 @@ def pseudo_labels(logits: np.ndarray) -> tuple[float, np.ndarray]:
     return -float((targets * log_p).sum()), targets
 
 
-OBJECTIVES: dict[str, Objective] = {
-    "information": Objective("sure of each picture, and of many classes (SHOT)", information),
-    "entropy": Objective("sure of each picture that is fairly sure already (TENT, EATA)", entropy),
-    "pseudo": Objective("its own confident predictions are labels", pseudo_labels),
-}
+Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
+"""Logits (n, classes) to the loss and targets float64 (n, classes), both means over the batch."""
+
+OBJECTIVES: dict[str, Objective] = {"information": information, "entropy": entropy, "pseudo": pseudo_labels}
 """Method to the objective that it trains."""

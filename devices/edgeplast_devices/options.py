@@ -17,10 +17,8 @@ from edgeplast_devices.objectives import OBJECTIVES
 from edgeplast_devices.providers import CPU, PROVIDERS, RUNTIMES
 from edgeplast_devices.schedules import SCHEDULES
 
-METHODS: dict[str, str] = {name: one.words for name, one in OBJECTIVES.items()} | {
-    "recentre": "nothing trains: the head's bias takes the mean of the features away (NEO)"
-}
-"""Ways to learn without labels, and what they do."""
+METHODS = (*OBJECTIVES, "recentre")
+"""Ways to learn without labels: what trains towards an objective, or the head's bias alone, without training."""
 
 _MOST_OFTEN = 1_000_000_000
 
@@ -154,7 +152,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         if self.labels not in ("given", "none"):
             raise one_of("--labels", self.labels, ("given", "none"))
         if self.method not in METHODS:
-            raise one_of("method without labels", self.method, tuple(METHODS))
+            raise one_of("method without labels", self.method, METHODS)
         if self.labels == "given" and self.method != "information":
             raise UsageError(
                 f"--method {self.method} says how to learn without labels. Give --labels none with it, or leave it out."

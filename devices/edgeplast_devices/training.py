@@ -232,7 +232,7 @@ class Trainer:
         self.saw_none = not rows
         if self.saw_none:
             return float("nan")
-        loss, targets = OBJECTIVES[self.options.method].targets(np.concatenate(logits))
+        loss, targets = OBJECTIVES[self.options.method](np.concatenate(logits))
         targets = targets.astype(np.float32)
         for batch in self._micro_batches(np.asarray(list(rows)), epoch):
             session.accumulate(batch.images, targets[[rows[index] for index in batch.indices.tolist()]])
