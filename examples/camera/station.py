@@ -65,6 +65,7 @@ class Station:
 
     def state(self) -> dict[str, Any]:
         """Return what the page shows."""
+        now = resident_bytes()  # before the peak is asked for, which it may be
         memory, learning = self.learner.memory, self._learning
         with self._lock:
             state = {**self._shown, "said": self._said}
@@ -74,8 +75,8 @@ class Station:
             "learning": learning is not None and learning.is_alive(),
             "memory": {
                 "budget": memory.budget_bytes,
-                "peak": memory.measured_peak_bytes,
-                "now": resident_bytes(),
+                "peak": max(memory.measured_peak_bytes, now),
+                "now": now,
             },
         }
 
