@@ -54,13 +54,41 @@ class SecondsReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 class EpochReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One pass over the training images; validation figures are None where there is no validation split.
 
-    Epoch 0 is a fitted head before the first step.
+    Epoch 0 is a fitted head before the first step. ``also`` has the accuracy on other sets by name, where a limit on
+    what they lose asked for it.
     """
 
     epoch: int
     training_loss: float
     validation_accuracy: float | None
     validation_loss: float | None
+    also: dict[str, float] = {}
+
+
+class OtherSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another set of pictures, measured before the first step and with the weights that were kept.
+
+    Attributes:
+        images: how many could be read.
+        accuracy: fraction named right.
+        per_class: the same, of each class that it shows.
+    """
+
+    images: int
+    accuracy: BeforeAfter
+    per_class: dict[str, BeforeAfter]
+
+    @property
+    def lost_points(self) -> float:
+        """Points of accuracy that were lost; below 0 where some were gained."""
+        return 100 * ((self.accuracy.before or 0.0) - (self.accuracy.after or 0.0))
+
+    @property
+    def worst(self) -> tuple[str, float] | None:
+        """The class that lost most, and its points; None where none lost any."""
+        lost = {name: 100 * ((f.before or 0.0) - (f.after or 0.0)) for name, f in self.per_class.items()}
+        most = max(lost, key=lost.__getitem__, default=None)
+        return None if most is None or lost[most] <= 0 else (most, lost[most])
 
 
 class RungChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -94,7 +122,8 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         expected_calibration_error: 15 bins, as before and after, at the temperature of each.
         judged: predictions on held-out images without labels, by the bundle as it came and by the adapted model; None
             where labels were given.
-        images: images used per split.
+        also: other sets by name: what was known before, and what of it is left.
+        images: images used per split; of another set as ``also NAME``.
         unreadable: images that could not be read and were left out.
         unreadable_examples: the first few of them, with the reason.
         options: the training options that were in force.
@@ -110,8 +139,9 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         device_memory: of a provider with memory of its own; None on the CPU.
         temperature: fitted on the validation split; None without one.
         calibration_error_without_temperature: what the error after would be; None where none was fitted.
-        stopped_because: ``finished``, ``early stopping``, ``diverged``, or ``collapsed``, where predictions without
-            labels came to show clearly fewer classes than before; the best weights before that were kept.
+        stopped_because: ``finished``, ``early stopping``, ``diverged``; ``collapsed``, where predictions without
+            labels came to show clearly fewer classes than before; or ``forgot``, where another set lost more than it
+            may. The best weights before that were kept.
     """
 
     KIND: ClassVar[str] = "adaptation report"
@@ -144,6 +174,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     resumed_at: tuple[int, ...] = ()
     stopped_because: str = "finished"
     judged: Judged | None = None
+    also: dict[str, OtherSet] = {}
     provider: Placement = ON_CPU
     device_memory: DeviceMemoryReport | None = None
     temperature: float | None = None

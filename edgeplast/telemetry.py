@@ -1,8 +1,9 @@
 """Telemetry: what a run told of itself while it ran, one JSON line an event in ``telemetry.jsonl``.
 
-Lines have a ``kind``: ``run`` (the head, again after each resumption), ``step``, ``rung`` (a change of rung) and
-``epoch``. After 10,000 steps there is a line of every tenth, after 100,000 of every hundredth, and so on. Every line
-carries its time (seconds since 1970) and the optimizer steps done. A figure that the machine does not show is null.
+Lines have a ``kind``: ``run`` (the head, again after each resumption), ``step``, ``rung`` (a change of rung),
+``epoch``, and ``also`` (another set was measured). After 10,000 steps there is a line of every tenth, after 100,000 of
+every hundredth, and so on. Every line carries its time (seconds since 1970) and the optimizer steps done. A figure that
+the machine does not show is null.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class RungLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
 
 
 class EpochLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="epoch"):
-    """An epoch's end; validation figures are None without a validation split."""
+    """An epoch's end; figures as in :class:`edgeplast.adaptation.EpochReport`."""
 
     time: float
     step: Count
@@ -98,11 +99,23 @@ class EpochLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
     training_loss: float
     validation_accuracy: float | None
     validation_loss: float | None
+    also: dict[str, float] = {}
 
 
-Line = RunLine | StepLine | RungLine | EpochLine
+class AlsoLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="also"):
+    """Another set was measured: ``before`` the first step, or ``after``, with the weights that are kept."""
+
+    time: float
+    step: Count
+    name: str
+    when: str
+    images: Count
+    accuracy: float
+
+
+Line = RunLine | StepLine | RungLine | EpochLine | AlsoLine
 _LONGEST_LINE = 1 << 16
-L = TypeVar("L", RunLine, StepLine, RungLine, EpochLine)
+L = TypeVar("L", RunLine, StepLine, RungLine, EpochLine, AlsoLine)
 
 _decode = msgspec.json.Decoder(Line).decode
 encode = msgspec.json.Encoder().encode

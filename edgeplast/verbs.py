@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeplast.adaptation import Adaptation, EpochReport
-from edgeplast.arguments import BUDGET, BUNDLE, LABELLED, PLAN, SCORES, UNLABELLED, check_kind, path_of, wrong_kind
+from edgeplast.arguments import BUDGET, BUNDLE, LABELLED, PLAN, SCORES, check_kind, path_of
 from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
-from edgeplast.errors import InputError, UsageError
+from edgeplast.errors import InputError
 from edgeplast.evaluation import Evaluation
 from edgeplast.files import possible
+from edgeplast.given import bundle_of, image_set, splits_of, unlabelled
 from edgeplast.plans import Plan
 from edgeplast.prepared_images import PreparedImages, drawn
 from edgeplast.preprocessing import Preprocessing
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+    from edgeplast.given import OtherSets
     from edgeplast_devices.images import ImageSet, Splits, Unreadable
     from edgeplast_devices.options import TrainingOptions
     from edgeplast_devices.predicting import Prediction
@@ -63,9 +65,9 @@ def score(
 
     model = unwrapped(model)
     prepared = preprocessing or preprocessing_of(model)
-    target = PreparedImages(_image_set(images, progress), prepared, labels_for="scoring")
+    target = PreparedImages(image_set(images, progress), prepared, labels_for="scoring")
     model = with_head(model, len(target.classes))
-    source = None if reference is None else PreparedImages(_image_set(reference, progress), prepared)
+    source = None if reference is None else PreparedImages(image_set(reference, progress), prepared)
     shape = (len(prepared.mean), *prepared.image_size)
     found = traced(model, shape)  # what has no graph is refused before minutes of scoring
     return score_model(model, target, found, reference=source, progress=progress, **how)
@@ -180,7 +182,7 @@ def export(
         classes=names,
         preprocessing=prepared,
         frozen_compute=frozen_compute,
-        images=drawn(_image_set(images, progress), prepared, calibration_images, seed)
+        images=drawn(image_set(images, progress), prepared, calibration_images, seed)
         if wanted and images is not None
         else (),
         force=force,
@@ -193,6 +195,7 @@ def adapt(
     images: str | Path | Splits | ImageSet,
     *,
     into: str | Path,
+    also: OtherSets = (),
     budget: Budget | None = None,
     options: TrainingOptions | None = None,
     resume: bool = False,
@@ -208,6 +211,8 @@ def adapt(
         images: a folder, archive or npz of labelled images, an opened set, or opened splits. Without a validation
             split one is made from the training images. With ``options.labels="none"`` any folder of pictures.
         into: folder for the adapted bundle.
+        also: other labelled sets, measured before and after: what must not be forgotten. Paths or sets in a list, or by
+            name; of what has splits ``test``, else ``val``, else ``train``. See ``options.keep_within``.
         budget: of this process; by default what the bundle was exported for, and ``Budget()`` for no limit.
         options: of the training; with ``resume`` by default those of the run that was interrupted.
         resume: go on with the unfinished run of ``into``, if there is one.
@@ -223,21 +228,17 @@ def adapt(
     from edgeplast_devices.adapting import adapt as adapt_bundle
     from edgeplast_devices.adapting import interrupted_options, refuse_taken
     from edgeplast_devices.guard import guard_for
-    from edgeplast_devices.images import ImageSet, Splits, open_splits, open_splits_without_labels, understood
+    from edgeplast_devices.images import understood
     from edgeplast_devices.options import TrainingOptions
 
     check_kind(budget, Budget, "budget", BUDGET)
     check_kind(options, TrainingOptions, "options", "edgeplast.TrainingOptions")
     refuse_taken(possible(into), resume=resume, force=force)  # before the bundle is hashed and an archive unpacked
     options = options or (interrupted_options(possible(into)) if resume else None) or TrainingOptions()
-    opened = _bundle(bundle)
+    opened = bundle_of(bundle)
     guard = guard_for(opened, budget, notice)
     with guard.standing():  # before the images are opened: a list of files can be the peak
-        if isinstance(images, ImageSet):
-            images = Splits(images, None, None)
-        elif not isinstance(images, Splits):
-            opening = open_splits if options.labels == "given" else open_splits_without_labels
-            images = opening(path_of(images, "images", LABELLED), seed=options.seed, progress=progress)
+        images = splits_of(images, options, also, progress)
         for line in understood(images):
             notice(line)
         return adapt_bundle(
@@ -288,7 +289,7 @@ def evaluate(
 
     place = None if isinstance(bundle, Bundle) else path_of(bundle, "bundle", f"{BUNDLE}, or an ONNX file")
     deployed = place is not None and kind_at(place) == "file"
-    opened = None if deployed else _bundle(bundle)
+    opened = None if deployed else bundle_of(bundle)
     if not isinstance(images, ImageSet):
         images = open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
     how: dict[str, Any] = {"micro_batch": micro_batch, "threads": threads, "runtime": runtime, "provider": provider}
@@ -310,7 +311,7 @@ def deploy(
     """Write the model as one ONNX file in float32; see :func:`edgeplast_devices.deploying.deploy`."""
     from edgeplast_devices.deploying import deploy as deploy_bundle
 
-    return deploy_bundle(_bundle(bundle), possible(into), temperature=temperature, force=force, progress=progress)
+    return deploy_bundle(bundle_of(bundle), possible(into), temperature=temperature, force=force, progress=progress)
 
 
 def predict(
@@ -366,35 +367,6 @@ def predictions(
     allowed = f"the path of an ONNX file from edgeplast deploy, or {BUNDLE}"
     model = model if isinstance(model, Bundle) else path_of(model, "model", allowed)
     if not isinstance(images, ImageSet):
-        images = _unlabelled(images, progress)
+        images = unlabelled(images, progress)
     classifier = Classifier(model, threads=threads, runtime=runtime, provider=provider)
     return classifier.predict(images, temperature=temperature, unreadable=unreadable, progress=progress)
-
-
-def _bundle(given: Bundle | str | Path) -> Bundle:
-    return given if isinstance(given, Bundle) else Bundle.open(path_of(given, "bundle", BUNDLE))
-
-
-def _image_set(given: str | Path | ImageSet, progress: Progress) -> ImageSet:
-    from edgeplast_devices.images import ImageSet, open_images
-
-    return given if isinstance(given, ImageSet) else open_images(path_of(given, "images", LABELLED), progress=progress)
-
-
-def _unlabelled(given: Any, progress: Progress) -> ImageSet:
-    """Open one or several paths, or take one or several pictures as they are."""
-    from edgeplast_devices.images import open_unlabelled
-    from edgeplast_devices.images.in_memory import from_memory, is_picture
-
-    one = isinstance(given, str | Path) or is_picture(given)
-    if not one and not isinstance(given, list | tuple | np.ndarray):
-        raise wrong_kind(given, "images", UNLABELLED)
-    several = [given] if one else list(given)
-    if not several:
-        raise UsageError(f"images is empty: there is nothing to predict. Allowed: {UNLABELLED}.")
-    if all(isinstance(each, str | Path) for each in several):
-        return open_unlabelled([possible(each) for each in several], progress=progress)
-    for i, each in enumerate(several):
-        if not is_picture(each):
-            raise wrong_kind(each, f"images[{i}]", UNLABELLED)
-    return from_memory(several)

@@ -192,7 +192,8 @@ def _tidied(into: Path, bundle: Bundle, notice: Callable[[str], None]) -> Adapta
 def _patient(images: Splits, patience: Patience) -> Splits:
     """Return the same images, which wait where their place is gone."""
     val, test = (None if split is None else split.waiting(patience) for split in (images.val, images.test))
-    return Splits(images.train.waiting(patience), val, test)
+    also = {name: split.waiting(patience) for name, split in images.also.items()}
+    return Splits(images.train.waiting(patience), val, test, also)
 
 
 def _adapted(run: Run, bundle: Bundle, folder: Path, into: Path) -> Adaptation:

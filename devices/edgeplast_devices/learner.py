@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import overload
 
@@ -201,6 +201,8 @@ class Learner:
         epochs: int | None = None,
         steps: int | None = None,
         seconds: float | None = None,
+        also: Mapping[str, str | Path | ImageSet] | None = None,
+        keep_within: float | None = None,
         progress: Progress = silent,
     ) -> Adaptation:
         """Learn from every picture that was added so far, and write the adapted bundle.
@@ -212,10 +214,14 @@ class Learner:
             epochs: passes over the pictures; without any argument those of the options.
             steps: optimizer steps instead.
             seconds: or so many seconds; at least one step is taken, and the one in progress is finished.
+            also: labelled sets by name, measured before and after: what must not be forgotten.
+            keep_within: points of accuracy that each of them may lose; where one loses more, learning stops and the
+                last weights that kept them are kept.
             progress: told of each step.
 
         Returns:
-            the report of this time, also ``report.json`` in the folder; nothing is measured, see :meth:`evaluate`.
+            the report of this time, also ``report.json`` in the folder. Nothing is measured but ``also``; see
+            :meth:`evaluate`.
 
         Raises:
             InputError: fewer than two classes were added, or learning diverged.
@@ -224,6 +230,10 @@ class Learner:
             InterruptedRunError: by a signal, or :meth:`close`; what was learned is kept and written.
         """
         extent, options = self._extent(epochs, steps, seconds)
+        options = msgspec.structs.replace(
+            options, keep_within=options.keep_within if keep_within is None else keep_within
+        )
+        others = {name: self._opened(given, None, progress) for name, given in (also or {}).items()}
         if not self._alone.acquire(blocking=False):
             raise UsageError("This Learner is learning already, in another thread. Wait until that has come back.")
         try:
@@ -231,7 +241,7 @@ class Learner:
             images = self._examples.images()
             self._require_examples(images)
             with asked_to_stop() as self._interrupts:
-                return self._core.learn(images, options, extent, self._interrupts, progress)
+                return self._core.learn(images, others, options, extent, self._interrupts, progress)
         finally:
             self._interrupts = None
             self._alone.release()
@@ -250,9 +260,7 @@ class Learner:
             InputError: pictures have no label or one that is no class, or not one can be read.
         """
         self._require_open()
-        if not isinstance(images, ImageSet):
-            images = open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
-        return self._core.evaluation_of(images, progress)
+        return self._core.evaluation_of(self._opened(images, split, progress), progress)
 
     @property
     def report(self) -> Adaptation | None:
@@ -279,6 +287,11 @@ class Learner:
         self._require_open()
         with self._kept.writing:
             return deploy(self._kept.bundle, possible(into), force=force, progress=progress)
+
+    def _opened(self, images: str | Path | ImageSet, split: str | None, progress: Progress) -> ImageSet:
+        if isinstance(images, ImageSet):
+            return images
+        return open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
 
     def _extent(self, epochs: int | None, steps: int | None, seconds: float | None) -> tuple[Extent, TrainingOptions]:
         if sum(given is not None for given in (epochs, steps, seconds)) > 1:

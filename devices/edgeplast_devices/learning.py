@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from edgeplast.errors import DivergedError, InputError, InterruptedRunError, Usa
 from edgeplast.evaluation import Evaluation
 from edgeplast.footprint import PICTURE_BYTES
 from edgeplast.progress import Progress
+from edgeplast_devices.checkpoints import clear
 from edgeplast_devices.evaluating import labelled, measure
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.guard import Guard
@@ -133,7 +135,13 @@ class Core:
         return picture
 
     def learn(
-        self, images: ImageSet, options: TrainingOptions, extent: Extent, interrupts: Interrupts, progress: Progress
+        self,
+        images: ImageSet,
+        others: Mapping[str, ImageSet],
+        options: TrainingOptions,
+        extent: Extent,
+        interrupts: Interrupts,
+        progress: Progress,
     ) -> Adaptation:
         """Let a run go over labelled pictures, and keep what it learned; arguments as of ``Learner.learn``."""
         with self._turns:  # threads may have been started, whose stacks are counted now
@@ -147,7 +155,7 @@ class Core:
         cut_telemetry(bundle.path, None)
         run = Run(
             bundle,
-            Splits(images, None, None),
+            Splits(images, None, None, others),
             self._guard,
             options,
             progress,
@@ -166,6 +174,9 @@ class Core:
             with self._turns:
                 weights_into(self._standing.parameters, self._kept.bundle)
             raise
+        finally:
+            with contextlib.suppress(OSError):
+                clear(bundle.path)  # weights of earlier epochs
         return report_of(run)
 
     def _moved(self, run: Run, telemetry: TelemetryWriter) -> None:

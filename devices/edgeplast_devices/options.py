@@ -84,6 +84,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         augment: ``default`` (random resized crop and flip) or ``none``.
         labels: ``given``, or ``none``: what the pictures show is not known, or not to be looked at.
         method: how to learn without labels; one of :data:`METHODS`.
+        keep_within: points of accuracy that other sets may lose; the run stops when one loses more, and the last
+            weights that kept them are kept. None measures other sets and sets no limit.
         patience: epochs without a better validation loss before stopping early; 0 never stops early.
         seed: of the data order, the augmentation and the validation split.
         threads: of the runtime; None uses all cores this process may use.
@@ -110,6 +112,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     augment: str = "default"
     labels: str = "given"
     method: str = "information"
+    keep_within: float | None = None
     patience: int = 0
     seed: int = 0
     threads: int | None = None
@@ -131,7 +134,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         for name, low, high in (
             ("epochs", 0, 100_000), ("batch", 1, 65_536), ("micro_batch", 1, 65_536), ("learning_rate", 0.0, 1e3),
             ("head_learning_rate", 0.0, 1e3), ("warmup", 0.0, 1.0), ("weight_decay", 0.0, 1e3), ("momentum", 0.0, 1.0),
-            ("clip", 0.0, 1e9), ("label_smoothing", 0.0, 1.0), ("patience", 0, 100_000),
+            ("clip", 0.0, 1e9), ("label_smoothing", 0.0, 1.0), ("patience", 0, 100_000), ("keep_within", 0.0, 100.0),
             ("seed", 0, 2**63), ("threads", 1, 1024),
         ):  # fmt: skip
             value = getattr(self, name)

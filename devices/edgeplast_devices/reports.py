@@ -7,6 +7,7 @@ import statistics
 import msgspec
 
 from edgeplast.adaptation import Adaptation, BeforeAfter, Judged, MemoryReport, SecondsReport
+from edgeplast_devices.retention import others_of
 from edgeplast_devices.running import Run
 from edgeplast_devices.runtime import runtime_name
 
@@ -54,6 +55,7 @@ def report_of(run: Run) -> Adaptation:
         unreadable=sum(u.count for u in lost),
         unreadable_examples=tuple(example for u in lost for example in u.examples),
         options=msgspec.to_builtins(run.options),
+        also=others_of(state.also_before, state.also_after),
         history=tuple(state.history),
         best_epoch=state.best.epoch,
         losses=state.losses.whole(),

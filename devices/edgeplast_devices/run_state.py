@@ -77,6 +77,8 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         judged: the weights to keep, likewise.
         before: the evaluation before the first step.
         after: the evaluation after the last.
+        also_before: other sets, likewise, by name.
+        also_after: with the weights that were kept.
         temperature: of the weights that were kept; None without a validation split.
         rung_changes: so far.
         lost: pictures that could not be read, by split.
@@ -114,6 +116,8 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     judged: Judgement | None = None
     before: Evaluation | None = None
     after: Evaluation | None = None
+    also_before: dict[str, Evaluation] = {}
+    also_after: dict[str, Evaluation] = {}
     temperature: float | None = None
     rung_changes: list[RungChange] = []
     lost: dict[str, Lost] = {}

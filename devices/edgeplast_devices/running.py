@@ -20,18 +20,20 @@ from edgeplast.bundle import Bundle
 from edgeplast.errors import DivergedError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
+from edgeplast_devices.beginning import begin
 from edgeplast_devices.checkpoints import Checkpoint, Saved, read_best, write_checkpoint, write_hashed
 from edgeplast_devices.curves import thin
 from edgeplast_devices.evaluating import measure
 from edgeplast_devices.extent import Extent
-from edgeplast_devices.fitted_heads import fit_on_images, linear_head, no_features, with_room
+from edgeplast_devices.fitted_heads import linear_head, no_features, with_room
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Splits, Unreadable, epoch_order
 from edgeplast_devices.interrupts import Interrupts
-from edgeplast_devices.judging import Verdict, bias_to_recentre, judged, recentre
+from edgeplast_devices.judging import Verdict, bias_to_recentre, judged
 from edgeplast_devices.memory import peak_bytes
 from edgeplast_devices.metrics import MOST, writable
 from edgeplast_devices.options import Interval, TrainingOptions
+from edgeplast_devices.retention import PREFIX, has_forgotten
 from edgeplast_devices.run_state import Best, Lost
 from edgeplast_devices.runtime import runtime_name
 from edgeplast_devices.schedules import learning_rate
@@ -41,7 +43,6 @@ from edgeplast_devices.starting import aligned, begun, default_batch, filled_in,
 from edgeplast_devices.telemetry import TelemetryWriter
 from edgeplast_devices.temperatures import temperature_on_images
 from edgeplast_devices.training import batch_order
-from edgeplast_devices.weights import head_parameters
 
 _MOST_FAILED_STEPS = 5
 """Steps in a row with a loss or gradient that is not finite before the run counts as diverged."""
@@ -134,7 +135,7 @@ class Run:
         stands, train = self.standing, self.splits["train"]
         stands.open(self.bundle)
         self.parameters = stands.parameters
-        given = (self.state, self.bundle, train, self.options, self.unreadable["train"], self._between)
+        given = (self.state, self.bundle, train, self.options, self.unreadable["train"], self.between)
         self.trainer = stands.trainer_for(*given)
         if self.checkpoint is not None:
             self.trainer.restore(self.checkpoint.arrays())
@@ -156,15 +157,21 @@ class Run:
         if state.before is None and self.measured_on:
             temperature, said = self.bundle.manifest.temperature, f"evaluating {self.measured_on}, before"
             state.before = self._measure(self.measured_on, said, temperature=temperature)
+        self._measure_others(state.also_before, telemetry, "before")
         if not state.head_started:
-            self._start_head(folder, telemetry)
+            begin(self, folder, telemetry)
         while state.epoch < self.options.epochs and state.stopped_because == "finished" and not self._is_over:
             self._epoch(folder, telemetry)
+        if state.position and state.stopped_because == "finished" and self.options.keep_within is not None:
+            self.note_epoch(
+                state.epoch + 1, folder, telemetry
+            )  # it ended within one, and must be looked at all the same
         self._restore_best(folder)
         state.temperature = self._fit_temperature()
         if self.measured_on:
             said = f"evaluating {self.measured_on}, after"
             state.after = self._measure(self.measured_on, said, temperature=state.temperature)
+        self._measure_others(state.also_after, telemetry, "after")
         self.look()
 
     def look(self) -> None:
@@ -180,7 +187,7 @@ class Run:
         Nothing is written where memory ran out in the middle of an update: some weights are then a step ahead.
         """
         state = self.state
-        if self.trainer.is_updating or self.saved.holds(state):
+        if self.trainer.is_updating or self.saved.holds(state) or (self._keep is not None and self._goes_back):
             return
         self.look()
         if self._keep is not None:
@@ -189,43 +196,11 @@ class Run:
             write_checkpoint(folder, state, self.trainer.arrays(), best_before=self.saved.best_file)
         self.saved = Saved.of(state)
 
-    def _start_head(self, folder: Path, telemetry: TelemetryWriter) -> None:
-        """Bring the head where the run starts from; a fitted one is kept as what an epoch has learned is."""
-        state, manifest, train = self.state, self.bundle.manifest, self.splits["train"]
-        if self.options.head == "zero":
-            with self.standing.turn:
-                for name in head_parameters(manifest):
-                    self.parameters[name].fill(0)
-        elif self.options.labels == "none":
-            self._begin_without_labels(folder, telemetry)
-        elif self.options.head == "fitted":
-            loss = fit_on_images(
-                manifest, self.evaluation, self.parameters, train, self.options,
-                in_memory=self.rows_in_memory, between=self._between, folder=folder, **self._over("train"),
-            )  # fmt: skip
-            state.epoch_loss = (loss, 1)
-        state.head_started = True
-        if state.has_learned:
-            if self.options.head == "fitted":
-                self._note_epoch(0, folder, telemetry)
-            self.save(folder)
-
-    def _begin_without_labels(self, folder: Path, telemetry: TelemetryWriter) -> None:
-        """Judge and keep the weights as they came, so that nothing worse takes their place; recentre if asked for."""
-        state, session, train = self.state, self.evaluation, self.splits["train"]
-        verdict = self._verdict("judging the model as it came", 0)
-        state.judged_before = state.judged = verdict.judgement
-        state.best = Best(epoch=0, loss=verdict.loss, file=write_hashed(folder, "best", 0, self.parameters).name)
-        if self.options.method == "recentre":
-            recentre(session.logits, self.bundle.manifest, self.parameters, train, **self._over("train"))
-            self._note_epoch(1, folder, telemetry)
-            state.epoch = self.options.epochs
-
-    def _verdict(self, activity: str, offset: int) -> Verdict:
+    def verdict(self, activity: str, offset: int) -> Verdict:
         """Say how good the weights in force are on what was held back, by labels or without."""
         held, how = "val" if "val" in self.splits else "train", self.bundle.manifest.preprocessing
         if self.options.labels == "none":
-            over = self._over(held, offset)
+            over = self.over(held, offset)
             return judged(self.evaluation.logits, self.splits[held], how, self.state.judged_before, activity, **over)
         found = self._measure(held, activity, offset=offset) if held == "val" else None
         return Verdict(found.loss, found.accuracy) if found else Verdict()
@@ -236,7 +211,7 @@ class Run:
             return self.bundle.manifest.temperature
         if "val" not in self.splits:
             return None
-        return temperature_on_images(self.bundle.manifest, self.evaluation, self.splits["val"], **self._over("val"))
+        return temperature_on_images(self.bundle.manifest, self.evaluation, self.splits["val"], **self.over("val"))
 
     def _epoch(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Go through what is left of an epoch."""
@@ -302,7 +277,7 @@ class Run:
     def _end_epoch(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Validate, remember the best weights, and decide whether to stop early."""
         state = self.state
-        self._note_epoch(state.epoch + 1, folder, telemetry)
+        self.note_epoch(state.epoch + 1, folder, telemetry)
         state.epoch, state.position = state.epoch + 1, 0
         if (
             state.stopped_because == "finished"
@@ -311,16 +286,20 @@ class Run:
         ):
             state.stopped_because = "early stopping"
 
-    def _note_epoch(self, epoch: int, folder: Path, telemetry: TelemetryWriter) -> None:
+    def note_epoch(self, epoch: int, folder: Path, telemetry: TelemetryWriter) -> None:
         """Validate, and keep the weights if they are the best so far; ``epoch`` 0 is a fitted head before any step."""
         state = self.state
         before = len(self.splits["train"]) if epoch else 0
-        verdict = self._verdict(self._epoch_name if epoch else "evaluating val", before)
+        verdict = self.verdict(self._epoch_name if epoch else "evaluating val", before)
+        others: dict[str, Evaluation] = {}
+        if self.options.keep_within is not None:
+            self._measure_others(others)
         report = EpochReport(
             epoch=epoch,
             training_loss=state.epoch_loss[0] / state.epoch_loss[1] if state.epoch_loss[1] else MOST,
             validation_accuracy=verdict.accuracy,
             validation_loss=verdict.loss,
+            also={name: found.accuracy for name, found in others.items()},
         )
         state.history.append(report)
         thin(state.history)
@@ -331,10 +310,13 @@ class Run:
         if verdict.has_collapsed:
             state.stopped_because = "collapsed"
             return
+        if has_forgotten(state.also_before, others, self.options.keep_within):
+            state.stopped_because = "forgot"
+            return
         loss = -float(epoch) if verdict.loss is None else verdict.loss
         if state.best.is_worse_than(loss):
             state.best, state.judged = Best(epoch=epoch, loss=loss), verdict.judgement
-            if epoch < self.options.epochs and self._keep is None:  # the last epoch's need no copy: they are in force
+            if epoch < self.options.epochs and self._goes_back:  # the last epoch's need no copy: they are in force
                 state.best.file = write_hashed(folder, "best", state.steps, self.parameters).name
 
     def _restore_best(self, folder: Path) -> None:
@@ -357,23 +339,40 @@ class Run:
         how, classes = self.bundle.manifest.preprocessing, self.bundle.manifest.classes
         return measure(
             self.evaluation, self.splits[split], how, classes,
-            activity=activity, temperature=temperature, **self._over(split, offset),
+            activity=activity, temperature=temperature, **self.over(split, offset),
         )  # fmt: skip
 
-    def _over(self, split: str, offset: int = 0) -> dict[str, Any]:
+    def _measure_others(
+        self, found: dict[str, Evaluation], telemetry: TelemetryWriter | None = None, when: str = ""
+    ) -> None:
+        """Measure what is to be kept, but for sets that were measured already, and tell of it."""
+        for split in (split for split in self.splits if split.startswith(PREFIX)):
+            name = split.removeprefix(PREFIX)
+            if name not in found:
+                found[name] = self._measure(split, f"evaluating {name}{when and f', {when}'}")
+                if telemetry is not None:
+                    accuracy, images = found[name].accuracy, found[name].images
+                    telemetry.also(step=self.state.steps, name=name, when=when, images=images, accuracy=accuracy)
+
+    def over(self, split: str, offset: int = 0) -> dict[str, Any]:
         """Return what every pass over a split is given; its progress stops it where someone asked for that."""
 
         def progress(activity: str, done: int, total: int) -> None:
-            self._between()
+            self.between()
             self.progress(activity, offset + done, offset + total)
 
         micro_batch, unreadable = self.trainer.rung.micro_batch, self.unreadable[split]
         return {"micro_batch": micro_batch, "unreadable": unreadable, "progress": progress}
 
-    def _between(self) -> None:
+    def between(self) -> None:
         """Stop between two micro-batches if someone asked for it."""
         if self.interrupts.requested:
             raise InterruptedRunError(f"Interrupted by {self.interrupts.requested} at step {self.state.steps}.")
+
+    @property
+    def _goes_back(self) -> bool:
+        """Whether the weights of an earlier epoch may be those that are kept."""
+        return self._keep is None or self.options.keep_within is not None
 
     @property
     def _passed(self) -> float:

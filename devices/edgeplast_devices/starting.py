@@ -25,6 +25,7 @@ from edgeplast_devices.images import (
 )
 from edgeplast_devices.memory import resident_bytes
 from edgeplast_devices.options import NEW_HEAD, TrainingOptions, default_head_learning_rate, default_learning_rate
+from edgeplast_devices.retention import aligned_others, check_keeps
 from edgeplast_devices.run_state import Lost, RunState
 from edgeplast_devices.rungs import Rung, choose, ladder
 from edgeplast_devices.runtime import read_in
@@ -38,10 +39,12 @@ def aligned(images: Splits, bundle: Bundle, options: TrainingOptions) -> dict[st
     """Return the splits that there are, with labels that index the bundle's classes.
 
     Raises:
+        UsageError: what is to be kept cannot be measured.
         InputError: training images of fewer than two classes, or without labels; or they are to be learned from without
             labels, and the head knows nothing that could be carried over to them.
     """
     classes = bundle.manifest.classes
+    check_keeps(options.keep_within, images.also)
     train = images.train.aligned_to(classes) if options.labels == "given" else images.train.without_labels()
     if options.labels == "given":
         require_labels(train, "learning")
@@ -56,7 +59,7 @@ def aligned(images: Splits, bundle: Bundle, options: TrainingOptions) -> dict[st
         if split is not None and len(split):
             hidden = options.labels == "none" and name == "val"
             splits[name] = split.without_labels() if hidden else split.aligned_to(classes)
-    return splits
+    return splits | aligned_others(images.also, classes)
 
 
 def default_batch(plan: Plan, options: TrainingOptions) -> int:

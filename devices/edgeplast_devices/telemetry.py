@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from edgeplast.files import disk_errors
 from edgeplast.telemetry import (
     TELEMETRY,
+    AlsoLine,
     EpochLine,
     Line,
     RungLine,
@@ -73,6 +74,10 @@ class TelemetryWriter:
     def epoch(self, **figures: Any) -> None:
         """Write one line on the end of an epoch."""
         self._write(EpochLine(time=self._now(), **figures))
+
+    def also(self, **figures: Any) -> None:
+        """Write one line on another set that was measured."""
+        self._write(AlsoLine(time=self._now(), **figures))
 
     def close(self) -> None:
         """Close the file."""

@@ -10,6 +10,7 @@ import typer
 
 from edgeplast.adaptation import Adaptation, BeforeAfter, EpochReport, Judged
 from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar, say
+from edgeplast.cli.kept import rows_of_others, why_it_stopped
 from edgeplast.cli.options import (
     ProviderOption,
     RuntimeOption,
@@ -71,6 +72,14 @@ def adapt(
     method: Annotated[
         str, typer.Option(help="With --labels none: information, entropy, pseudo, or recentre (nothing trains).")
     ] = "information",
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(help="Other labelled images, measured before and after: what must not be lost. Repeatable."),
+    ] = None,
+    keep_within: Annotated[
+        float | None,
+        typer.Option(help="Points of accuracy that --also may lose; the run goes back and stops when one loses more."),
+    ] = None,
     patience: Annotated[
         int, typer.Option(help="Epochs without a better validation loss before stopping; 0: never.")
     ] = 0,
@@ -122,6 +131,7 @@ def adapt(
         augment=augment,
         labels=labels,
         method=method,
+        keep_within=keep_within,
         patience=patience,
         seed=seed,
         threads=threads,
@@ -138,6 +148,7 @@ def adapt(
             bundle,
             data,
             into=output,
+            also=also or [],
             budget=budget,
             options=options,
             resume=resume,
@@ -196,6 +207,7 @@ def _show(report: Adaptation, output: Path) -> None:
             ("calibration error", _change(report.expected_calibration_error, ".3f")),
             ("temperature", _temperature(report)),
         ]
+    rows += rows_of_others(report)
     rows += [
         (
             "peak memory",
@@ -231,6 +243,8 @@ def _show(report: Adaptation, output: Path) -> None:
             f"\nTraining diverged at step {report.steps}; the weights of epoch {report.best_epoch} were kept. "
             f"Try a tenth of the learning rate: --learning-rate {rate / 10:g}"
         )
+    if report.stopped_because == "forgot":
+        say(why_it_stopped(report))
     if report.stopped_because == "collapsed":
         say(
             "\nStopped: predictions came to show clearly fewer classes than before. The weights of epoch "
@@ -248,6 +262,8 @@ def _show(report: Adaptation, output: Path) -> None:
 def _best(report: Adaptation) -> str:
     if report.best_epoch:
         return f"{report.best_epoch} of {report.epochs}"
+    if report.stopped_because == "forgot" and report.options.get("head") != "fitted":
+        return "the weights as they came"
     return f"the fitted head, better than {report.epochs} epochs from it" if report.epochs else "the fitted head"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
-from edgeplast.adaptation import Adaptation
+from edgeplast.adaptation import Adaptation, BeforeAfter
 from edgeplast.bundle import REPORT
 from edgeplast.errors import InputError
 from edgeplast.reporting.pages import WIDTH_INCHES, Page, Section, write_page
@@ -68,21 +68,24 @@ def _facts(lines: list[Line], report: Adaptation | None) -> list[tuple[str, str]
     ]
     if report is None:
         return facts
-    before, after = report.accuracy.before, report.accuracy.after
     enforced = "" if report.memory.enforced_by == "nothing" else f", enforced by the {report.memory.enforced_by}"
     facts[3] = (
         "peak memory",
         f"{format_bytes(report.memory.measured_peak_bytes)} measured, "
         f"{format_bytes(report.memory.predicted_peak_bytes)} predicted{enforced}",
     )
-    accuracy = " → ".join("–" if value is None else f"{value:.1%}" for value in (before, after))
     return [
-        (f"accuracy ({report.measured_on})", accuracy),
+        (f"accuracy ({report.measured_on})", _change(report.accuracy)),
+        *((f"of {name}", _change(found.accuracy)) for name, found in report.also.items()),
         ("images", ", ".join(f"{count} {name}" for name, count in report.images.items())),
         ("time", f"{format_seconds(report.seconds.total)}, of which training {format_seconds(report.seconds.train)}"),
         ("best epoch", f"{report.best_epoch} of {report.epochs} ({report.stopped_because})"),
         *facts,
     ]
+
+
+def _change(accuracy: BeforeAfter) -> str:
+    return " → ".join("–" if value is None else f"{value:.1%}" for value in (accuracy.before, accuracy.after))
 
 
 def _notes(lines: list[Line], report: Adaptation | None) -> list[str]:
@@ -93,6 +96,14 @@ def _notes(lines: list[Line], report: Adaptation | None) -> list[str]:
     resumed = [run.step for run in of_kind(lines, RunLine)[1:]]
     if resumed:
         notes.append(f"Resumed at step {', '.join(map(str, resumed))}.")
+    for name, found in report.also.items() if report is not None else ():
+        if (worst := found.worst) is not None:
+            notes.append(f"Of {name} {found.lost_points:.1f} points were lost; most of {worst[0]}: {worst[1]:.1f}.")
+    if report is not None and report.stopped_because == "forgot":
+        notes.append(
+            f"Stopped: another set had lost more than {report.options['keep_within']:g} points. The weights of epoch "
+            f"{report.best_epoch} were kept."
+        )
     if report is not None and report.unreadable:
         notes.append(f"{report.unreadable} pictures could not be read and were left out.")
     slowed = {reason for step in of_kind(lines, StepLine) for reason in step.slowed_by}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,11 +30,13 @@ class Splits:
         train: what is learned from.
         val: what decides when to stop, or None.
         test: what is measured on at the end, or None.
+        also: other sets by name, with classes of their own order: what must not be lost.
     """
 
     train: ImageSet
     val: ImageSet | None
     test: ImageSet | None
+    also: Mapping[str, ImageSet] = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -1,0 +1,63 @@
+"""How a run begins: the head zeroed, fitted, or left as it came, and the weights as they came put aside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeplast_devices.checkpoints import write_hashed
+from edgeplast_devices.fitted_heads import fit_on_images
+from edgeplast_devices.judging import recentre
+from edgeplast_devices.run_state import Best
+from edgeplast_devices.weights import head_parameters
+
+if TYPE_CHECKING:
+    from edgeplast_devices.running import Run
+    from edgeplast_devices.telemetry import TelemetryWriter
+
+
+def begin(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:
+    """Bring the head where the run starts from; a fitted one is kept as what an epoch has learned is.
+
+    Args:
+        run: whose graphs are open.
+        folder: in which it works.
+        telemetry: told of a fitted head.
+    """
+    state, manifest, train = run.state, run.bundle.manifest, run.splits["train"]
+    if run.options.keep_within is not None:
+        put_aside(run, folder)
+    if run.options.head == "zero":
+        with run.standing.turn:
+            for name in head_parameters(manifest):
+                run.parameters[name].fill(0)
+    elif run.options.labels == "none":
+        _begin_without_labels(run, folder, telemetry)
+    elif run.options.head == "fitted":
+        loss = fit_on_images(
+            manifest, run.evaluation, run.parameters, train, run.options,
+            in_memory=run.rows_in_memory, between=run.between, folder=folder, **run.over("train"),
+        )  # fmt: skip
+        state.epoch_loss = (loss, 1)
+    state.head_started = True
+    if state.has_learned:
+        if run.options.head == "fitted":
+            run.note_epoch(0, folder, telemetry)
+        run.save(folder)
+
+
+def put_aside(run: Run, folder: Path, loss: float | None = None) -> None:
+    """Keep the weights as they are, to go back to; without a loss any epoch that may be kept takes their place."""
+    run.state.best = Best(epoch=0, loss=loss, file=write_hashed(folder, "best", 0, run.parameters).name)
+
+
+def _begin_without_labels(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:
+    """Judge and keep the weights as they came, so that nothing worse takes their place; recentre if asked for."""
+    state, session, train = run.state, run.evaluation, run.splits["train"]
+    verdict = run.verdict("judging the model as it came", 0)
+    state.judged_before = state.judged = verdict.judgement
+    put_aside(run, folder, verdict.loss)
+    if run.options.method == "recentre":
+        recentre(session.logits, run.bundle.manifest, run.parameters, train, **run.over("train"))
+        run.note_epoch(1, folder, telemetry)
+        state.epoch = run.options.epochs

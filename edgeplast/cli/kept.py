@@ -1,0 +1,35 @@
+"""What the command line says of old knowledge: what other sets lost, and why a run went back."""
+
+from __future__ import annotations
+
+from edgeplast.adaptation import Adaptation, OtherSet
+
+_SHOWN_POINTS = 0.05
+"""Less is shown as none."""
+
+
+def rows_of_others(report: Adaptation) -> list[tuple[str, str]]:
+    """Return a row for each other set: accuracy before and after, what was lost, and of which class most."""
+    return [(f"of {name}", _kept(found)) for name, found in report.also.items()]
+
+
+def why_it_stopped(report: Adaptation) -> str:
+    """Say that a run forgot more than it may, what was kept, and what to do."""
+    came = " (as they came)" if report.best_epoch == 0 and report.options.get("head") != "fitted" else ""
+    last = report.history[-1]
+    lost = {name: 100 * ((report.also[name].accuracy.before or 0.0) - now) for name, now in last.also.items()}
+    name = max(lost, key=lost.__getitem__)
+    return (
+        f"\nStopped: after epoch {last.epoch} {name} had lost {lost[name]:.1f} points, more than the "
+        f"{report.options['keep_within']:g} of --keep-within. The weights of epoch {report.best_epoch}{came} were "
+        "kept. Pictures of the old kind among the new, a lower learning rate or fewer parts that train may keep more."
+    )
+
+
+def _kept(found: OtherSet) -> str:
+    before, after = found.accuracy.before, found.accuracy.after
+    points = found.lost_points
+    said = "nothing lost" if abs(points) < _SHOWN_POINTS else f"{'lost' if points > 0 else 'gained'} {abs(points):.1f}"
+    if (worst := found.worst) is not None and len(found.per_class) > 1 and worst[1] >= _SHOWN_POINTS:
+        said += f", most of {worst[0]}: {worst[1]:.1f}"
+    return f"{before or 0.0:.1%} → {after or 0.0:.1%} ({said})"

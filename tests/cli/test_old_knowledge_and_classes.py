@@ -1,0 +1,75 @@
+"""``adapt --also``, ``--keep-within`` as typed: what is printed of old knowledge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_models import CLASSES, blob
+
+import edgeplast
+from edgeplast.bundle import Bundle
+from edgeplast.cli.app import run
+from edgeplast_devices.options import TrainingOptions
+
+QUICK = ["--lr", "3e-3", "--threads", "1", "--augment", "none"]
+
+
+@pytest.fixture(scope="module")
+def learned(bundle: Bundle, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    into = tmp_path_factory.mktemp("cli") / "learned"
+    edgeplast.adapt(bundle, blobs, into=into, options=TrainingOptions(epochs=6, learning_rate=3e-3, threads=1))
+    return into
+
+
+@pytest.fixture(scope="module")
+def shifted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures under another's name."""
+    root = tmp_path_factory.mktemp("shifted")
+    for i in range(30):
+        place = root / CLASSES[(i + 1) % 3] / f"{i}.png"
+        place.parent.mkdir(exist_ok=True)
+        blob(CLASSES[i % 3], i).save(place)
+    return root
+
+
+@pytest.fixture
+def typed(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line on a terminal of 80 columns; exit code, standard output and standard error."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def run_it(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = run([str(word) for word in words])
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.out + shown.err
+        return code, shown.out, shown.err
+
+    return run_it
+
+
+def test_what_was_lost_is_printed_and_handed_to_programs(
+    typed, learned: Path, shifted: Path, blobs: Path, tmp_path: Path
+) -> None:
+    how = ["--data", shifted, "--also", blobs, "--epochs", "3", *QUICK]
+    code, out, _ = typed("adapt", learned, *how, "-o", tmp_path / "a")
+    said = " ".join(out.replace("│", " ").split())
+    assert code == 0 and "lost" in said and "most of" in said
+    code, out, _ = typed("adapt", learned, *how, "-o", tmp_path / "b", "--json")
+    found = json.loads(out)["also"][str(blobs)]
+    assert code == 0 and found["accuracy"]["before"] > found["accuracy"]["after"] and found["images"] == 36
+
+
+def test_a_run_that_goes_back_says_why_and_what_to_do(
+    typed, learned: Path, shifted: Path, blobs: Path, tmp_path: Path
+) -> None:
+    how = ["--data", shifted, "--also", blobs, "--epochs", "6", *QUICK]
+    code, out, _ = typed("adapt", learned, *how, "--keep-within", "2", "-o", tmp_path / "a")
+    said = " ".join(out.split())
+    assert code == 0 and "more than the 2 of --keep-within" in said and "may keep more" in said and "(forgot)" in said
+    code, _, err = typed("adapt", learned, "--data", shifted, "--keep-within", "2", "-o", tmp_path / "b")
+    assert code == 2 and "--keep-within 2 needs pictures" in err
+    code, out, _ = typed("report", tmp_path / "a", "-o", tmp_path / "page.html")
+    assert code == 0 and "another set had lost more than 2 points" in (tmp_path / "page.html").read_text()
