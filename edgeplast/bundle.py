@@ -10,46 +10,36 @@ run writes into a copy of the folder, nor a link. Graphs read weights from ``fro
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
-import re
 from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
 import msgspec
 
-from edgeplast.documents import AtLeastOne, Count, Document
+from edgeplast.documents import AtLeastOne, Document
 from edgeplast.errors import DamagedError, InputError
-from edgeplast.external_data import external_files_in
 from edgeplast.files import sha256
 from edgeplast.footprint import Footprint
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.recomputation import Recompute
-from edgeplast.stamps import Stamp, hashed, kind_at, opened, shortened, stamp_of
-from edgeplast.units import format_bytes
+from edgeplast.stamps import Stamp, kind_at, shortened, stamp_of
+from edgeplast.stored_files import FROZEN as FROZEN
+from edgeplast.stored_files import MOST_GRAPH_BYTES as MOST_GRAPH_BYTES
+from edgeplast.stored_files import TRAINABLE as TRAINABLE
+from edgeplast.stored_files import StoredFile as StoredFile
+from edgeplast.stored_files import copy_of, fault_of, fault_of_name, shown_name
+from edgeplast.stored_files import describe_file as describe_file
+from edgeplast.stored_files import is_graph as is_graph
 
 MANIFEST, REPORT = "bundle.json", "report.json"
-FROZEN, TRAINABLE = "frozen.safetensors", "trainable.safetensors"
 BLOCK_OF_4_BITS = 32
 EVALUATION_GRAPH, DEPLOYMENT_GRAPH = "evaluate.onnx", "deploy.onnx"
-
-MOST_GRAPH_BYTES = 64 << 20
-"""Graphs have no weights in them and are some hundred kilobytes; one is read whole."""
 
 _SHOWN_FAULTS = 20
 _LONGEST_CLASS = 1000
 _COLDEST, _HOTTEST = 1e-3, 1e3
-_GRAPH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.onnx")
-
-
-class StoredFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Size and hash of one file of the bundle."""
-
-    bytes: Count
-    sha256: str
 
 
 class StoredParameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -227,7 +217,7 @@ class Bundle(msgspec.Struct, frozen=True):
         faults += [
             fault
             for name, stored in manifest.files.items()
-            if _fault_of_name(name) is None and (fault := _fault(path / name, stored, stamps))
+            if fault_of_name(name) is None and (fault := fault_of(path / name, stored, stamps))
         ]
         if faults:
             raise DamagedError(_damaged(path, faults))
@@ -256,7 +246,7 @@ class Bundle(msgspec.Struct, frozen=True):
         # Some file systems number a file anew when it was forgotten for a while, and a backup that makes links
         # changes the times of what nobody else has written: the content decides then.
         if now is not None and (self.is_copy or now[2:] == stamp[2:]):
-            return _fault(self.path / name, self.manifest.files[name], {}) is None
+            return fault_of(self.path / name, self.manifest.files[name], {}) is None
         return False
 
     def copied(self, folder: Path) -> Bundle:
@@ -273,9 +263,9 @@ class Bundle(msgspec.Struct, frozen=True):
         """
         stamps: dict[str, Stamp] = {}
         for name, stored in self.manifest.files.items():
-            if _fault(folder / name, stored, stamps) is None:
+            if fault_of(folder / name, stored, stamps) is None:
                 continue
-            if fault := _copy(self.path / name, folder / name, stored, stamps):
+            if fault := copy_of(self.path / name, folder / name, stored, stamps):
                 raise DamagedError(_damaged(self.path, [fault]))
         return Bundle(folder, self.manifest, self.fingerprint, stamps, is_copy=True)
 
@@ -307,11 +297,6 @@ def _no_bundle(path: Path) -> str:
     return f"{path} is no bundle: it has no {MANIFEST}. Make one with: edgeplast export MODEL … -o bundle/"
 
 
-def describe_file(path: Path) -> StoredFile:
-    """Return size and hash of a file."""
-    return StoredFile(bytes=path.stat().st_size, sha256=sha256(path))
-
-
 def _damaged(path: Path, faults: list[str]) -> str:
     more = [f"and {len(faults) - _SHOWN_FAULTS} more"] if len(faults) > _SHOWN_FAULTS else []
     said = "; ".join([*faults[:_SHOWN_FAULTS], *more])
@@ -322,78 +307,15 @@ def _faults_of_names(manifest: Manifest) -> list[str]:
     """What is wrong with the names of files, before any of them is looked at."""
     used = [FROZEN, TRAINABLE, EVALUATION_GRAPH, DEPLOYMENT_GRAPH]
     used += [graph.file for tier in manifest.tiers for graph in tier.graphs]
-    faults = [fault for name in manifest.files if (fault := _fault_of_name(name))]
-    faults += [f"{_shown(name)} is used but not listed" for name in dict.fromkeys(used) if name not in manifest.files]
+    faults = [fault for name in manifest.files if (fault := fault_of_name(name))]
     faults += [
-        f"{_shown(graph.file)} is no graph"
+        f"{shown_name(name)} is used but not listed" for name in dict.fromkeys(used) if name not in manifest.files
+    ]
+    faults += [
+        f"{shown_name(graph.file)} is no graph"
         for tier in manifest.tiers
         for graph in tier.graphs
         if not is_graph(graph.file)
     ]
     same = [name for name, count in Counter(name.casefold() for name in manifest.files).items() if count > 1]
     return faults + [f"{name} is listed twice, in capitals and in small letters" for name in same]
-
-
-def _fault_of_name(name: str) -> str | None:
-    if name in (FROZEN, TRAINABLE) or is_graph(name):
-        return None
-    if name in ("", ".", "..") or re.search(r"[/\\:\0]", name):
-        return f"{_shown(name)} lies outside the folder"
-    return f"{_shown(name)} is no file of a bundle ({FROZEN}, {TRAINABLE} and graphs, *.onnx)"
-
-
-def is_graph(name: str) -> bool:
-    """Whether a file of a bundle may have this name if it is a graph."""
-    return _GRAPH_NAME.fullmatch(name) is not None
-
-
-def _shown(name: str) -> str:
-    """Return a name as it may be printed: its own if it is a possible one, else quoted, with escapes, and cut."""
-    return name if name in (FROZEN, TRAINABLE) or is_graph(name) else repr(name if len(name) <= 80 else f"{name[:80]}…")
-
-
-def _fault(path: Path, stored: StoredFile, stamps: dict[str, Stamp]) -> str | None:
-    """Say what is wrong with a file, or note the stamp of the one that was hashed."""
-    try:
-        with opened(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            before = stamp_of(file)
-            if size != stored.bytes:
-                return f"{path.name} has {size} bytes instead of {stored.bytes}"
-            if is_graph(path.name) and size > MOST_GRAPH_BYTES:
-                return f"{path.name} has {format_bytes(size)}; a graph has {format_bytes(MOST_GRAPH_BYTES)} at most"
-            if hashed(file) != stored.sha256:
-                return f"{path.name} was changed (its SHA-256 differs)"
-            foreign = external_files_in(file, path.name).difference({FROZEN}) if is_graph(path.name) else ()
-            after = stamp_of(file)
-    except FileNotFoundError:
-        return f"{path.name} is missing"
-    except (OSError, InputError) as error:
-        return f"{path.name} cannot be used ({getattr(error, 'strerror', None) or error})"
-    if foreign:
-        listed = ", ".join(map(_shown, sorted(foreign)[:3]))
-        return f"{path.name} reads weights from {listed}, and a bundle's graphs read {FROZEN} alone"
-    if after is None or after != before:
-        return f"{path.name} is being written to"
-    stamps[path.name] = after
-    return None
-
-
-def _copy(source: Path, target: Path, stored: StoredFile, stamps: dict[str, Stamp]) -> str | None:
-    """Copy a file, and hash what is written; what is wrong with it, or the copy's stamp."""
-    target.unlink(missing_ok=True)
-    with contextlib.ExitStack() as files:
-        try:
-            file = files.enter_context(opened(source))
-        except OSError as error:
-            return f"{source.name} cannot be read ({error.strerror})"
-        copy = files.enter_context(target.open("xb"))
-        digest = hashed(file, copy)
-        copy.flush()
-        os.fsync(copy.fileno())  # its times are now those that it keeps
-        found = stamp_of(copy)
-    if digest != stored.sha256 or found is None:
-        target.unlink()
-        return f"{source.name} was changed (its SHA-256 differs)"
-    stamps[source.name] = found
-    return None

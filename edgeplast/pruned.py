@@ -11,10 +11,10 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from edgeplast.bundle import StoredFile
 from edgeplast.documents import AtLeastOne, Count, Document, Whole
 from edgeplast.errors import InputError
 from edgeplast.stamps import kind_at
+from edgeplast.stored_files import StoredFile
 
 RECORD, WEIGHTS = "pruned.json", "weights.safetensors"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeplast.bundle import describe_file
 from edgeplast.errors import DamagedError, InputError
 from edgeplast.pruned import RECORD, WEIGHTS, PrunedRecord, is_pruned
+from edgeplast.stored_files import describe_file
 
 if TYPE_CHECKING:
     import torch

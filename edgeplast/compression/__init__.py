@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 import torch
 
-from edgeplast.bundle import describe_file
 from edgeplast.compression.costs import costs_of
 from edgeplast.compression.distilling import Distillation
 from edgeplast.compression.latency import Latency, keep_for_latency
@@ -27,6 +26,7 @@ from edgeplast.progress import Progress, silent
 from edgeplast.pruned import RECORD, WEIGHTS, ModelCost, PrunedBlock, PrunedRecord
 from edgeplast.pruning_target import IMPORTANCES, Target, check_rounds
 from edgeplast.scores import ScoreTable
+from edgeplast.stored_files import describe_file
 from edgeplast.torch_devices import choose_device
 from edgeplast.units import format_seconds
 

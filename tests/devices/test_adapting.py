@@ -304,7 +304,7 @@ def test_a_full_disk_is_found_before_training(
         raise AssertionError("trained although the disk is full")
 
     wrapped.before = before
-    monkeypatch.setattr("edgeplast.bundle.hashed", full)
+    monkeypatch.setattr("edgeplast.stored_files.hashed", full)
     with pytest.raises(InputError, match="disk is full"):
         adapt_over(wrapped, bundle, blobs, tmp_path / "adapted", TrainingOptions(threads=1))
     assert not list(tmp_path.iterdir())

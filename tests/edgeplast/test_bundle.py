@@ -331,7 +331,7 @@ def test_a_graph_that_is_none_or_too_large_is_damage(bundle: Path, monkeypatch: 
     (bundle / EVALUATION_GRAPH).write_bytes(b"\x07")
     manifest_of(bundle).write(bundle / MANIFEST)
     assert "evaluate.onnx cannot be used (evaluate.onnx is no ONNX model" in damage(bundle)
-    monkeypatch.setattr("edgeplast.bundle.MOST_GRAPH_BYTES", 100)
+    monkeypatch.setattr("edgeplast.stored_files.MOST_GRAPH_BYTES", 100)
     assert "train-full.onnx has 114 B; a graph has 100 B at most" in damage(bundle)
     assert "deploy.onnx has" not in damage(bundle)
 
