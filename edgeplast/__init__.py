@@ -20,11 +20,14 @@ _HOMES = {
     "deploy_quantized": "edgeplast.compressing",
     "evaluate": "edgeplast.verbs",
     "export": "edgeplast.verbs",
+    "keygen": "edgeplast.trust.keys",
     "make_bundle": "edgeplast.pipeline",
     "plan": "edgeplast.verbs",
-    "predict": "edgeplast.verbs",
+    "predict": "edgeplast.predicting",
     "prune": "edgeplast.compressing",
     "score": "edgeplast.verbs",
+    "sign": "edgeplast.trust.signing",
+    "verify": "edgeplast.trust.signing",
     "Adaptation": "edgeplast.adaptation",
     "Budget": "edgeplast.budget",
     "Bundle": "edgeplast.bundle",
@@ -35,6 +38,7 @@ _HOMES = {
     "Learner": "edgeplast_devices.learner",
     "Plan": "edgeplast.plans",
     "ScoreTable": "edgeplast.scores",
+    "TrustedKeys": "edgeplast.trust.trusting",
     "TrainingOptions": "edgeplast_devices.options",
 }
 
@@ -53,13 +57,17 @@ if TYPE_CHECKING:
     from edgeplast.evaluation import Evaluation as Evaluation
     from edgeplast.pipeline import make_bundle as make_bundle
     from edgeplast.plans import Plan as Plan
+    from edgeplast.predicting import predict as predict
     from edgeplast.scores import ScoreTable as ScoreTable
+    from edgeplast.trust.keys import keygen as keygen
+    from edgeplast.trust.signing import sign as sign
+    from edgeplast.trust.signing import verify as verify
+    from edgeplast.trust.trusting import TrustedKeys as TrustedKeys
     from edgeplast.verbs import adapt as adapt
     from edgeplast.verbs import deploy as deploy
     from edgeplast.verbs import evaluate as evaluate
     from edgeplast.verbs import export as export
     from edgeplast.verbs import plan as plan
-    from edgeplast.verbs import predict as predict
     from edgeplast.verbs import score as score
     from edgeplast_devices.images import ImageSet as ImageSet
     from edgeplast_devices.learner import Learner as Learner

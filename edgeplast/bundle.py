@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -32,6 +32,9 @@ from edgeplast.stored_files import StoredFile as StoredFile
 from edgeplast.stored_files import copy_of, fault_of, fault_of_name, shown_name
 from edgeplast.stored_files import describe_file as describe_file
 from edgeplast.stored_files import is_graph as is_graph
+
+if TYPE_CHECKING:
+    from edgeplast.trust.trusting import Signature, TrustedKeys
 
 MANIFEST, REPORT = "bundle.json", "report.json"
 BLOCK_OF_4_BITS = 32
@@ -179,6 +182,7 @@ class Bundle(msgspec.Struct, frozen=True):
         digest: SHA-256 of ``bundle.json`` as it was read; empty where the bundle was not opened from a folder.
         stamps: of each file as it was verified.
         is_copy: whether it is a copy that a run made for itself.
+        signature: who signed it; None where nobody was asked.
     """
 
     path: Path
@@ -186,12 +190,19 @@ class Bundle(msgspec.Struct, frozen=True):
     digest: str = ""
     stamps: dict[str, Stamp] = {}
     is_copy: bool = False
+    signature: Signature | None = None
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
+    def open(cls, path: str | Path, *, trusted: TrustedKeys | str | Path | None = None) -> Bundle:
         """Read the manifest and verify every file against it.
 
+        Args:
+            path: of the folder.
+            trusted: public keys (opened, a file, or a folder of them) of which one must have signed the manifest, which
+                is not parsed otherwise.
+
         Raises:
+            UntrustedError: none of them has.
             InputError: there is no bundle, or it is of a newer format.
             DamagedError: files are missing, changed, links, or named outside the folder, or graphs read weights from
                 files that are not the bundle's; all faults are listed.
@@ -206,6 +217,7 @@ class Bundle(msgspec.Struct, frozen=True):
             data = Manifest.read_bytes(manifest_path)
         except InputError as error:
             raise DamagedError(str(error)) from error
+        signature = None if trusted is None else _signature(path, data, trusted)
         try:
             manifest = Manifest.from_json(data, where=str(manifest_path))
         except InputError as error:
@@ -221,7 +233,9 @@ class Bundle(msgspec.Struct, frozen=True):
         ]
         if faults:
             raise DamagedError(_damaged(path, faults))
-        return cls(path, manifest, hashlib.sha256(data).hexdigest(), stamps)
+        if signature is not None and signature.statement.parent != manifest.adapted_from:
+            raise DamagedError(_damaged(path, ["its signature names another parent than its manifest"]))
+        return cls(path, manifest, hashlib.sha256(data).hexdigest(), stamps, signature=signature)
 
     def check_unchanged(self, *names: str) -> None:
         """Raise unless files are still those whose hashes were verified; to be called once they are open.
@@ -279,6 +293,13 @@ class Bundle(msgspec.Struct, frozen=True):
     def fingerprint(self) -> str:
         """SHA-256 of the manifest, which pins every file."""
         return self.digest or sha256(self.path / MANIFEST)
+
+
+def _signature(path: Path, manifest: bytes, trusted: TrustedKeys | str | Path) -> Signature:
+    from edgeplast.trust.trusting import TrustedKeys  # where nobody asks, it costs nothing
+
+    keys = trusted if isinstance(trusted, TrustedKeys) else TrustedKeys.read(trusted)
+    return keys.check_bundle(path, manifest)
 
 
 def _no_bundle(path: Path) -> str:

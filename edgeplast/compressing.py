@@ -10,23 +10,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeplast.adaptation import BeforeAfter
-from edgeplast.arguments import BUNDLE, LABELLED, PLAN, SCORES, path_of
+from edgeplast.arguments import LABELLED, PLAN, SCORES, path_of
 from edgeplast.bundle import Bundle
 from edgeplast.deployment import Deployment
 from edgeplast.errors import InputError, UsageError
 from edgeplast.files import possible, write_bytes
+from edgeplast.given import signed_bundle
 from edgeplast.outputs import claim
 from edgeplast.plans import Plan
 from edgeplast.prepared_images import PreparedImages
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
+from edgeplast.stored_files import signatures_beside
 
 if TYPE_CHECKING:
     import torch
 
     from edgeplast.compression import Pruned
     from edgeplast.graphs.graph import Graph
+    from edgeplast.trust.signing import Signs
+    from edgeplast.trust.trusting import Trusted
     from edgeplast_devices.images import ImageSet, Splits
     from edgeplast_exporters.held_out_accuracy import AccuracyTarget
 
@@ -267,6 +271,8 @@ def deploy_quantized(
     seed: int = 0,
     temperature: bool = True,
     force: bool = False,
+    trusted: Trusted = None,
+    sign: Signs = None,
     progress: Progress = silent,
 ) -> Deployment:
     """Write the model as one ONNX file that computes its matrix products in 8 bits, and measure what that costs.
@@ -283,6 +289,8 @@ def deploy_quantized(
         seed: of the pictures to calibrate on.
         temperature: let the model divide its logits by the bundle's temperature, where it has one.
         force: replace what is there.
+        trusted: public keys, a file or a folder of them, of which one must have signed the bundle.
+        sign: a private key, or its file, that signs the model; it is trusted too.
         progress: told of each parameter and picture.
 
     Raises:
@@ -298,7 +306,7 @@ def deploy_quantized(
 
     claim(possible(into), force=force)
     check_installed()
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(path_of(bundle, "bundle", BUNDLE))
+    opened, seal = signed_bundle(bundle, trusted, sign)
     manifest = opened.manifest
     if not isinstance(images, Splits):
         images = open_splits(path_of(images, "images", LABELLED), seed=seed, progress=progress)
@@ -313,6 +321,10 @@ def deploy_quantized(
         )
         after = evaluate_deployed(integer, measured, threads=threads, progress=progress)
         write_bytes(Path(into), integer.read_bytes())
+        if seal is not None:
+            seal(Path(into))
+        else:
+            signatures_beside(Path(into)).unlink(missing_ok=True)
     return Deployment(
         model=str(into),
         bytes=Path(into).stat().st_size,

@@ -57,6 +57,10 @@ class DamagedError(EdgeplastError):
     exit_code = 5
 
 
+class UntrustedError(DamagedError):
+    """A bundle or model that no trusted key signed, or whose signature no longer holds (exit code 5)."""
+
+
 class InterruptedRunError(EdgeplastError):
     """The run was interrupted after its state was saved; it can be resumed (exit code 130)."""
 

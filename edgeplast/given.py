@@ -15,6 +15,8 @@ from edgeplast.files import possible
 from edgeplast.progress import Progress
 
 if TYPE_CHECKING:
+    from edgeplast.trust.signing import Seal, Signer, Signs
+    from edgeplast.trust.trusting import Trusted, TrustedKeys
     from edgeplast_devices.images import ImageSet, Splits
     from edgeplast_devices.options import TrainingOptions
 
@@ -22,9 +24,35 @@ if TYPE_CHECKING:
     """Sets beside those of a run, by name or in a list, where a path is its own name."""
 
 
-def bundle_of(given: Bundle | str | Path) -> Bundle:
-    """Return a bundle, opened where a folder is given."""
-    return given if isinstance(given, Bundle) else Bundle.open(path_of(given, "bundle", BUNDLE))
+def bundle_of(given: Bundle | str | Path, trusted: Trusted = None) -> Bundle:
+    """Return a bundle, opened where a folder is given, and where keys are given one that one of them signed."""
+    if isinstance(given, Bundle) and (trusted is None or given.signature is not None):
+        return given
+    path = given.path if isinstance(given, Bundle) else path_of(given, "bundle", BUNDLE)
+    return Bundle.open(path, trusted=trusted)
+
+
+def signed_bundle(given: Bundle | str | Path, trusted: Trusted, sign: Signs) -> tuple[Bundle, Seal | None]:
+    """Return a bundle, and what signs what is made from it; arguments as of :func:`whom`."""
+    keys, signer = whom(trusted, sign)
+    bundle = bundle_of(given, keys)
+    return bundle, None if signer is None else signer.sealing(bundle)
+
+
+def whom(trusted: Trusted, sign: Signs) -> tuple[TrustedKeys | None, Signer | None]:
+    """Return whom to trust and who signs; who signs is trusted too, for what it made itself.
+
+    Args:
+        trusted: public keys of which one must have signed what is opened; None asks for no signature.
+        sign: a private key, or its file; None signs nothing.
+    """
+    if trusted is None and sign is None:
+        return None, None  # and PyNaCl may be missing
+    from edgeplast.trust.signing import signer_of
+    from edgeplast.trust.trusting import trusted_keys
+
+    keys, signer = trusted_keys(trusted), None if sign is None else signer_of(sign)
+    return keys.including(signer.key.public) if keys and signer else keys, signer
 
 
 def image_set(given: str | Path | ImageSet, progress: Progress) -> ImageSet:

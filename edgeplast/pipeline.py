@@ -14,6 +14,7 @@ from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
 from edgeplast.errors import UsageError, one_of
 from edgeplast.files import possible
+from edgeplast.given import whom
 from edgeplast.outline import Outline
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
@@ -23,6 +24,7 @@ from edgeplast.scores import DEFAULT_METHOD
 if TYPE_CHECKING:
     import torch
 
+    from edgeplast.trust.signing import Signs
     from edgeplast_devices.images import ImageSet
     from edgeplast_exporters.storing import FrozenCompute
 
@@ -80,6 +82,7 @@ def make_bundle(
     distill_steps: int = 0,
     seed: int = 0,
     force: bool = False,
+    sign: Signs = None,
     progress: Progress = silent,
     notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
 ) -> Bundle:
@@ -114,6 +117,7 @@ def make_bundle(
         distill_steps: of recovery after pruning.
         seed: of the pairs, and of the images calibrated on.
         force: replace what is there.
+        sign: a private key, or its file, that signs the bundle.
         progress: told of each step.
         notice: told what each run of a contest has shown.
 
@@ -122,6 +126,7 @@ def make_bundle(
     """
     check_way(planned=plan is not None, pictured=images is not None, keep=keep, distill_steps=distill_steps)
     check_choice(choose, strategy, train, planned=plan is not None)
+    _, sign = whom(None, sign)  # a key that cannot be used is better known before minutes of work
     if keep is not None:
         assert images is not None
         model = compressing.prune(
@@ -203,6 +208,7 @@ def make_bundle(
         calibration_images=calibration_images,
         seed=seed,
         force=force,
+        sign=sign,
         progress=progress,
     )
 

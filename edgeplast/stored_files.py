@@ -21,6 +21,9 @@ FROZEN, TRAINABLE = "frozen.safetensors", "trainable.safetensors"
 MOST_GRAPH_BYTES = 64 << 20
 """Graphs have no weights in them and are some hundred kilobytes; one is read whole."""
 
+SIGNATURES = "signatures.jsonl"
+"""Who signed a bundle, in its folder; of a deployed model beside it, with the model's name before it."""
+
 _GRAPH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}\.onnx")
 
 
@@ -34,6 +37,11 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 def describe_file(path: Path) -> StoredFile:
     """Return size and hash of a file."""
     return StoredFile(bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def signatures_beside(path: Path) -> Path:
+    """Return where the signatures of a bundle's folder, or of a deployed file, lie."""
+    return path / SIGNATURES if path.is_dir() else path.with_name(f"{path.name}.{SIGNATURES}")
 
 
 def fault_of_name(name: str) -> str | None:

@@ -6,11 +6,9 @@ device verbs never load torch and the offline verbs never load the device's runt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from edgeplast.adaptation import Adaptation, EpochReport
 from edgeplast.arguments import BUDGET, BUNDLE, LABELLED, PLAN, SCORES, check_kind, path_of
@@ -19,7 +17,7 @@ from edgeplast.bundle import Bundle
 from edgeplast.errors import InputError
 from edgeplast.evaluation import Evaluation
 from edgeplast.files import possible
-from edgeplast.given import bundle_of, image_set, splits_of, unlabelled
+from edgeplast.given import bundle_of, image_set, signed_bundle, splits_of, whom
 from edgeplast.plans import Plan
 from edgeplast.prepared_images import PreparedImages, drawn
 from edgeplast.preprocessing import Preprocessing
@@ -29,12 +27,12 @@ from edgeplast.stamps import kind_at
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
 
     from edgeplast.given import OtherSets
+    from edgeplast.trust.signing import Signs
+    from edgeplast.trust.trusting import Trusted
     from edgeplast_devices.images import ImageSet, Splits, Unreadable
     from edgeplast_devices.options import TrainingOptions
-    from edgeplast_devices.predicting import Prediction
     from edgeplast_exporters.storing import FrozenCompute
 
 
@@ -141,6 +139,7 @@ def export(
     calibration_images: int = 64,
     seed: int = 0,
     force: bool = False,
+    sign: Signs = None,
     progress: Progress = silent,
 ) -> Bundle:
     """Write the bundle for a device; see :func:`edgeplast_exporters.export`.
@@ -157,6 +156,7 @@ def export(
         calibration_images: how many of them, at most.
         seed: of their choice.
         force: replace what is there.
+        sign: a private key, or its file, that signs the bundle.
         progress: told of each graph.
     """
     from edgeplast.models import has_head, preprocessing_of, with_classes
@@ -175,7 +175,8 @@ def export(
         raise InputError("A bundle needs the names of at least two classes. Give --classes, or score labelled images.")
     prepared = preprocessing or preprocessing_of(model)
     wanted = frozen_compute != "fp32" or any(c.weight_bits == 4 for c in chosen.components.values())
-    return export_model(
+    _, signer = whom(None, sign)
+    bundle = export_model(
         model if keep_head else with_classes(model, len(names)),
         chosen,
         into=possible(into),
@@ -188,6 +189,9 @@ def export(
         force=force,
         progress=progress,
     )
+    if signer is not None:
+        signer.sign_bundle(bundle.path, None, ())
+    return bundle
 
 
 def adapt(
@@ -200,6 +204,8 @@ def adapt(
     options: TrainingOptions | None = None,
     resume: bool = False,
     force: bool = False,
+    trusted: Trusted = None,
+    sign: Signs = None,
     progress: Progress = silent,
     epoch_done: Callable[[EpochReport], None] | None = None,
     notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
@@ -217,6 +223,9 @@ def adapt(
         options: of the training; with ``resume`` by default those of the run that was interrupted.
         resume: go on with the unfinished run of ``into``, if there is one.
         force: replace what is there, an unfinished run included unless it is resumed.
+        trusted: public keys, a file or a folder of them, of which one must have signed the bundle; nothing of it is
+            parsed otherwise. By default no signature is asked for.
+        sign: a private key, or its file, that signs the adapted bundle; it is trusted too.
         progress: told of each step.
         epoch_done: told of each epoch.
         notice: told what the images were taken for, and what a user should know of a resumption or of a budget that
@@ -235,7 +244,7 @@ def adapt(
     check_kind(options, TrainingOptions, "options", "edgeplast.TrainingOptions")
     refuse_taken(possible(into), resume=resume, force=force)  # before the bundle is hashed and an archive unpacked
     options = options or (interrupted_options(possible(into)) if resume else None) or TrainingOptions()
-    opened = bundle_of(bundle)
+    opened, seal = signed_bundle(bundle, trusted, sign)
     guard = guard_for(opened, budget, notice)
     with guard.standing():  # before the images are opened: a list of files can be the peak
         images = splits_of(images, options, also, progress)
@@ -252,6 +261,7 @@ def adapt(
             epoch_done=epoch_done,
             notice=notice,
             guard=guard,
+            seal=seal,
         )
 
 
@@ -267,6 +277,7 @@ def evaluate(
     provider: str = "cpu",
     temperature: bool = True,
     unreadable: Unreadable | None = None,
+    trusted: Trusted = None,
 ) -> Evaluation:
     """Measure a fresh or adapted bundle on labelled images; see :func:`edgeplast_devices.evaluating.evaluate`.
 
@@ -282,6 +293,7 @@ def evaluate(
         provider: the execution provider.
         temperature: divide logits by the model's temperature, where it has one.
         unreadable: takes note of pictures that cannot be read.
+        trusted: public keys of which one must have signed it; see :func:`adapt`.
     """
     from edgeplast_devices.evaluating import evaluate as evaluate_bundle
     from edgeplast_devices.evaluating import evaluate_deployed
@@ -289,14 +301,14 @@ def evaluate(
 
     place = None if isinstance(bundle, Bundle) else path_of(bundle, "bundle", f"{BUNDLE}, or an ONNX file")
     deployed = place is not None and kind_at(place) == "file"
-    opened = None if deployed else bundle_of(bundle)
+    opened = None if deployed else bundle_of(bundle, trusted)
     if not isinstance(images, ImageSet):
         images = open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
     how: dict[str, Any] = {"micro_batch": micro_batch, "threads": threads, "runtime": runtime, "provider": provider}
     how |= {"temperature": temperature, "unreadable": unreadable, "progress": progress}
     if opened is None:
         assert not isinstance(bundle, Bundle)
-        return evaluate_deployed(Path(bundle), images, **how)
+        return evaluate_deployed(Path(bundle), images, **how, trusted=trusted)
     return evaluate_bundle(opened, images, **how)
 
 
@@ -306,67 +318,22 @@ def deploy(
     *,
     temperature: bool = True,
     force: bool = False,
+    trusted: Trusted = None,
+    sign: Signs = None,
     progress: Progress = silent,
 ) -> Path:
-    """Write the model as one ONNX file in float32; see :func:`edgeplast_devices.deploying.deploy`."""
-    from edgeplast_devices.deploying import deploy as deploy_bundle
-
-    return deploy_bundle(bundle_of(bundle), possible(into), temperature=temperature, force=force, progress=progress)
-
-
-def predict(
-    model: Bundle | str | Path,
-    images: str | Path | ImageSet | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray],
-    *,
-    threads: int | None = None,
-    runtime: str = "auto",
-    provider: str = "cpu",
-    temperature: bool = True,
-    unreadable: Unreadable | None = None,
-    progress: Progress = silent,
-) -> list[Prediction]:
-    """Classify pictures with a deployed model or a bundle; see :class:`edgeplast_devices.predicting.Classifier`.
+    """Write the model as one ONNX file in float32; see :func:`edgeplast_devices.deploying.deploy`.
 
     Args:
-        model: the ONNX file from ``deploy``, or a bundle or its folder.
-        images: a picture, a folder or tar of pictures, several of these, or an opened set. A picture is a file, a PIL
-            image, or an array of uint8 (H, W, 3), RGB, or (H, W), grey; several may be one array (N, H, W, 3).
-        threads: of the runtime; by default all usable cores.
-        runtime: the build of onnxruntime: ``ort-training``, ``stock``, or ``auto`` for the one that is installed.
-        provider: the execution provider: ``cpu``, ``cuda``, …; the CPU takes over, with a warning, where it fails.
-        temperature: probabilities at the model's temperature, where it has one.
-        unreadable: takes note of pictures that cannot be read.
-        progress: told of each picture.
-
-    Raises:
-        InputError: the model or a path cannot be used, or not one picture can be read.
-        UsageError: there are no pictures, or an argument is of another kind.
+        bundle: a bundle or its folder.
+        into: the file to write.
+        temperature: let the model divide its logits by the bundle's temperature, where it has one.
+        force: replace what is there.
+        trusted: public keys of which one must have signed it; see :func:`adapt`.
+        sign: a private key, or its file, that signs the model, in a file beside it; it is trusted too.
+        progress: told of each parameter.
     """
-    how: dict[str, Any] = {"threads": threads, "runtime": runtime, "provider": provider, "temperature": temperature}
-    return list(predictions(model, images, **how, unreadable=unreadable, progress=progress))
+    from edgeplast_devices.deploying import deploy as deploy_bundle
 
-
-def predictions(
-    model: Bundle | str | Path,
-    images: str | Path | ImageSet | Image | np.ndarray | Sequence[str | Path | Image | np.ndarray],
-    *,
-    threads: int | None = None,
-    runtime: str = "auto",
-    provider: str = "cpu",
-    temperature: bool = True,
-    unreadable: Unreadable | None = None,
-    progress: Progress = silent,
-) -> Iterator[Prediction]:
-    """Classify pictures one after the other and keep no result: for more pictures than a list should hold.
-
-    Arguments and errors as in :func:`predict`; what can be told before the first picture is told at once.
-    """
-    from edgeplast_devices.images import ImageSet
-    from edgeplast_devices.predicting import Classifier
-
-    allowed = f"the path of an ONNX file from edgeplast deploy, or {BUNDLE}"
-    model = model if isinstance(model, Bundle) else path_of(model, "model", allowed)
-    if not isinstance(images, ImageSet):
-        images = unlabelled(images, progress)
-    classifier = Classifier(model, threads=threads, runtime=runtime, provider=provider)
-    return classifier.predict(images, temperature=temperature, unreadable=unreadable, progress=progress)
+    opened, seal = signed_bundle(bundle, trusted, sign)
+    return deploy_bundle(opened, possible(into), temperature=temperature, force=force, progress=progress, seal=seal)

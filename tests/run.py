@@ -17,11 +17,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
-WORKSTATION = ("tests", "-e", ".[offline,train,tensorboard,dev]")
-DEVICE = ("stock", "-e", ".[stock]", "pytest", "hypothesis")
+WORKSTATION = ("tests", "-e", ".[offline,train,signing,tensorboard,dev]")
+DEVICE = ("stock", "-e", ".[stock,signing]", "pytest", "hypothesis")
 """Names of environments, and what is in them."""
 
-DEVICE_SIDE = ("tests/devices", "tests/cli", "tests/flow", "tests/fuzz")
+DEVICE_SIDE = ("tests/devices", "tests/trust", "tests/cli", "tests/flow", "tests/fuzz")
 INTERRUPTED, NOTHING_TO_RUN = 2, 5
 """Exit codes of pytest."""
 

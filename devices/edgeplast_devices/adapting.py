@@ -61,6 +61,7 @@ def adapt(
     notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
     guard: Guard | None = None,
     sessions: Sessions = ONNXRUNTIME,
+    seal: Callable[[Path], None] | None = None,
 ) -> Adaptation:
     """Fine-tune the plastic components of a bundle on the device's own images.
 
@@ -80,6 +81,7 @@ def adapt(
         notice: told what a user should know of a resumption, of a wait, and of a budget that nobody gave.
         guard: of the budget, where it stands already.
         sessions: over the bundle's graphs.
+        seal: signs the finished folder, before it takes its name.
 
     Returns:
         the report, also written as ``report.json`` into the folder.
@@ -127,7 +129,7 @@ def adapt(
             run.bundle = prepare(bundle, folder)
             _require_room(bundle, folder, run.optimizer)
             cut_telemetry(folder, checkpoint.state.steps if checkpoint else None)
-            report = _adapted(run, bundle, folder, into)
+            report = _adapted(run, bundle, folder, into, seal)
         except BaseException as error:
             # Asked of memory, not of the folder: a drive that is away for a moment must not look like an empty one.
             if isinstance(error, DivergedError) or (checkpoint is None and not run.saved.anything):
@@ -196,7 +198,7 @@ def _patient(images: Splits, patience: Patience) -> Splits:
     return Splits(images.train.waiting(patience), val, test, also)
 
 
-def _adapted(run: Run, bundle: Bundle, folder: Path, into: Path) -> Adaptation:
+def _adapted(run: Run, bundle: Bundle, folder: Path, into: Path, seal: Callable[[Path], None] | None) -> Adaptation:
     """Train, write the adapted bundle and give it its name."""
     telemetry = TelemetryWriter(folder)
     try:
@@ -209,6 +211,8 @@ def _adapted(run: Run, bundle: Bundle, folder: Path, into: Path) -> Adaptation:
         run.bundle.check_unchanged()
         write_adapted(bundle, run.parameters, folder, parent=bundle.fingerprint, temperature=run.state.temperature)
         report.write(folder / REPORT)
+        if seal is not None:
+            seal(folder)
         finish_folder(folder, into, force=run.state.replaces)
     except DivergedError:
         raise

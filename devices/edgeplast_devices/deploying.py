@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from edgeplast.files import writing
 from edgeplast.outputs import only_writer, refuse_existing
 from edgeplast.progress import Progress, silent
 from edgeplast.stamps import opened, read_up_to
+from edgeplast.stored_files import signatures_beside
 from edgeplast_devices.weights import all_parameters, deployed_shapes
 
 # Field numbers of onnx.proto3 (stable since IR version 3) and protobuf wire types.
@@ -38,7 +39,13 @@ _UNSCALED, _FACTOR = "logits.unscaled", "logits.factor"
 
 
 def deploy(
-    bundle: Bundle, into: Path, *, temperature: bool = True, force: bool = False, progress: Progress = silent
+    bundle: Bundle,
+    into: Path,
+    *,
+    temperature: bool = True,
+    force: bool = False,
+    progress: Progress = silent,
+    seal: Callable[[Path], None] | None = None,
 ) -> Path:
     """Write the model as one ONNX file (opset 17, float32) with class names and preprocessing in its metadata.
 
@@ -48,6 +55,7 @@ def deploy(
         temperature: let the model divide its logits by the bundle's temperature, where it has one.
         force: replace what is there.
         progress: told of each parameter.
+        seal: signs the finished file.
 
     Raises:
         UsageError: ``into`` exists and ``force`` is not given, or another process writes it.
@@ -57,6 +65,10 @@ def deploy(
     refuse_existing(into, force=force)
     with only_writer(into):
         _write(bundle, into, bundle.manifest.temperature if temperature else None, progress)
+        if seal is not None:
+            seal(into)
+        else:
+            signatures_beside(into).unlink(missing_ok=True)  # of another file of that name
         return into
 
 

@@ -36,6 +36,8 @@ _EXAMPLES = {
     "install": "\"pip install 'edgeplast[stock]'\"",
     "source": '"the data sheet, page 1"',
     "note": '"what a user should know"',
+    "trusted": '"keys/"',
+    "sign": '"device.key"',
     "recognise": 'a table: [recognise] compatible = ["p3767-0003"]',
 }
 """Every key of a profile, with a value that would be right."""
@@ -74,6 +76,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         install: what to type on the device.
         source: where the figures come from.
         note: what else a user should know.
+        trusted: default of ``--trusted``: a file or folder of public keys, read from the profile's own folder on.
+        sign: default of ``--sign``: the device's private key, likewise.
         recognise: see :class:`Marks`.
     """
 
@@ -87,6 +91,8 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     install: str
     source: str
     note: str = ""
+    trusted: str = ""
+    sign: str = ""
     recognise: Marks = Marks()
 
     def __post_init__(self) -> None:
@@ -146,7 +152,7 @@ def read_profile(path: Path) -> Profile:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"Cannot read the device profile {shortened(path)}: {reason}.") from error
     try:
-        return _profile(path.stem, _toml(text))
+        return _profile(path.stem, _toml(text), path.parent)
     except RecursionError as error:
         raise InputError(f"{path} is not a valid device profile: its values are nested too deep.") from error
     except (EdgeplastError, ValueError) as error:  # tomllib's and msgspec's are ValueErrors
@@ -161,8 +167,8 @@ def _toml(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _profile(name: str, written: dict[str, Any]) -> Profile:
-    _check_keys("key", written, tuple(_EXAMPLES), optional=("note", "recognise"))
+def _profile(name: str, written: dict[str, Any], folder: Path) -> Profile:
+    _check_keys("key", written, tuple(_EXAMPLES), optional=("note", "trusted", "sign", "recognise"))
     marks = written.get("recognise", {})
     if isinstance(marks, dict):
         _check_keys("key of [recognise]", marks, Marks.__struct_fields__, optional=Marks.__struct_fields__)
@@ -172,6 +178,9 @@ def _profile(name: str, written: dict[str, Any]) -> Profile:
             raise InputError(f"{key} = {written[key]!r} has no unit. Write it as in {key} = {_EXAMPLES[key]}")
         sizes[f"{key}_bytes"] = parse_bytes(written[key])
     rest = {key: value for key, value in written.items() if key not in ("memory", "budget")}
+    for key in ("trusted", "sign"):
+        if isinstance(rest.get(key), str):
+            rest[key] = str(folder / rest[key])
     try:
         return msgspec.convert({"name": name, **rest, **sizes}, Profile)
     except msgspec.ValidationError as error:

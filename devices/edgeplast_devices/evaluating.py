@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import numpy as np
@@ -20,6 +20,9 @@ from edgeplast_devices.placing import place
 from edgeplast_devices.predicting import Classifier, session_over
 from edgeplast_devices.providers import CPU
 from edgeplast_devices.runtime import OutOfMemoryError, runtime_name
+
+if TYPE_CHECKING:
+    from edgeplast.trust.trusting import Trusted
 
 Each = Callable[[np.ndarray, np.ndarray, np.ndarray], None]
 """Told of each micro-batch: which pictures (b,), their logits float32 (b, classes), their labels int64 (b,)."""
@@ -82,16 +85,17 @@ def evaluate_deployed(
     temperature: bool = True,
     unreadable: Unreadable | None = None,
     progress: Progress = silent,
+    trusted: Trusted = None,
 ) -> Evaluation:
     """Measure a deployed ONNX file as ``predict`` runs it; arguments as in :func:`evaluate`.
 
     The logits of a deployed file are divided by its temperature already; they are multiplied by it to tell what they
-    would be without.
+    would be without. Where public keys are given (``trusted``), one of them must have signed the file.
 
     Raises:
         InputError: the file is no deployed model, or see :func:`evaluate`.
     """
-    opened = Classifier(model, threads=threads, runtime=runtime, provider=provider)
+    opened = Classifier(model, threads=threads, runtime=runtime, provider=provider, trusted=trusted)
     known = labelled(images, opened.classes)
     unreadable = unreadable or Unreadable()
     result = measure(

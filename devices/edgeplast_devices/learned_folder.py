@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from edgeplast.telemetry import TELEMETRY
 from edgeplast_devices.checkpoints import checkpoint_files
 from edgeplast_devices.tensors import open_arrays
 from edgeplast_devices.workplace import unfinished, write_adapted
+
+if TYPE_CHECKING:
+    from edgeplast.trust.trusting import TrustedKeys
 
 
 def output_of(source: Bundle, into: str | Path | None) -> Path:
@@ -37,12 +41,13 @@ def output_of(source: Bundle, into: str | Path | None) -> Path:
     return output
 
 
-def start_of(source: Bundle, output: Path) -> tuple[Bundle, str | None]:
+def start_of(source: Bundle, output: Path, trusted: TrustedKeys | None = None) -> tuple[Bundle, str | None]:
     """Return the bundle to go on from, and the fingerprint of the one that it was adapted from.
 
     Args:
         source: what the caller named.
         output: the folder that is written, of which the caller is the only writer.
+        trusted: public keys of which one must have signed what is there.
 
     Raises:
         UsageError: something else is there, or what was adapted from another bundle; or it is a mount point.
@@ -51,12 +56,13 @@ def start_of(source: Bundle, output: Path) -> tuple[Bundle, str | None]:
     refuse_mount(output)
     refuse_unmovable(output)
     if output == Path(os.path.realpath(source.path)):
-        return Bundle.open(output), source.manifest.adapted_from  # anew: another may have written it a moment ago
+        # Anew: another may have written it a moment ago.
+        return Bundle.open(output, trusted=trusted), source.manifest.adapted_from
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return source, source.fingerprint
     if not (output / MANIFEST).is_file():
         raise UsageError(f"{output} is there and is no adapted bundle. Choose another folder, or move it away.")
-    found = Bundle.open(output)
+    found = Bundle.open(output, trusted=trusted)
     if found.manifest.adapted_from != source.fingerprint:
         raise UsageError(
             f"{output} was adapted from another bundle than {source.path}. Choose another folder; to go on with what "
@@ -80,7 +86,13 @@ def workplace_of(output: Path) -> Path:
 
 
 def put_in_place(
-    bundle: Bundle, parameters: Mapping[str, np.ndarray], report: Adaptation, output: Path, *, parent: str | None
+    bundle: Bundle,
+    parameters: Mapping[str, np.ndarray],
+    report: Adaptation,
+    output: Path,
+    *,
+    parent: str | None,
+    seal: Callable[[Path], None] | None = None,
 ) -> Bundle:
     """Exchange the output for a folder with these weights, as a whole; what does not change is linked, not copied.
 
@@ -90,6 +102,7 @@ def put_in_place(
         report: of how they were learned.
         output: the folder.
         parent: fingerprint of the bundle that was adapted.
+        seal: signs the folder, before it takes its name.
 
     Returns:
         the bundle that the Learner works with from now on.
@@ -107,6 +120,8 @@ def put_in_place(
                     _link(work / name, temporary / name)
             manifest = write_adapted(bundle, parameters, temporary, parent=parent, temperature=report.temperature)
             report.write(temporary / REPORT)
+            if seal is not None:
+                seal(temporary)
             finish_folder(temporary, output, force=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

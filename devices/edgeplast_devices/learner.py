@@ -9,23 +9,25 @@ graph runs at a time, in the order in which threads asked for it.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import msgspec
 import numpy as np
 from PIL import Image
 
 from edgeplast.adaptation import Adaptation, MemoryReport
-from edgeplast.arguments import BUNDLE, LABELLED, check_kind, path_of
+from edgeplast.arguments import LABELLED, check_kind, path_of
 from edgeplast.budget import Budget
-from edgeplast.bundle import REPORT, Bundle
+from edgeplast.bundle import MANIFEST, REPORT, Bundle
 from edgeplast.errors import InputError, UsageError
 from edgeplast.evaluation import Evaluation
 from edgeplast.files import possible
+from edgeplast.given import bundle_of, whom
 from edgeplast.outputs import holding
 from edgeplast.progress import Progress, silent
 from edgeplast.units import parse_bytes
@@ -41,6 +43,10 @@ from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.predicting import Prediction
 from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
 from edgeplast_devices.workplace import prepare
+
+if TYPE_CHECKING:
+    from edgeplast.trust.signing import Signs
+    from edgeplast.trust.trusting import Trusted
 
 _THREADS_TO_COME = 4
 """Of the program around a Learner, beside the main one: for their stacks there is room behind the wall."""
@@ -62,6 +68,9 @@ class Learner:
         memory: what the whole process may hold from now on until ``close``, such as ``"256MiB"``, or in bytes;
             ``"none"`` for no limit. By default what the bundle was exported for.
         options: of the training; ``epochs`` is what a ``learn`` without arguments does.
+        trusted: public keys, a file or a folder of them, of which one must have signed the bundle, and what was learned
+            in ``into`` before. By default no signature is asked for.
+        sign: a private key, or its file, that signs what is learned; it is trusted too.
         notice: told what a user should know of a budget that nobody gave.
         sessions: over the bundle's graphs.
 
@@ -73,6 +82,7 @@ class Learner:
         UsageError: another process writes ``into`` (the message says which), or it was adapted from another bundle.
         InputError: there is no bundle.
         DamagedError: the bundle is damaged.
+        UntrustedError: no trusted key signed it.
         BudgetError: the budget cannot be met; the message names one that can.
     """
 
@@ -83,15 +93,19 @@ class Learner:
         into: str | Path | None = None,
         memory: str | int | None = None,
         options: TrainingOptions | None = None,
+        trusted: Trusted = None,
+        sign: Signs = None,
         notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
         sessions: Sessions = ONNXRUNTIME,
     ) -> None:
         check_kind(options, TrainingOptions, "options", "edgeplast.TrainingOptions")
-        source = bundle if isinstance(bundle, Bundle) else Bundle.open(path_of(bundle, "bundle", BUNDLE))
+        keys, self._signer = whom(trusted, sign)
+        source = bundle_of(bundle, keys)
         self._options = options or TrainingOptions()
         if self._options.labels != "given":
             raise UsageError("A Learner learns from labelled pictures; edgeplast.adapt learns without (labels none).")
         self.into = output_of(source, into)
+        self._source = source.path
         self.classes = source.manifest.classes
         self._alone = threading.Lock()
         self._interrupts: Interrupts | None = None
@@ -100,11 +114,13 @@ class Learner:
             guard = guard_for(source, _budget(memory), notice)
             guard.threads_to_come = _THREADS_TO_COME
             opening.enter_context(holding(self.into))
-            start, parent = start_of(source, self.into)
+            start, parent = start_of(source, self.into, keys)
+            again = self.into == Path(os.path.realpath(source.path))
+            seal = None if self._signer is None else self._signer.sealing(source, again=again)
             folder = workplace_of(self.into)
             opening.enter_context(guard.standing())
             opening.callback(shutil.rmtree, folder, ignore_errors=True)
-            self._kept = Kept(prepare(start, folder), self.into, parent)
+            self._kept = Kept(prepare(start, folder), self.into, parent, seal)
             self._core = Core(self._kept, guard, self._options, sessions)
             opening.callback(self._core.close)
             how, augmentation = source.manifest.preprocessing, Augmentation.named(self._options.augment)
@@ -286,7 +302,9 @@ class Learner:
         """
         self._require_open()
         with self._kept.writing:
-            return deploy(self._kept.bundle, possible(into), force=force, progress=progress)
+            at = self.into if (self.into / MANIFEST).is_file() else self._source
+            seal = None if self._signer is None else self._signer.sealing(self._kept.bundle, at=at)
+            return deploy(self._kept.bundle, possible(into), force=force, progress=progress, seal=seal)
 
     def _opened(self, images: str | Path | ImageSet, split: str | None, progress: Progress) -> ImageSet:
         if isinstance(images, ImageSet):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -49,15 +49,19 @@ class Kept:
         writing: held while the output, the examples or a deployed file are written or read.
     """
 
-    def __init__(self, bundle: Bundle, output: Path, parent: str | None) -> None:
+    def __init__(
+        self, bundle: Bundle, output: Path, parent: str | None, seal: Callable[[Path], None] | None = None
+    ) -> None:
         self.bundle, self.writing = bundle, threading.Lock()
-        self._output, self._parent = output, parent
+        self._output, self._parent, self._seal = output, parent, seal
 
     def keep(self, run: Run) -> None:
         """Put what a run has learned so far in the place of what the output holds."""
         run.look()
         with self.writing:
-            self.bundle = put_in_place(self.bundle, run.parameters, report_of(run), self._output, parent=self._parent)
+            self.bundle = put_in_place(
+                self.bundle, run.parameters, report_of(run), self._output, parent=self._parent, seal=self._seal
+            )
 
 
 class Core:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from edgeplast.external_data import check_external_files
 from edgeplast.placement import Placement
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
-from edgeplast.stamps import kind_at, shortened, stamp_of
+from edgeplast.stamps import Stamp, kind_at, shortened, stamp_of
 from edgeplast_devices.deploying import CLASSES_KEY, PREPROCESSING_KEY, TEMPERATURE_KEY
 from edgeplast_devices.images import ImageSet, Unreadable, batches
 from edgeplast_devices.memory import usable_threads
@@ -24,6 +25,9 @@ from edgeplast_devices.placing import place
 from edgeplast_devices.providers import CPU
 from edgeplast_devices.runtime import EvaluationSession
 from edgeplast_devices.weights import read_trainable
+
+if TYPE_CHECKING:
+    from edgeplast.trust.trusting import Trusted
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class Classifier:
         threads: of the runtime; by default all cores this process may use.
         runtime: the build of onnxruntime; see ``placing.place``.
         provider: the execution provider.
+        trusted: public keys, a file or a folder of them, of which one must have signed the model; by default no
+            signature is asked for. An opened bundle is taken as it is.
 
     Attributes:
         session: the opened model.
@@ -83,6 +89,7 @@ class Classifier:
         temperature: that its logits are divided by; None for none.
 
     Raises:
+        UntrustedError: no trusted key signed it, or it was changed since; no parser has seen it.
         InputError: the model is missing, no ONNX file, reads weights from other files, or has no class names and
             preprocessing in its metadata.
         MissingExtraError: the runtime is not installed.
@@ -90,26 +97,32 @@ class Classifier:
     """
 
     def __init__(
-        self, model: Path | Bundle, *, threads: int | None = None, runtime: str = "auto", provider: str = CPU
+        self,
+        model: Path | Bundle,
+        *,
+        threads: int | None = None,
+        runtime: str = "auto",
+        provider: str = CPU,
+        trusted: Trusted = None,
     ) -> None:
         threads = threads or usable_threads()
         if isinstance(model, Path) and kind_at(model) == "folder":
-            model = Bundle.open(model)
+            model = Bundle.open(model, trusted=trusted)
         if isinstance(model, Bundle):
             self.placement = place(runtime, provider, trial=model.path / EVALUATION_GRAPH)
             self.session = session_over(model, threads, self.placement)
             self.classes, self.preprocessing = model.manifest.classes, model.manifest.preprocessing
             self.temperature, self._divides = model.manifest.temperature, False
         else:
-            self._open_file(model, threads, runtime, provider)
+            self._open_file(model, threads, runtime, provider, trusted)
 
-    def _open_file(self, model: Path, threads: int, runtime: str, provider: str) -> None:
+    def _open_file(self, model: Path, threads: int, runtime: str, provider: str, trusted: Trusted) -> None:
         if kind_at(model) != "file":
             raise InputError(
                 f"There is no model {shortened(model)}. Make one with: edgeplast deploy adapted/ -o model.onnx"
             )
         file = Path(os.path.realpath(model))  # where a link leads
-        stamp = stamp_of(file)
+        stamp = stamp_of(file) if trusted is None else _trusted_stamp(model, file, trusted)
         check_external_files(file)
         self.placement = place(runtime, provider, trial=file)
         self.session = EvaluationSession(file, {}, threads, self.placement, optimized=True)
@@ -177,6 +190,21 @@ class Classifier:
             found = prediction(images.name(index), logits, self.classes)
             progress("predicting", index + 1, len(images))
             yield found
+
+
+def _trusted_stamp(model: Path, file: Path, trusted: Trusted) -> Stamp:
+    """Return the stamp of a deployed file whose content a trusted key signed.
+
+    Args:
+        model: as it was named; its signatures lie beside that name.
+        file: where a link of that name leads.
+        trusted: public keys.
+    """
+    from edgeplast.trust.trusting import trusted_keys
+
+    keys = trusted_keys(trusted)
+    assert keys is not None
+    return keys.check_model(model, file)[1]
 
 
 def session_over(bundle: Bundle, threads: int, placement: Placement) -> EvaluationSession:

@@ -12,6 +12,7 @@ from edgeplast.bundle import FROZEN, MANIFEST, REPORT, TRAINABLE, Bundle, Manife
 from edgeplast.errors import DivergedError, UsageError
 from edgeplast.files import disk_errors
 from edgeplast.printable import printable
+from edgeplast.stored_files import SIGNATURES
 from edgeplast.telemetry import TELEMETRY
 from edgeplast_devices.checkpoints import is_checkpoint
 from edgeplast_devices.tensors import write_arrays
@@ -89,7 +90,7 @@ def write_adapted(
 def _of_a_run(name: str) -> bool:
     """Whether a run, of this bundle or another, writes a file of this name; hidden ones are half-written."""
     return (
-        name in (FROZEN, TRAINABLE, MANIFEST, REPORT, TELEMETRY)
+        name in (FROZEN, TRAINABLE, MANIFEST, REPORT, TELEMETRY, SIGNATURES)
         or is_graph(name)
         or is_checkpoint(name)
         or name.startswith(".")

@@ -12,12 +12,18 @@ from edgeplast.adaptation import Adaptation, BeforeAfter, EpochReport, Judged
 from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar, say
 from edgeplast.cli.kept import rows_of_others, why_it_stopped
 from edgeplast.cli.options import (
+    DeviceOption,
     ProviderOption,
     RuntimeOption,
+    SignOption,
+    TrustedOption,
     budget_of,
     profile_of,
     provider_of,
     runtime_text,
+    sign_of,
+    threads_of,
+    trusted_of,
 )
 from edgeplast.optimizers import IN_WORDS as OPTIMIZERS_IN_WORDS
 from edgeplast.units import format_bytes, format_seconds
@@ -87,7 +93,9 @@ def adapt(
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).")] = None,
     runtime: RuntimeOption = "auto",
     provider: ProviderOption = None,
-    device: Annotated[str | None, typer.Option(help="Defaults of a device; see `edgeplast devices`.")] = None,
+    device: DeviceOption = None,
+    trusted: TrustedOption = None,
+    sign: SignOption = None,
     checkpoint_every: Annotated[
         str, typer.Option(help="How often the state is saved: 20steps, 30s, 5min, 1h.")
     ] = "5min",
@@ -111,7 +119,7 @@ def adapt(
     from edgeplast_devices.options import TrainingOptions
 
     profile = profile_of(device)
-    threads = threads if threads is not None else profile.threads if profile else None
+    threads = threads_of(threads, profile)
     provider = provider_of(provider, profile)
     options = TrainingOptions(
         epochs=epochs,
@@ -153,6 +161,8 @@ def adapt(
             options=options,
             resume=resume,
             force=force,
+            trusted=trusted_of(trusted, profile),
+            sign=sign_of(sign, profile),
             progress=progress,
             epoch_done=None if as_json else _Epochs(options.epochs),
             notice=lambda text: say(text, err=True),

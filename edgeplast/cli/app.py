@@ -25,6 +25,9 @@ _VERBS = {
     "evaluate": "accuracy of a bundle on labelled images",
     "deploy": "adapted bundle to one ONNX file",
     "predict": "classify pictures with a deployed model",
+    "keygen": "a key that signs bundles, and its public half",
+    "sign": "sign a bundle or a deployed model",
+    "verify": "who signed it, whether anything was changed, and what it was made from",
     "inspect": "what a bundle or a pruned model holds",
     "devices": "devices whose defaults are known, and which this machine is",
     "doctor": "whether adaptation works here, tried before it starts",
@@ -44,7 +47,8 @@ _INTRODUCTION = """edgeplast lets a pretrained vision model keep learning on the
     edgeplast evaluate adapted/ --data test/
     edgeplast deploy adapted/ -o model.onnx
     edgeplast predict model.onnx photo.jpg
-  Every verb has --help and --json. Also: score, plan, compare, prune, report, inspect, devices, doctor."""
+  Every verb has --help and --json. Also: score, plan, compare, prune, report, keygen, sign, verify, inspect,
+  devices, doctor."""
 
 
 class _Verb(typer.core.TyperCommand):

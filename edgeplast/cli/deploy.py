@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from edgeplast.cli.console import print_json, print_table, progress_bar, say
+from edgeplast.cli.options import DeviceOption, SignOption, TrustedOption, profile_of, sign_of, threads_of, trusted_of
 from edgeplast.deployment import Deployment
 from edgeplast.errors import UsageError
 from edgeplast.units import format_bytes
@@ -24,6 +25,9 @@ def deploy(
     calibration: Annotated[int, typer.Option(help="With --weight-bits 8: pictures to calibrate on.")] = 64,
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the pictures to calibrate on.")] = 0,
+    device: DeviceOption = None,
+    trusted: TrustedOption = None,
+    sign: SignOption = None,
     temperature: Annotated[
         bool,
         typer.Option(
@@ -45,6 +49,7 @@ def deploy(
             "--weight-bits 8 and --data go together: activation ranges are calibrated on this device's images. "
             f"Write: edgeplast deploy {bundle} -o {output} --weight-bits 8 --data images/"
         )
+    profile = profile_of(device)
     with progress_bar(as_json) as progress:
         if data is not None:
             deployment = compressing.deploy_quantized(
@@ -52,14 +57,24 @@ def deploy(
                 output,
                 data,
                 calibration_images=calibration,
-                threads=threads,
+                threads=threads_of(threads, profile),
                 seed=seed,
                 temperature=temperature,
                 force=force,
+                trusted=trusted_of(trusted, profile),
+                sign=sign_of(sign, profile),
                 progress=progress,
             )
         else:
-            verbs.deploy(bundle, output, temperature=temperature, force=force, progress=progress)
+            verbs.deploy(
+                bundle,
+                output,
+                temperature=temperature,
+                force=force,
+                trusted=trusted_of(trusted, profile),
+                sign=sign_of(sign, profile),
+                progress=progress,
+            )
     if data is not None:
         _show(deployment, output, as_json)
         return

@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar
-from edgeplast.cli.options import ProviderOption, RuntimeOption, labelled_images, provider_of, runtime_text
+from edgeplast.cli.options import (
+    DeviceOption,
+    ProviderOption,
+    RuntimeOption,
+    TrustedOption,
+    labelled_images,
+    profile_of,
+    provider_of,
+    runtime_text,
+    threads_of,
+    trusted_of,
+)
 
 
 def evaluate(
@@ -19,6 +30,8 @@ def evaluate(
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).", min=1)] = None,
     runtime: RuntimeOption = "auto",
     provider: ProviderOption = None,
+    device: DeviceOption = None,
+    trusted: TrustedOption = None,
     temperature: Annotated[
         bool,
         typer.Option(
@@ -31,17 +44,18 @@ def evaluate(
     from edgeplast.verbs import evaluate as run
     from edgeplast_devices.images import Unreadable
 
-    unreadable = Unreadable()
+    unreadable, profile = Unreadable(), profile_of(device)
     with progress_bar(as_json) as progress:
         result = run(
             bundle,
             labelled_images(data, split=split, prefer=("test", "val"), progress=progress),
             micro_batch=micro_batch,
-            threads=threads,
+            threads=threads_of(threads, profile),
             runtime=runtime,
-            provider=provider_of(provider),
+            provider=provider_of(provider, profile),
             temperature=temperature,
             unreadable=unreadable,
+            trusted=trusted_of(trusted, profile),
             progress=progress,
         )
     name_unreadable(unreadable.count, unreadable.examples)

@@ -17,11 +17,14 @@ from edgeplast.cli.options import (
     MODEL_HELP,
     CheckpointOption,
     CropOption,
+    DeviceOption,
+    ExpiresOption,
     ImageSizeOption,
     InterpolationOption,
     MeanOption,
     ModelKwargsOption,
     PretrainedOption,
+    SignOption,
     StdOption,
     TrainOption,
     budget_of,
@@ -30,6 +33,7 @@ from edgeplast.cli.options import (
     network_of,
     pictures_of,
     profile_of,
+    signer_with,
 )
 from edgeplast.errors import UsageError, one_of
 from edgeplast.optimizers import IN_WORDS as OPTIMIZERS_IN_WORDS
@@ -107,7 +111,9 @@ def export(
     ] = None,
     distill_steps: Annotated[int, typer.Option(help="With --prune: steps of distillation to recover.")] = 0,
     seed: Annotated[int, typer.Option(help="Of the image pairs and of the images calibrated on.")] = 0,
-    device: Annotated[str | None, typer.Option(help="Defaults of a device; see `edgeplast devices`.")] = None,
+    device: DeviceOption = None,
+    sign: SignOption = None,
+    expires: ExpiresOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
@@ -133,6 +139,7 @@ def export(
     if prune is not None:
         compressing.check_target(keep=prune)
         check_rounds(1, distill_steps)
+    signer = signer_with(sign, expires)
     names = tuple(name.strip() for name in classes.split(",") if name.strip()) if classes else None
     budget = budget_of(memory, profile_of(device), disk=disk, step_seconds=time_per_step)
     given = None if plan is None else Plan.read(plan)
@@ -178,6 +185,7 @@ def export(
             distill_steps=distill_steps,
             seed=seed,
             force=force,
+            sign=signer,
             progress=progress,
             notice=lambda text: say(text, err=True),
         )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from edgeplast.placement import Placement
+    from edgeplast.trust.signing import Signer
     from edgeplast_devices.device_profiles import Profile
     from edgeplast_devices.images import ImageSet
 
@@ -72,6 +73,20 @@ RuntimeOption = Annotated[
 ProviderOption = Annotated[
     str | None,
     typer.Option("--provider", help="What computes: cpu (default), cuda, tensorrt, coreml, directml, openvino."),
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="Defaults of a device; see `edgeplast devices`.")]
+TrustedOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trusted",
+        help="Public keys, a file or a folder of them: refuse what none of them signed, before anything is parsed.",
+    ),
+]
+SignOption = Annotated[
+    Path | None, typer.Option("--sign", help="Sign the result with this private key; see `edgeplast keygen`.")
+]
+ExpiresOption = Annotated[
+    float | None, typer.Option("--expires", help="Days after which the signature expires (default: never).")
 ]
 
 
@@ -219,6 +234,37 @@ def provider_of(provider: str | None, profile: Profile | None = None) -> str:
     if provider not in PROVIDERS:
         raise one_of("provider", provider, PROVIDERS)
     return provider
+
+
+def trusted_of(trusted: Path | None, profile: Profile | None) -> Path | None:
+    """Return whose signatures are asked for: ``--trusted``, else the profile's, else nobody's."""
+    return Path(profile.trusted) if trusted is None and profile and profile.trusted else trusted
+
+
+def sign_of(sign: Path | None, profile: Profile | None) -> Path | None:
+    """Return the key that signs: ``--sign``, else the profile's, else none."""
+    return Path(profile.sign) if sign is None and profile and profile.sign else sign
+
+
+def signer_with(key: Path | None, days: float | None) -> Signer | None:
+    """Return who signs with a key, for so many days; None without a key.
+
+    Raises:
+        UsageError: days without a key, too many of them, or the key may be read by others.
+        InputError: there is no such key.
+    """
+    if key is None:
+        if days is not None:
+            raise UsageError("--expires says until when a signature holds. Give --sign KEY with it.")
+        return None
+    from edgeplast.trust.signing import signer_of
+
+    return signer_of(key, days)
+
+
+def threads_of(threads: int | None, profile: Profile | None) -> int | None:
+    """Return how many threads compute: ``--threads``, else the profile's, else as many as can."""
+    return profile.threads if threads is None and profile else threads
 
 
 def runtime_text(runtime: str, placement: Placement) -> str:

@@ -10,7 +10,16 @@ import msgspec
 import typer
 
 from edgeplast.cli.console import json_text, name_unreadable, progress_bar, say
-from edgeplast.cli.options import ProviderOption, RuntimeOption, provider_of
+from edgeplast.cli.options import (
+    DeviceOption,
+    ProviderOption,
+    RuntimeOption,
+    TrustedOption,
+    profile_of,
+    provider_of,
+    threads_of,
+    trusted_of,
+)
 from edgeplast.printable import printable
 
 _NAME_WIDTH = 24
@@ -23,6 +32,8 @@ def predict(
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).", min=1)] = None,
     runtime: RuntimeOption = "auto",
     provider: ProviderOption = None,
+    device: DeviceOption = None,
+    trusted: TrustedOption = None,
     temperature: Annotated[
         bool,
         typer.Option(
@@ -32,21 +43,22 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print probabilities as JSON.")] = False,
 ) -> None:
     """Classify pictures and print the most likely classes with their probabilities, as soon as each is known."""
-    from edgeplast.verbs import predictions
+    from edgeplast.predicting import predictions
     from edgeplast_devices.images import Unreadable
 
-    unreadable = Unreadable()
+    unreadable, profile = Unreadable(), profile_of(device)
     write = _JSON() if as_json else _Lines()
     # Lines that appear one by one in a terminal are a progress bar themselves, and one beside them would tear them.
     with progress_bar(as_json or sys.stdout.isatty()) as progress, write:
         for found in predictions(
             model,
             images,
-            threads=threads,
+            threads=threads_of(threads, profile),
             runtime=runtime,
-            provider=provider_of(provider),
+            provider=provider_of(provider, profile),
             temperature=temperature,
             unreadable=unreadable,
+            trusted=trusted_of(trusted, profile),
             progress=progress,
         ):
             write(found.name, list(found.probabilities.items())[:top])

@@ -146,7 +146,7 @@ class TestExchangedFiles:
                 raise InterruptedRunError("Stopped.")
 
         with monkeypatch.context() as patch:
-            patch.setattr(running.Run, "_between", interrupt)
+            patch.setattr(running.Run, "between", interrupt)
             with pytest.raises(InterruptedRunError):
                 edgeplast.adapt(mixed, blobs, into=tmp_path / "out", options=options)
         real = running.Run.open

@@ -17,6 +17,7 @@ from typing import Any
 import mutations as damage
 import numpy as np
 
+import edgeplast
 from edgeplast.bundle import Bundle, Manifest
 from edgeplast.preprocessing import Preprocessing
 
@@ -283,9 +284,8 @@ class Models(Door):
         self.pictures = [self.corpus / "pictures/rgb.png"]
 
     def once(self, rng: random.Random) -> None:
-        from edgeplast import verbs
 
-        verbs.predict(self.write("m.onnx", damage.in_protobuf(rng, self.model)), self.pictures, threads=1)
+        edgeplast.predict(self.write("m.onnx", damage.in_protobuf(rng, self.model)), self.pictures, threads=1)
 
 
 class ExternalData(Door):

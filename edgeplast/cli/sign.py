@@ -1,0 +1,34 @@
+"""``edgeplast sign``: sign a bundle or a deployed model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+
+from edgeplast.cli.console import print_json, say
+from edgeplast.cli.options import ExpiresOption
+from edgeplast.stored_files import signatures_beside
+
+
+def sign(
+    path: Annotated[Path, typer.Argument(help="Bundle folder, fresh or adapted, or a deployed ONNX file.")],
+    key: Annotated[Path, typer.Option("--key", help="Private key; see `edgeplast keygen`.")],
+    expires: ExpiresOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Sign again what is signed already.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print key and file as JSON.")] = False,
+) -> None:
+    """Check a bundle against its manifest and sign that, which holds size and hash of every file."""
+    from edgeplast.trust.signing import sign as run
+    from edgeplast.trust.signing import signer_of
+
+    signer = signer_of(key, expires)
+    run(path, signer, force=force)
+    file = signatures_beside(path)
+    if as_json:
+        print_json(msgspec.json.encode({"path": str(path), "key_id": signer.key.public.id, "signatures": str(file)}))
+        return
+    until = "" if expires is None else f", for {expires:g} days"
+    say(f"Signed by {key.name} ({signer.key.public.id}){until}: {file}  (next: edgeplast verify {path} --key NAME.pub)")
