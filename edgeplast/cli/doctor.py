@@ -12,10 +12,11 @@ import typer
 
 from edgeplast.bundle import Bundle
 from edgeplast.cli.console import print_json, say
-from edgeplast.cli.options import ProviderOption, budget_of, provider_of
+from edgeplast.cli.options import ProviderOption, TrustedOption, budget_of, provider_of, trusted_of
 from edgeplast.errors import EdgeplastError, UsageError
 
 if TYPE_CHECKING:
+    from edgeplast.trust.trusting import TrustedKeys
     from edgeplast_devices.device_profiles import Profile
     from edgeplast_devices.doctor.findings import Finding
 
@@ -32,9 +33,11 @@ def doctor(
     images: Annotated[int | None, typer.Option(help="Training images, for the time of an epoch.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).")] = None,
     provider: ProviderOption = None,
+    trusted: TrustedOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> int:
     """Try everything that decides whether adaptation will work here: packages, runtime, memory, disk, heat, bundle."""
+    from edgeplast.trust.trusting import trusted_keys
     from edgeplast_devices.device_profiles import profile_defaults
     from edgeplast_devices.doctor.examining import examine
     from edgeplast_devices.doctor.findings import worst_exit_code
@@ -43,11 +46,14 @@ def doctor(
         if number is not None and number < 1:
             raise UsageError(f"--{flag} {number} is out of range; give 1 or more.")
     profile = profile_defaults(device) if device else None
-    budget = _budget_of(memory, profile, bundle)
+    keys = trusted_keys(trusted_of(trusted, profile))
+    budget = _budget_of(memory, profile, bundle, keys)
     findings: list[Finding] = []
     load = ("edgeplast.cli.app", "edgeplast.cli.adapt")
     chosen = provider_of(provider, profile)
-    tried = examine(bundle, memory_bytes=budget, images=images, threads=threads, provider=chosen, load=load)
+    tried = examine(
+        bundle, memory_bytes=budget, images=images, threads=threads, provider=chosen, load=load, trusted=keys
+    )
     for finding in tried:
         findings.append(finding)
         if not as_json:
@@ -61,7 +67,9 @@ def doctor(
     return code
 
 
-def _budget_of(memory: str | None, profile: Profile | None, bundle: Path | None) -> int | None:
+def _budget_of(
+    memory: str | None, profile: Profile | None, bundle: Path | None, trusted: TrustedKeys | None
+) -> int | None:
     """Return the bytes that ``adapt`` would keep to if it were given the same."""
     from edgeplast_devices.memory import machine_bytes
 
@@ -70,7 +78,7 @@ def _budget_of(memory: str | None, profile: Profile | None, bundle: Path | None)
     if bundle is None:
         return None
     try:
-        exported_for = Bundle.open(bundle).manifest.plan.budget.memory_bytes
+        exported_for = Bundle.open(bundle, trusted=trusted).manifest.plan.budget.memory_bytes
     except EdgeplastError:
         return None  # what is wrong with it is a finding of its own
     return None if exported_for is None else min(exported_for, machine_bytes())

@@ -311,3 +311,38 @@ def test_a_device_whose_clock_stands_in_1970_learns_and_says_so(
     desk.trust("device")
     own, parent = edgeplast.verify(desk.out, desk.keys).signature.chain
     assert own.signed_at == parent.signed_at
+
+
+class TestProfile:
+    def test_says_whom_to_trust_and_who_signs(self, desk: Desk, blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Read from its own folder on, wherever the command is typed."""
+        from edgeplast.cli.app import run
+
+        profile = desk.folder / "camera.toml"
+        profile.write_text(
+            'title = "a camera"\nmemory = "8GB"\ncores = 2\nbudget = "1GiB"\nthreads = 1\nprovider = "cpu"\n'
+            'install = "x"\nsource = "y"\ntrusted = "keys"\nsign = "device.key"\n'
+        )
+        (desk.folder / "elsewhere").mkdir()
+        monkeypatch.chdir(desk.folder / "elsewhere")
+        assert run(["deploy", str(desk.bundle), "-o", "m.onnx", "--device", str(profile)]) == 0
+        assert run(["predict", "m.onnx", str(blobs / "test"), "--device", str(profile)]) == 5  # keys/ lacks device.pub
+        desk.trust("device")
+        assert run(["predict", "m.onnx", str(blobs / "test"), "--device", str(profile)]) == 0
+        (desk.bundle / SIGNATURES).unlink()
+        for words in (
+            ["evaluate", str(desk.bundle), "--data", str(blobs)],
+            ["deploy", str(desk.bundle), "-o", "n.onnx"],
+        ):
+            assert run([*words, "--device", str(profile)]) == 5
+        assert (
+            run(["evaluate", str(desk.bundle), "--data", str(blobs), "--device", str(profile), "--trusted", "x"]) == 3
+        )
+
+
+def test_the_doctor_asks_too(desk: Desk, capsys: pytest.CaptureFixture) -> None:
+    from edgeplast.cli.app import run
+
+    (desk.bundle / SIGNATURES).unlink()
+    assert run(["doctor", str(desk.bundle), "--trusted", str(desk.keys), "--json"]) == 5
+    assert "is not signed" in capsys.readouterr().out

@@ -88,6 +88,8 @@ def _small(words: tuple[str, ...]) -> list[str]:
 def test_the_commands_of_a_page_run_in_its_order(
     page: Path, desk: Path, clear: Callable[[str], None], capsys: pytest.CaptureFixture
 ) -> None:
+    if page.name == "signed-bundles.md":
+        pytest.importorskip("nacl", reason="signatures need edgeplast[signing]")
     for command in filter(lambda shown: shown.alone, commands(page)):
         words = _small(command.words)
         for option in ("-o", "--output"):

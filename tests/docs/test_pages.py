@@ -58,7 +58,8 @@ EVERYDAY = {
     "fc2 kept", "heads", "hidden units", "images", "install", "memory", "model", "cores", "parameters",
     "peak", "peak with it", "short by", "size", "this machine", "time", "before", "after",
     "accuracy", "components", "blocks", "quantized to 8 bits", "--memory", "--threads", "--provider", "step",
-    "bundle", "title", "source", "note", "temperature", "power", "slowed down by", "time a step",
+    "bundle", "title", "source", "note", "temperature", "power", "slowed down by", "time a step", "verified",
+    "report.json",
 }  # fmt: skip
 """Headings that say what they mean, or are an option's own name."""
 

@@ -14,6 +14,7 @@ import msgspec
 
 from edgeplast.bundle import Bundle
 from edgeplast.errors import EdgeplastError
+from edgeplast.trust.trusting import TrustedKeys
 from edgeplast.units import format_bytes
 from edgeplast_devices.control_groups import group_limit
 from edgeplast_devices.detection import Recognised, recognise, this_machine
@@ -42,6 +43,7 @@ def examine(
     provider: str = CPU,
     load: tuple[str, ...] = (),
     root: Path = Path("/"),
+    trusted: TrustedKeys | None = None,
 ) -> Iterator[Finding]:
     """Make every check, cheap ones first, and yield each finding as it is made.
 
@@ -53,6 +55,7 @@ def examine(
         provider: the execution provider to try.
         load: modules that will be resident beside the device room when a bundle is adapted, e.g. the command line's.
         root: where ``proc``, ``sys`` and ``etc`` lie.
+        trusted: public keys of which one must have signed the bundle.
     """
     recognised = recognise(this_machine(root))
     release = (sys.version_info[0], sys.version_info[1], sys.version_info[2])
@@ -78,7 +81,7 @@ def examine(
             provider=provider,
             load=(ADAPTING, *load),
         )
-        yield from _examine_bundle(bundle, request, images, works)
+        yield from _examine_bundle(bundle, request, images, works, trusted)
 
 
 def _examine_machine(
@@ -99,9 +102,11 @@ def _examine_machine(
     yield checks.check_thermals(read_thermals(root))
 
 
-def _examine_bundle(folder: Path, request: Request, images: int | None, works: bool) -> Iterator[Finding]:
+def _examine_bundle(
+    folder: Path, request: Request, images: int | None, works: bool, trusted: TrustedKeys | None
+) -> Iterator[Finding]:
     try:
-        opened = Bundle.open(folder)
+        opened = Bundle.open(folder, trusted=trusted)
     except EdgeplastError as error:
         message, advice = split_advice(str(error))
         yield failed("bundle", message, advice, error.exit_code)
