@@ -32,6 +32,7 @@ from edgeplast.outputs import finish_folder, only_writer, refuse_existing, refus
 from edgeplast.progress import Progress, silent
 from edgeplast.units import format_bytes
 from edgeplast_devices.checkpoints import Checkpoint, checkpoint_files, clear, last_checkpoint
+from edgeplast_devices.extent import Extent
 from edgeplast_devices.guard import Guard, guard_for
 from edgeplast_devices.images import Splits
 from edgeplast_devices.interrupts import asked_to_stop
@@ -62,6 +63,7 @@ def adapt(
     guard: Guard | None = None,
     sessions: Sessions = ONNXRUNTIME,
     seal: Callable[[Path], None] | None = None,
+    part: Extent | None = None,
 ) -> Adaptation:
     """Fine-tune the plastic components of a bundle on the device's own images.
 
@@ -82,6 +84,8 @@ def adapt(
         guard: of the budget, where it stands already.
         sessions: over the bundle's graphs.
         seal: signs the finished folder, before it takes its name.
+        part: where the run ends, as a part of a learning that goes on elsewhere: pictures of one class are enough, and
+            nothing is measured before and after.
 
     Returns:
         the report, also written as ``report.json`` into the folder.
@@ -118,6 +122,8 @@ def adapt(
             interrupts,
             checkpoint,
             sessions,
+            extent=part,
+            part=part is not None,
         )
         run.state.replaces |= force
         interrupts.end_call = lambda reason: run.guard.stop_run(reason) if run.guard.stop_run else None

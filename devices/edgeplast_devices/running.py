@@ -64,6 +64,7 @@ class Run:
         standing: what stands from the run before, which this one goes on with.
         extent: where it ends, if not with its last epoch.
         keep: takes care of what was learned so far, in place of checkpoints; with it the run measures nothing.
+        part: whether it is a part of a longer learning: then too it measures nothing, and one class is enough.
 
     Attributes:
         state: where the run stands.
@@ -85,14 +86,15 @@ class Run:
         standing: Standing | None = None,
         extent: Extent | None = None,
         keep: Callable[[Run], None] | None = None,
+        part: bool = False,
     ) -> None:
         self.bundle, self.progress, self.epoch_done, self.interrupts = bundle, progress, epoch_done, interrupts
         self.checkpoint, self.extent, self._keep = checkpoint, extent or Extent(), keep
         self._began = time.perf_counter()
         self.guard, self.allowed_bytes = guard, guard.allowed_bytes
-        self.splits = aligned(images, bundle, options)
+        self.splits = aligned(images, bundle, options, least_classes=1 if part else 2)
         held = [name for name in ("test", "val", "train") if name in self.splits and self.splits[name].classes]
-        self.measured_on = held[0] if held and keep is None else ""  # nowhere, without labels
+        self.measured_on = held[0] if held and keep is None and not part else ""  # nowhere, without labels
         fingerprints = {name: split.fingerprint() for name, split in self.splits.items()}
         self.batch = min(options.batch or default_batch(bundle.manifest.plan, options), len(self.splits["train"]))
         self.optimizer = options.optimizer or bundle.manifest.plan.optimizer

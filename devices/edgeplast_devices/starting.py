@@ -35,20 +35,20 @@ _LEAST_BATCH_WITHOUT_LABELS = 32
 """What a picture should become depends on what the whole batch is called; 32 was tried (devices/README.md)."""
 
 
-def aligned(images: Splits, bundle: Bundle, options: TrainingOptions) -> dict[str, ImageSet]:
+def aligned(images: Splits, bundle: Bundle, options: TrainingOptions, *, least_classes: int = 2) -> dict[str, ImageSet]:
     """Return the splits that there are, with labels that index the bundle's classes.
 
     Raises:
         UsageError: what is to be kept cannot be measured.
-        InputError: training images of fewer than two classes, or without labels; or they are to be learned from without
-            labels, and the head knows nothing that could be carried over to them.
+        InputError: training images of fewer classes than that, or without labels; or they are to be learned from
+            without labels, and the head knows nothing that could be carried over to them.
     """
     classes = bundle.manifest.classes
     check_keeps(options.keep_within, images.also)
     train = images.train.aligned_to(classes) if options.labels == "given" else images.train.without_labels()
     if options.labels == "given":
         require_labels(train, "learning")
-        require_classes(train, 2)
+        require_classes(train, least_classes)
     elif head_is_new(bundle):
         raise InputError(
             "The head of this bundle has learned nothing yet, and without labels it cannot begin. Adapt it with some "

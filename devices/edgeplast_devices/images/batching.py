@@ -10,7 +10,7 @@ import numpy as np
 from edgeplast.errors import InputError, UsageError
 from edgeplast.preprocessing import Preprocessing
 from edgeplast_devices.images.decoding import UnreadableImageError
-from edgeplast_devices.images.imageset import ImageSet, require_classes
+from edgeplast_devices.images.imageset import ImageSet
 from edgeplast_devices.images.splitting import picture_generator
 from edgeplast_devices.images.transforms import Augmentation, preprocess, resized_size
 
@@ -136,7 +136,7 @@ def batches(
 
 
 def require_readable(images: ImageSet, how: Preprocessing, unreadable: Unreadable) -> None:
-    """Raise unless of each class that has pictures here at least one can be read, and there are two such classes.
+    """Raise unless of each class that has pictures here at least one can be read.
 
     Args:
         images: what is to be learned from.
@@ -144,9 +144,8 @@ def require_readable(images: ImageSet, how: Preprocessing, unreadable: Unreadabl
         unreadable: takes note of pictures that were tried and could not be read.
 
     Raises:
-        InputError: of a class not one picture can be read, so it could not be learned; or there are too few classes.
+        InputError: of a class not one picture can be read, so it could not be learned.
     """
-    require_classes(images)
     for label in np.unique(images.labels).tolist():
         members, first = np.flatnonzero(images.labels == label), None
         for index in members.tolist():
