@@ -21,7 +21,7 @@ WORKSTATION = ("tests", "-e", ".[offline,train,signing,tensorboard,dev]")
 DEVICE = ("stock", "-e", ".[stock,signing]", "pytest", "hypothesis")
 """Names of environments, and what is in them."""
 
-DEVICE_SIDE = ("tests/devices", "tests/trust", "tests/cli", "tests/flow", "tests/fuzz")
+DEVICE_SIDE = ("tests/devices", "tests/trust", "tests/cli", "tests/fleet", "tests/flow", "tests/fuzz")
 INTERRUPTED, NOTHING_TO_RUN = 2, 5
 """Exit codes of pytest."""
 

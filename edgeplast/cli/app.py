@@ -29,6 +29,7 @@ _VERBS = {
     "sign": "sign a bundle or a deployed model",
     "verify": "who signed it, whether anything was changed, and what it was made from",
     "inspect": "what a bundle or a pruned model holds",
+    "fleet": "many devices, one model: federated on Flower",
     "devices": "devices whose defaults are known, and which this machine is",
     "doctor": "whether adaptation works here, tried before it starts",
 }
@@ -68,9 +69,20 @@ class _Verbs(typer.core.TyperGroup):
         if cmd_name not in _VERBS:
             raise one_of("command", cmd_name, tuple(_VERBS))
         module = import_module(f"edgeplast.cli.{cmd_name}")
+        if isinstance(group := getattr(module, cmd_name), typer.Typer):
+            return _grouped(group, module, cmd_name)
         verb = typer.Typer(add_completion=False, rich_markup_mode=None)
         verb.command(cmd_name, cls=_Verb, short_help=_VERBS[cmd_name])(getattr(module, cmd_name))
         return _explained(typer.main.get_command(verb), getattr(module, cmd_name))
+
+
+def _grouped(group: typer.Typer, module: Any, name: str) -> Any:
+    """Return a verb that has verbs of its own, each a function of its name in the same file."""
+    command: Any = typer.main.get_command(group)
+    command.name, command.short_help = name, _VERBS[name]
+    for inner in command.commands.values():
+        _explained(inner, getattr(module, inner.callback.__name__))
+    return command
 
 
 def _explained(command: Any, function: Any) -> Any:
