@@ -12,7 +12,15 @@ from edgeplast.cli.app import app
 def reference() -> str:
     """Return all verbs as Markdown, in the order of ``edgeplast --help``."""
     group: Any = typer.main.get_command(app)
-    return "\n".join(_verb(name, group.get_command(None, name)) for name in group.list_commands(None))
+    verbs = [(name, group.get_command(None, name)) for name in group.list_commands(None)]
+    each = [pair for name, command in verbs for pair in _with_inner(name, command)]
+    return "\n".join(_verb(name, command) for name, command in each)
+
+
+def _with_inner(name: str, command: Any) -> list[tuple[str, Any]]:
+    """A verb, or those that it has of its own."""
+    inner = getattr(command, "commands", {})
+    return [(f"{name} {word}", each) for word, each in inner.items()] or [(name, command)]
 
 
 def _verb(name: str, command: Any) -> str:

@@ -42,6 +42,7 @@ class Checked(Strategy):
         self._names: dict[int, str] = {}
         self._weights: dict[str, np.ndarray] = {}
         self._began = 0.0
+        self._asked: list[Message] = []
         self._ledger = Ledger()
 
     def take_over(self, ledger: Ledger, began: float) -> None:
@@ -65,7 +66,7 @@ class Checked(Strategy):
         self._began = time.monotonic()
         self._weights, sent = self._narrowed(arrays, messages)
         asked = {m.metadata.dst_node_id: self._name(m.metadata.dst_node_id) for m in messages}
-        self._ledger = Ledger(asked, sent)
+        self._ledger, self._asked = Ledger(asked, sent), messages
         return messages
 
     def aggregate_train(
@@ -75,7 +76,7 @@ class Checked(Strategy):
         passed: dict[int, Message] = {}
         norms: dict[int, float] = {}
         for reply in replies:
-            node = reply.metadata.src_node_id
+            node = self._sender(reply)
             try:
                 update = self._checked(node, reply)
             except ValueError as error:
@@ -157,6 +158,12 @@ class Checked(Strategy):
             ARRAYS: ArrayRecord(), METRICS: MetricRecord({EXAMPLES: weight, "loss": known.get("loss", 0.0)})
         })  # fmt: skip
         return update
+
+    def _sender(self, reply: Message) -> int:
+        """Return whose answer it is; where a device is gone, the network answers in its place."""
+        node = reply.metadata.src_node_id
+        asked = {message.metadata.message_id: message.metadata.dst_node_id for message in self._asked}
+        return node if node in asked.values() else asked.get(reply.metadata.reply_to_message_id, node)
 
     def _leave_out(self, node: int, why: str) -> None:
         self._ledger.note(node, self._name(node), taken=False, reason=why)

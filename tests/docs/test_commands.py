@@ -50,7 +50,11 @@ def test_a_shown_command_can_be_typed(command: Command) -> None:
     if "…" in words or any(word.startswith("[") for word in words):
         pytest.fail(f"{command}: a block holds commands that can be typed; what is left open belongs into a sentence")
     try:
-        _verb(verb).make_context(verb, list(words))
+        command = _verb(verb)
+        if inner := getattr(command, "commands", {}):
+            verb, *words = words
+            command = inner[verb]
+        command.make_context(verb, list(words))
     except (EdgeplastError, Exception) as error:  # click's errors have no base that typer shows
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         pytest.fail(f"{command}: {message}")
@@ -59,7 +63,12 @@ def test_a_shown_command_can_be_typed(command: Command) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_a_command_in_a_sentence_has_the_options_it_names(page: Path) -> None:
     for verb, rest in INLINE.findall(prose(page)):
-        known = {flag for parameter in _verb(verb).params for flag in (*parameter.opts, *parameter.secondary_opts)} | {
+        command = _verb(verb)
+        if inner := getattr(command, "commands", {}):
+            name = (rest.split() or [""])[0]
+            assert not name or name in inner, f"{page.name}: edgeplast {verb}{rest}"
+            command = inner.get(name, command)
+        known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)} | {
             "--help"
         }
         named = set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", rest))

@@ -101,7 +101,7 @@ def test_the_reference_of_commands_has_every_verb_and_option() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     text = module.reference()
-    for verb in ("adapt", "export", "doctor"):
+    for verb in ("adapt", "export", "doctor", "fleet init"):
         assert f"\n## {verb}\n" in f"\n{text}"
     assert "`-o`, `--output` *path*" in text and "Default: `adamw`" in text and "`--lora" not in text
 
