@@ -122,6 +122,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         expected_calibration_error: 15 bins, as before and after, at the temperature of each.
         judged: predictions on held-out images without labels, by the bundle as it came and by the adapted model; None
             where labels were given.
+        new_classes: classes that were seen for the first time, and how many pictures their rows were placed by.
         also: other sets by name: what was known before, and what of it is left.
         images: images used per split; of another set as ``also NAME``.
         unreadable: images that could not be read and were left out.
@@ -139,9 +140,10 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         device_memory: of a provider with memory of its own; None on the CPU.
         temperature: fitted on the validation split; None without one.
         calibration_error_without_temperature: what the error after would be; None where none was fitted.
-        stopped_because: ``finished``, ``early stopping``, ``diverged``; ``collapsed``, where predictions without
+        stopped_because: ``finished``, ``early stopping`` or ``diverged``; ``collapsed``, where predictions without
             labels came to show clearly fewer classes than before; or ``forgot``, where another set lost more than it
-            may. The best weights before that were kept.
+            may. The best weights before that were kept. ``placed``, where pictures of new classes alone were given:
+            these were placed, and nothing trained.
     """
 
     KIND: ClassVar[str] = "adaptation report"
@@ -163,7 +165,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     images: dict[str, int]
     unreadable: int
     unreadable_examples: tuple[tuple[str, str], ...]
-    options: dict[str, str | int | float | bool | None]
+    options: dict[str, str | int | float | bool | tuple[str, ...] | None]
     history: tuple[EpochReport, ...]
     best_epoch: int
     losses: tuple[float, ...]
@@ -175,6 +177,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     stopped_because: str = "finished"
     judged: Judged | None = None
     also: dict[str, OtherSet] = {}
+    new_classes: dict[str, int] = {}
     provider: Placement = ON_CPU
     device_memory: DeviceMemoryReport | None = None
     temperature: float | None = None

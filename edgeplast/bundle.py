@@ -119,6 +119,7 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
         versions: the tools that wrote the bundle.
         adapted_from: SHA-256 of the manifest of the bundle this one was adapted from; None in a fresh one.
         temperature: that logits are divided by before they become probabilities; None for none.
+        waiting: classes that were added and of which no picture was seen yet.
     """
 
     KIND: ClassVar[str] = "bundle manifest"
@@ -138,9 +139,12 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     versions: dict[str, str]
     adapted_from: str | None = None
     temperature: float | None = None
+    waiting: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_classes(self.classes)
+        if not {*self.waiting} <= {*self.classes}:
+            raise InputError("A bundle has classes that wait for their first picture and are none of its classes.")
         check_temperature(self.temperature)
         if not self.tiers or not all(tier.graphs for tier in self.tiers):
             raise InputError("A bundle needs at least one tier, and each tier a training graph; here one is empty.")

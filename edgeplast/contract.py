@@ -13,6 +13,12 @@ FEATURES = "features"
 """Second output of an evaluation graph whose logits are one linear layer: what that layer multiplies, (b, width)."""
 
 
+MEANS, LIKENESS = "features.means", "features.likeness"
+"""In the header of an adapted bundle's weights, in no graph: where features of some of its classes lie, by which a new
+class that comes alone is placed. Their means (classes, width); and what two pictures of a class have in common, (1,).
+Each is the base64 of its float32 values, row by row."""
+
+
 def gradient_input(parameter: str) -> str:
     """Return the name of the graph input that carries the gradient accumulated so far."""
     return f"{parameter}.gradient"

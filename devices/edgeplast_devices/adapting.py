@@ -33,6 +33,7 @@ from edgeplast.progress import Progress, silent
 from edgeplast.units import format_bytes
 from edgeplast_devices.checkpoints import Checkpoint, checkpoint_files, clear, last_checkpoint
 from edgeplast_devices.extent import Extent
+from edgeplast_devices.growing import classes_to_add, grow, planned
 from edgeplast_devices.guard import Guard, guard_for
 from edgeplast_devices.images import Splits
 from edgeplast_devices.interrupts import asked_to_stop
@@ -112,11 +113,13 @@ def adapt(
         refuse_unmovable(into)
         folder = unfinished(into)
         checkpoint = _found(folder, into, resume=resume, force=force, notice=notice)
+        options = options or TrainingOptions()
+        new = classes_to_add(bundle.manifest, images, options.add_classes, options.new_classes)
         run = Run(
-            bundle,
+            planned(bundle, new),
             _patient(images, Patience(interrupts, notice)),
             guard,
-            options or TrainingOptions(),
+            options,
             progress,
             epoch_done,
             interrupts,
@@ -132,7 +135,7 @@ def adapt(
         elif folder.is_dir():
             clear(folder)
         try:
-            run.bundle = prepare(bundle, folder)
+            run.bundle = grow(prepare(bundle, folder), new)
             _require_room(bundle, folder, run.optimizer)
             cut_telemetry(folder, checkpoint.state.steps if checkpoint else None)
             report = _adapted(run, bundle, folder, into, seal)
@@ -215,7 +218,15 @@ def _adapted(run: Run, bundle: Bundle, folder: Path, into: Path, seal: Callable[
     try:
         report = report_of(run)
         run.bundle.check_unchanged()
-        write_adapted(bundle, run.parameters, folder, parent=bundle.fingerprint, temperature=run.state.temperature)
+        write_adapted(
+            run.bundle,
+            run.parameters,
+            folder,
+            parent=bundle.fingerprint,
+            temperature=run.state.temperature,
+            placed=run.state.placed,
+            landmarks=run.landmarks,
+        )
         report.write(folder / REPORT)
         if seal is not None:
             seal(folder)

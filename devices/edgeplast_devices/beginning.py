@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeplast.bundle import TRAINABLE
 from edgeplast_devices.checkpoints import write_hashed
-from edgeplast_devices.fitted_heads import fit_on_images
+from edgeplast_devices.fitted_heads import fit_on_images, head_if_linear, no_features
+from edgeplast_devices.growing import present
+from edgeplast_devices.imprinting import landmarks, place
 from edgeplast_devices.judging import recentre
 from edgeplast_devices.run_state import Best
-from edgeplast_devices.weights import head_parameters
+from edgeplast_devices.weights import head_parameters, landmarks_in
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from edgeplast_devices.running import Run
     from edgeplast_devices.telemetry import TelemetryWriter
 
@@ -39,11 +44,48 @@ def begin(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:
             in_memory=run.rows_in_memory, between=run.between, folder=folder, **run.over("train"),
         )  # fmt: skip
         state.epoch_loss = (loss, 1)
+    _place_new(run)
     state.head_started = True
     if state.has_learned:
-        if run.options.head == "fitted":
+        if run.options.head == "fitted" or state.placed:
             run.note_epoch(0, folder, telemetry)
         run.save(folder)
+
+
+def landmarks_of(run: Run) -> dict[str, np.ndarray]:
+    """Return where the features of the classes lie with the weights that are kept, where that can be told."""
+    manifest = run.bundle.manifest
+    known = run.options.labels == "given" and run.evaluation.feature_width and head_if_linear(manifest)
+    return landmarks(manifest, run.evaluation.features, run.splits["train"], **run.over("train")) if known else {}
+
+
+def _place_new(run: Run) -> None:
+    """Put the rows of classes in their place that are seen for the first time."""
+    state, manifest, train = run.state, run.bundle.manifest, run.splits["train"]
+    new = [] if run.options.labels == "none" else present(train, manifest.waiting)
+    if not new:
+        return
+    if run.options.head in ("zero", "fitted"):  # every row begins anew
+        count = {name: int((train.labels == manifest.classes.index(name)).sum()) for name in new}
+        state.placed = count
+        return
+    if not run.evaluation.feature_width:
+        raise no_features(manifest)
+    rows = {name: run.parameters[name].copy() for name in head_parameters(manifest)}
+    state.placed = place(
+        manifest,
+        run.evaluation.features,
+        rows,
+        train,
+        new,
+        landmarks_in(run.bundle.path / TRAINABLE, run.evaluation.feature_width),
+        **run.over("train"),
+    )
+    with run.standing.turn:
+        for name, array in rows.items():
+            run.parameters[name][...] = array
+    if len(train.present_classes()) < 2:  # from one class alone a model learns to say nothing else
+        state.stopped_because = "placed"
 
 
 def put_aside(run: Run, folder: Path, loss: float | None = None) -> None:

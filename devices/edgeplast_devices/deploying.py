@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -23,15 +22,27 @@ from edgeplast.outputs import only_writer, refuse_existing
 from edgeplast.progress import Progress, silent
 from edgeplast.stamps import opened, read_up_to
 from edgeplast.stored_files import signatures_beside
+from edgeplast_devices.protobuf import (
+    BYTES,
+    GRAPH_INITIALIZER,
+    GRAPH_NODE,
+    MODEL_GRAPH,
+    MODEL_METADATA,
+    NODE_INPUT,
+    NODE_NAME,
+    NODE_OPERATOR,
+    NODE_OUTPUT,
+    TENSOR_RAW,
+    field_length,
+    fields,
+    message,
+    raw_length,
+    tag,
+    tensor_header,
+    text,
+    varint,
+)
 from edgeplast_devices.weights import all_parameters, deployed_shapes
-
-# Field numbers of onnx.proto3 (stable since IR version 3) and protobuf wire types.
-_MODEL_GRAPH, _MODEL_METADATA = 7, 14
-_GRAPH_NODE, _GRAPH_INITIALIZER = 1, 5
-_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR = 1, 2, 3, 4
-_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
-_FLOAT = 1
-_VARINT, _BYTES = 0, 2
 
 CLASSES_KEY, PREPROCESSING_KEY = "edgeplast.classes", "edgeplast.preprocessing"
 TEMPERATURE_KEY = "edgeplast.temperature"
@@ -78,16 +89,16 @@ def _write(bundle: Bundle, into: Path, temperature: float | None, progress: Prog
     if temperature is not None:
         graph = _divided(graph, temperature)
     sizes = [
-        _field_length(_GRAPH_INITIALIZER, len(_tensor_header(name, shape)) + _raw_length(shape))
+        field_length(GRAPH_INITIALIZER, len(tensor_header(name, shape)) + raw_length(shape))
         for name, shape in deployed_shapes(manifest).items()
     ]
     with writing(into) as file:
-        file.write(before + _tag(_MODEL_GRAPH, _BYTES) + _varint(len(graph) + sum(sizes)) + graph)
+        file.write(before + tag(MODEL_GRAPH, BYTES) + varint(len(graph) + sum(sizes)) + graph)
         for done, (name, array) in enumerate(all_parameters(bundle)):
             progress("writing the model", done, len(sizes))
-            header = _tensor_header(name, array.shape)
-            file.write(_tag(_GRAPH_INITIALIZER, _BYTES) + _varint(len(header) + _raw_length(array.shape)) + header)
-            file.write(_tag(_TENSOR_RAW, _BYTES) + _varint(array.nbytes))
+            header = tensor_header(name, array.shape)
+            file.write(tag(GRAPH_INITIALIZER, BYTES) + varint(len(header) + raw_length(array.shape)) + header)
+            file.write(tag(TENSOR_RAW, BYTES) + varint(array.nbytes))
             file.write(np.ascontiguousarray(array, "<f4").data)
         file.write(after)
         for key, value in (
@@ -96,7 +107,7 @@ def _write(bundle: Bundle, into: Path, temperature: float | None, progress: Prog
             (TEMPERATURE_KEY, json.dumps(temperature)),
             ("edgeplast.model", manifest.model),
         ):
-            file.write(_message(_MODEL_METADATA, _text(1, key) + _text(2, value)))
+            file.write(message(MODEL_METADATA, text(1, key) + text(2, value)))
     progress("writing the model", len(sizes), len(sizes))
 
 
@@ -118,8 +129,8 @@ def _deployment_graph(bundle: Bundle) -> bytes:
 
 def _split(model: bytes) -> tuple[bytes, bytes, bytes]:
     """Cut a serialised model into what stands before its graph, the graph's own bytes, and what follows."""
-    for number, start, content, end in _fields(model):
-        if number == _MODEL_GRAPH:
+    for number, start, content, end in fields(model):
+        if number == MODEL_GRAPH:
             return model[:start], model[content:end], model[end:]
     raise DamagedError(f"{DEPLOYMENT_GRAPH} of the bundle holds no graph. Export the bundle again.")
 
@@ -129,86 +140,22 @@ def _divided(graph: bytes, temperature: float) -> bytes:
 
     The node that makes them gets another name for what it makes, and one behind it multiplies that.
     """
-    for number, start, content, end in _fields(graph):
+    for number, start, content, end in fields(graph):
         node = graph[content:end]
-        if number != _GRAPH_NODE:
+        if number != GRAPH_NODE:
             continue
-        for field, first, at, last in _fields(node):
-            if field == _NODE_OUTPUT and node[at:last] == LOGITS.encode():
-                renamed = node[:first] + _text(_NODE_OUTPUT, _UNSCALED) + node[last:]
-                product = _text(_NODE_INPUT, _UNSCALED) + _text(_NODE_INPUT, _FACTOR) + _text(_NODE_OUTPUT, LOGITS)
+        for field, first, at, last in fields(node):
+            if field == NODE_OUTPUT and node[at:last] == LOGITS.encode():
+                renamed = node[:first] + text(NODE_OUTPUT, _UNSCALED) + node[last:]
+                product = text(NODE_INPUT, _UNSCALED) + text(NODE_INPUT, _FACTOR) + text(NODE_OUTPUT, LOGITS)
                 factor = np.float32(1 / temperature).tobytes()
                 return b"".join(
                     (
                         graph[:start],
-                        _message(_GRAPH_NODE, renamed),
+                        message(GRAPH_NODE, renamed),
                         graph[end:],
-                        _message(
-                            _GRAPH_NODE, product + _text(_NODE_NAME, "temperature") + _text(_NODE_OPERATOR, "Mul")
-                        ),
-                        _message(_GRAPH_INITIALIZER, _tensor_header(_FACTOR, ()) + _message(_TENSOR_RAW, factor)),
+                        message(GRAPH_NODE, product + text(NODE_NAME, "temperature") + text(NODE_OPERATOR, "Mul")),
+                        message(GRAPH_INITIALIZER, tensor_header(_FACTOR, ()) + message(TENSOR_RAW, factor)),
                     )
                 )
     raise DamagedError(f"{DEPLOYMENT_GRAPH} of the bundle makes no {LOGITS}. Export the bundle again.")
-
-
-def _fields(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Go through a message: number, start, start of the content, and end of each field that has a length."""
-    at = 0
-    while at < len(data):
-        start = at
-        tag, at = _read_varint(data, at)
-        if tag & 7 == _VARINT:
-            _, at = _read_varint(data, at)
-            continue
-        if tag & 7 != _BYTES:
-            return
-        length, at = _read_varint(data, at)
-        yield tag >> 3, start, at, at + length
-        at += length
-
-
-def _tensor_header(name: str, shape: Iterable[int]) -> bytes:
-    dims = b"".join(_tag(_TENSOR_DIMS, _VARINT) + _varint(size) for size in shape)
-    return dims + _tag(_TENSOR_TYPE, _VARINT) + _varint(_FLOAT) + _text(_TENSOR_NAME, name)
-
-
-def _raw_length(shape: Iterable[int]) -> int:
-    return _field_length(_TENSOR_RAW, 4 * math.prod(shape))
-
-
-def _field_length(field: int, content: int) -> int:
-    return len(_tag(field, _BYTES)) + len(_varint(content)) + content
-
-
-def _text(field: int, text: str) -> bytes:
-    return _message(field, text.encode())
-
-
-def _message(field: int, data: bytes) -> bytes:
-    return _tag(field, _BYTES) + _varint(len(data)) + data
-
-
-def _tag(field: int, wire_type: int) -> bytes:
-    return _varint(field << 3 | wire_type)
-
-
-def _varint(value: int) -> bytes:
-    result = bytearray()
-    while value > 0x7F:
-        result.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*result, value])
-
-
-def _read_varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if at >= len(data):
-            raise DamagedError(f"{DEPLOYMENT_GRAPH} of the bundle ends in the middle. Export the bundle again.")
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value, at
-        shift += 7

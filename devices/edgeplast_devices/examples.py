@@ -46,10 +46,14 @@ class Examples:
     def __init__(self, folder: Path, classes: Sequence[str], keep: tuple[int, int]) -> None:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise UsageError(f"{folder} is a link or a file; examples are kept in a folder there. Move it away.")
-        self.folder, self.classes = folder, tuple(classes)
-        self.keep = keep
-        self._folders = [folder_name(name) for name in self.classes]
+        self.folder, self.keep = folder, keep
+        self.know(classes)
         self._next = 1 + max((_number(file) for file in folder.glob("*/*.png")), default=0)
+
+    def know(self, classes: Sequence[str]) -> None:
+        """Take class names, in order, in the place of those that were known."""
+        self.classes = tuple(classes)
+        self._folders = [folder_name(name) for name in self.classes]
 
     @property
     def counts(self) -> dict[str, int]:

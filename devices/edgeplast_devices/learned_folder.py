@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
 from edgeplast.adaptation import Adaptation
-from edgeplast.bundle import MANIFEST, REPORT, TRAINABLE, Bundle
+from edgeplast.bundle import MANIFEST, REPORT, TRAINABLE, Bundle, Manifest
 from edgeplast.errors import UsageError
 from edgeplast.files import disk_errors, possible, sha256
 from edgeplast.outputs import finish_folder, refuse_mount, refuse_unmovable
 from edgeplast.stamps import stamp_of
 from edgeplast.telemetry import TELEMETRY
 from edgeplast_devices.checkpoints import checkpoint_files
+from edgeplast_devices.growing import grow
 from edgeplast_devices.tensors import open_arrays
 from edgeplast_devices.workplace import unfinished, write_adapted
 
@@ -112,26 +115,74 @@ def put_in_place(
         DiskFullError: the output is as it was.
     """
     work = bundle.path
+    with _beside(output) as temporary:
+        for name in (*bundle.manifest.files, TELEMETRY):
+            if name != TRAINABLE and (work / name).exists():
+                _link(work / name, temporary / name)
+        manifest = write_adapted(
+            bundle, parameters, temporary, parent=parent, temperature=report.temperature, placed=report.new_classes
+        )
+        report.write(temporary / REPORT)
+        if seal is not None:
+            seal(temporary)
+        finish_folder(temporary, output, force=True)
+    return _taken_back(bundle, manifest, output, [TRAINABLE])
+
+
+def grown_in_place(
+    bundle: Bundle,
+    names: Sequence[str],
+    output: Path,
+    *,
+    parent: str | None,
+    seal: Callable[[Path], None] | None = None,
+) -> Bundle:
+    """Exchange the output for a folder with more classes, as a whole; arguments and result as above.
+
+    Raises:
+        UsageError: see :func:`~.growing.check_new`.
+        DiskFullError: the output is as it was.
+    """
+    with _beside(output) as temporary:
+        for name in bundle.manifest.files:
+            _link(bundle.path / name, temporary / name)
+        for name in (REPORT, TELEMETRY):
+            if (output / name).is_file():
+                _link(output / name, temporary / name)
+        copy = msgspec.structs.replace(bundle, path=temporary)
+        grown = msgspec.structs.replace(grow(copy, names).manifest, adapted_from=parent)
+        grown.write(temporary / MANIFEST)
+        if seal is not None:
+            seal(temporary)
+        finish_folder(temporary, output, force=True)
+    changed = [name for name, stored in grown.files.items() if stored != bundle.manifest.files[name]]
+    return _taken_back(bundle, grown, output, changed)
+
+
+@contextlib.contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """Make a folder that will take the place of the output, and take away what is left of it."""
     with disk_errors(output):
         temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".partial", dir=output.parent))
         try:
-            for name in (*bundle.manifest.files, TELEMETRY):
-                if name != TRAINABLE and (work / name).exists():
-                    _link(work / name, temporary / name)
-            manifest = write_adapted(bundle, parameters, temporary, parent=parent, temperature=report.temperature)
-            report.write(temporary / REPORT)
-            if seal is not None:
-                seal(temporary)
-            finish_folder(temporary, output, force=True)
+            yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        beside = work / f".{TRAINABLE}"
-        beside.unlink(missing_ok=True)
-        _link(output / TRAINABLE, beside)
-        beside.replace(work / TRAINABLE)
-    stamp = stamp_of(work / TRAINABLE)
-    assert stamp is not None
-    return Bundle(work, manifest, sha256(output / MANIFEST), {**bundle.stamps, TRAINABLE: stamp}, is_copy=True)
+
+
+def _taken_back(bundle: Bundle, manifest: Manifest, output: Path, names: Sequence[str]) -> Bundle:
+    """Link files of the output into the copy that a Learner works with, and return it as it is then."""
+    work, stamps = bundle.path, dict(bundle.stamps)
+    with disk_errors(work):
+        for name in names:
+            beside = work / f".{name}"
+            beside.unlink(missing_ok=True)
+            _link(output / name, beside)
+            beside.replace(work / name)
+            stamp = stamp_of(work / name)
+            assert stamp is not None
+            stamps[name] = stamp
+    return Bundle(work, manifest, sha256(output / MANIFEST), stamps, is_copy=True)
 
 
 def weights_into(parameters: Mapping[str, np.ndarray], bundle: Bundle) -> None:

@@ -106,7 +106,6 @@ class Learner:
             raise UsageError("A Learner learns from labelled pictures; edgeplast.adapt learns without (labels none).")
         self.into = output_of(source, into)
         self._source = source.path
-        self.classes = source.manifest.classes
         self._alone = threading.Lock()
         self._interrupts: Interrupts | None = None
         self._is_open = False
@@ -121,6 +120,7 @@ class Learner:
             opening.enter_context(guard.standing())
             opening.callback(shutil.rmtree, folder, ignore_errors=True)
             self._kept = Kept(prepare(start, folder), self.into, parent, seal)
+            self.classes = start.manifest.classes
             self._core = Core(self._kept, guard, self._options, sessions)
             opening.callback(self._core.close)
             how, augmentation = source.manifest.preprocessing, Augmentation.named(self._options.augment)
@@ -205,6 +205,29 @@ class Learner:
             for index, label in enumerate(given.labels.tolist()):
                 self._examples.add(self._core.picture(given, index, self._examples.keep), label)
         return len(given)
+
+    def add_class(self, *names: str) -> None:
+        """Let the model know of more classes; what it knows stays as it is, also on disk.
+
+        A new class is never the answer before the first ``learn`` with a picture of it; one is enough to begin.
+
+        Args:
+            *names: of the classes.
+
+        Raises:
+            UsageError: a name is known already, given twice or empty; the model's head is more than one linear layer;
+                or the Learner is learning.
+            DiskFullError: there is no room; nothing changed.
+        """
+        if not self._alone.acquire(blocking=False):
+            raise UsageError("This Learner is learning, in another thread. Wait until that has come back.")
+        try:
+            self._require_open()
+            self._core.grow(names)
+            self.classes = self._kept.bundle.manifest.classes
+            self._examples.know(self.classes)
+        finally:
+            self._alone.release()
 
     @property
     def examples(self) -> dict[str, int]:
@@ -323,7 +346,7 @@ class Learner:
         present = images.present_classes()
         if not present:
             raise InputError("There is nothing to learn from yet. Add pictures first: learner.add(picture, label).")
-        if len(present) < 2:
+        if len(present) < 2 and not {*present} & {*self._kept.bundle.manifest.waiting}:
             raise InputError(
                 f"All {len(images)} pictures show {present[0]!r}; from one class alone a model learns to say nothing "
                 "else. Add pictures of a second class."

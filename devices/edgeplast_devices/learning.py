@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -21,11 +21,12 @@ from edgeplast.progress import Progress
 from edgeplast_devices.checkpoints import clear
 from edgeplast_devices.evaluating import labelled, measure
 from edgeplast_devices.extent import Extent
+from edgeplast_devices.growing import check_new
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import ImageSet, Splits, Unreadable, UnreadableImageError, batches, preload, preprocess
 from edgeplast_devices.images.planes import Planes
 from edgeplast_devices.interrupts import Interrupts
-from edgeplast_devices.learned_folder import put_in_place, weights_into
+from edgeplast_devices.learned_folder import grown_in_place, put_in_place, weights_into
 from edgeplast_devices.memory import peak_bytes, resident_bytes
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.predicting import Prediction, prediction
@@ -63,6 +64,12 @@ class Kept:
                 self.bundle, run.parameters, report_of(run), self._output, parent=self._parent, seal=self._seal
             )
 
+    def grow(self, names: Sequence[str]) -> Bundle:
+        """Give the output and the copy more classes; return the copy as it is then, or as it was if that fails."""
+        with self.writing:
+            self.bundle = grown_in_place(self.bundle, names, self._output, parent=self._parent, seal=self._seal)
+        return self.bundle
+
 
 class Core:
     """Predicts, measures and learns over sessions that stay open; one graph runs at a time.
@@ -79,6 +86,7 @@ class Core:
 
     def __init__(self, kept: Kept, guard: Guard, options: TrainingOptions, sessions: Sessions) -> None:
         self._kept, self._guard, self._turns = kept, guard, Turns()
+        self._growing = threading.Lock()
         plan = kept.bundle.manifest.plan
         self._standing = Standing(
             kept.bundle,
@@ -99,6 +107,21 @@ class Core:
             self._evaluation = None
             self._standing.close()
 
+    def grow(self, names: Sequence[str]) -> None:
+        """Give the model more classes, in the copy that it works with and in the output; predictions wait.
+
+        Raises:
+            UsageError: a name is known already, given twice, or none; or the head cannot grow.
+            DiskFullError: there is no room; the model is as it was.
+        """
+        check_new(names, self._kept.bundle.manifest)
+        with self._growing:
+            self._evaluation = None
+            try:
+                self._standing.regrown(lambda: self._kept.grow(names))
+            finally:
+                self._evaluation = self._standing.evaluation(self._kept.bundle)
+
     def predictions(self, images: ImageSet) -> list[Prediction]:
         """Return what the model says of each picture, in order, with the weights as they are at this moment.
 
@@ -106,9 +129,10 @@ class Core:
             InputError: one cannot be read.
         """
         found: list[Prediction] = []
+        session = self._open_evaluation()  # before the names: once there are more classes, names are there first
         images, manifest = self._limited(images), self._kept.bundle.manifest
         for batch in batches(images, manifest.preprocessing, self._micro_batch, unreadable=_NoneLeftOut()):
-            logits = self._open_evaluation().logits(batch.images) / (manifest.temperature or 1.0)
+            logits = session.logits(batch.images) / (manifest.temperature or 1.0)
             for index, row in zip(batch.indices.tolist(), logits, strict=True):
                 found.append(prediction(images.name(index), row, manifest.classes))
             del batch
@@ -211,7 +235,8 @@ class Core:
         )
 
     def _open_evaluation(self) -> Evaluates:
-        session = self._evaluation
+        with self._growing:
+            session = self._evaluation
         if session is None:
             raise closed()
         return session

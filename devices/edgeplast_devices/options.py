@@ -84,6 +84,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         augment: ``default`` (random resized crop and flip) or ``none``.
         labels: ``given``, or ``none``: what the pictures show is not known, or not to be looked at.
         method: how to learn without labels; one of :data:`METHODS`.
+        add_classes: names of classes that are added to the bundle's.
+        new_classes: ``add`` what pictures show and the bundle does not know, or ``error``.
         keep_within: points of accuracy that other sets may lose; the run stops when one loses more, and the last
             weights that kept them are kept. None measures other sets and sets no limit.
         patience: epochs without a better validation loss before stopping early; 0 never stops early.
@@ -112,6 +114,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     augment: str = "default"
     labels: str = "given"
     method: str = "information"
+    add_classes: tuple[str, ...] = ()
+    new_classes: str = "error"
     keep_within: float | None = None
     patience: int = 0
     seed: int = 0
@@ -160,6 +164,10 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise UsageError(
                 f"--method {self.method} says how to learn without labels. Give --labels none with it, or leave it out."
             )
+        if self.new_classes not in ("error", "add"):
+            raise one_of("--new-classes", self.new_classes, ("error", "add"))
+        if self.labels == "none" and (self.add_classes or self.new_classes == "add"):
+            raise UsageError("Without labels no class can be added. Leave out --add-class and --new-classes.")
         if self.labels == "none" and self.class_weights != "none":
             raise UsageError("Without labels no class can be weighted. Leave out --class-weights.")
         if self.labels == "none" and self.head not in (None, "kept"):

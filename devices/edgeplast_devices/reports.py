@@ -55,6 +55,7 @@ def report_of(run: Run) -> Adaptation:
         unreadable=sum(u.count for u in lost),
         unreadable_examples=tuple(example for u in lost for example in u.examples),
         options=msgspec.to_builtins(run.options),
+        new_classes=state.placed,
         also=others_of(state.also_before, state.also_after),
         history=tuple(state.history),
         best_epoch=state.best.epoch,

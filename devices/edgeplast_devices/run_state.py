@@ -75,6 +75,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         head_started: whether the head is where the run starts from: kept, zero, or fitted.
         judged_before: the weights as they came, where there are no labels.
         judged: the weights to keep, likewise.
+        placed: classes that are new in this run and of which pictures were seen, and how many they were placed by.
         before: the evaluation before the first step.
         after: the evaluation after the last.
         also_before: other sets, likewise, by name.
@@ -114,6 +115,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     head_started: bool = False
     judged_before: Judgement | None = None
     judged: Judgement | None = None
+    placed: dict[str, Count] = {}
     before: Evaluation | None = None
     after: Evaluation | None = None
     also_before: dict[str, Evaluation] = {}
@@ -133,7 +135,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     @property
     def has_learned(self) -> bool:
         """Whether anything would be lost if it ended now."""
-        begun = self.options.head == "fitted" or self.options.method == "recentre"
+        begun = self.options.head == "fitted" or self.options.method == "recentre" or bool(self.placed)
         return self.steps > 0 or (self.head_started and begun)
 
     @property

@@ -20,7 +20,7 @@ from edgeplast.bundle import Bundle
 from edgeplast.errors import DivergedError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
-from edgeplast_devices.beginning import begin
+from edgeplast_devices.beginning import begin, landmarks_of
 from edgeplast_devices.checkpoints import Checkpoint, Saved, read_best, write_checkpoint, write_hashed
 from edgeplast_devices.curves import thin
 from edgeplast_devices.evaluating import measure
@@ -68,6 +68,7 @@ class Run:
 
     Attributes:
         state: where the run stands.
+        landmarks: see ``imprinting.landmarks``; none before the end.
         parameters: what trains, by name; float32, changed in place.
     """
 
@@ -131,6 +132,7 @@ class Run:
             self.state = taken_up(checkpoint.state, *same, self.unreadable)
         self._seconds_before = self.state.seconds
         self.saved = Saved.of(self.state)
+        self.landmarks: dict[str, np.ndarray] = {}
 
     def open(self) -> None:
         """Load weights and graphs, and take up the checkpoint's state."""
@@ -174,6 +176,8 @@ class Run:
             said = f"evaluating {self.measured_on}, after"
             state.after = self._measure(self.measured_on, said, temperature=state.temperature)
         self._measure_others(state.also_after, telemetry, "after")
+        if self._keep is None:  # a run that nobody waits for
+            self.landmarks = landmarks_of(self)
         self.look()
 
     def look(self) -> None:
@@ -209,7 +213,7 @@ class Run:
 
     def _fit_temperature(self) -> float | None:
         """Return the temperature of the weights in force, None where no image was held back to fit it on."""
-        if self.options.labels == "none":
+        if self.options.labels == "none" or self.state.stopped_because == "placed":
             return self.bundle.manifest.temperature
         if "val" not in self.splits:
             return None
@@ -335,6 +339,7 @@ class Run:
         if state.best.epoch < state.history[-1].epoch or state.stopped_because != "finished":
             for name, array in read_best(folder, state.best.file, self.parameters).items():
                 self.parameters[name][...] = array
+            state.placed = {} if state.best.loss is None else state.placed  # the weights are those that came
 
     def _measure(self, split: str, activity: str, *, offset: int = 0, temperature: float | None = None) -> Evaluation:
         """Measure one split, after ``offset`` images that are told of together with its own."""

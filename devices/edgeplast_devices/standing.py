@@ -76,7 +76,10 @@ class Standing:
         self.threads = options.threads or usable_threads()
         self.resident_bytes = held(self.threads)
         allowed = guard.allowed_bytes
-        self.rungs = rungs_from_here(bundle.manifest, options, batch, optimizer, self.resident_bytes, allowed, stood)
+        self._rungs = lambda manifest: rungs_from_here(
+            manifest, options, batch, optimizer, self.resident_bytes, allowed, stood
+        )
+        self.rungs = self._rungs(bundle.manifest)
         self.shares = shares(bundle.manifest, self.rungs[0], optimizer, self.resident_bytes, allowed)
         self.trainer: Trainer | None = None
         self._evaluation: Evaluates | None = None
@@ -90,6 +93,19 @@ class Standing:
         reserve_arena(self.shares.region_bytes, self.shares.arena_bytes)
         self.parameters = read_trainable(bundle)
         self._is_open = True
+
+    def regrown(self, change: Callable[[], Bundle]) -> None:
+        """Let go of the graphs, let a bundle be changed, and hold its weights and graphs as they are then.
+
+        Args:
+            change: writes other graphs and weights, and returns the bundle that they are.
+        """
+        with self.turn:
+            self.close()
+            release_arena()
+            bundle = change()
+            self.rungs = self._rungs(bundle.manifest)
+            self.parameters = read_trainable(bundle)
 
     def trainer_for(
         self,

@@ -13,6 +13,7 @@ from edgeplast.footprint import PICTURE_BYTES
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast_devices.checkpoints import check_same_run
+from edgeplast_devices.growing import present
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import (
     ImageSet,
@@ -48,7 +49,8 @@ def aligned(images: Splits, bundle: Bundle, options: TrainingOptions, *, least_c
     train = images.train.aligned_to(classes) if options.labels == "given" else images.train.without_labels()
     if options.labels == "given":
         require_labels(train, "learning")
-        require_classes(train, least_classes)
+        alone = present(train, bundle.manifest.waiting)
+        require_classes(train, 1 if alone and options.head in (None, "kept") else least_classes)
     elif head_is_new(bundle):
         raise InputError(
             "The head of this bundle has learned nothing yet, and without labels it cannot begin. Adapt it with some "

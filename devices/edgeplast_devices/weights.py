@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 
 from edgeplast.bundle import BLOCK_OF_4_BITS, FROZEN, TRAINABLE, Bundle, Manifest, StoredParameter
-from edgeplast.contract import low_rank_names, matrix_name, packed_name, quantized_name, scale_name
+from edgeplast.contract import LIKENESS, MEANS, low_rank_names, matrix_name, packed_name, quantized_name, scale_name
 from edgeplast.errors import DamagedError
-from edgeplast_devices.tensors import TensorFile, open_arrays, read_arrays
+from edgeplast_devices.tensors import TensorFile, open_arrays, read_arrays, read_metadata
 
 
 def read_trainable(bundle: Bundle) -> dict[str, np.ndarray]:
@@ -26,6 +28,33 @@ def read_trainable(bundle: Bundle) -> dict[str, np.ndarray]:
     for name, array in arrays.items():
         _check_shape(TRAINABLE, name, array, shapes[name])
     return arrays
+
+
+def landmarks_in(path: Path, width: int) -> dict[str, np.ndarray]:
+    """Return the landmarks in the header of a file of weights: where features of known classes lie; none in fresh ones.
+
+    Args:
+        path: the file.
+        width: of the features.
+
+    Raises:
+        DamagedError: they are no such numbers.
+    """
+    found = read_metadata(path)
+    try:
+        arrays = {name: np.frombuffer(b64decode(found[name], validate=True), "<f4") for name in (MEANS, LIKENESS)}
+        return {MEANS: arrays[MEANS].reshape(-1, width), LIKENESS: arrays[LIKENESS].reshape(1)}
+    except KeyError:
+        return {}
+    except ValueError as error:
+        raise DamagedError(
+            f"The landmarks of {path} make no sense: {error}. Copy the bundle again, or adapt it again."
+        ) from error
+
+
+def as_header(landmarks: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return landmarks as texts for the header of a file of weights."""
+    return {name: b64encode(np.ascontiguousarray(array, "<f4").tobytes()).decode() for name, array in landmarks.items()}
 
 
 def head_parameters(manifest: Manifest) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,7 +15,8 @@ from edgeplast.printable import printable
 from edgeplast.stored_files import SIGNATURES
 from edgeplast.telemetry import TELEMETRY
 from edgeplast_devices.checkpoints import is_checkpoint
-from edgeplast_devices.tensors import write_arrays
+from edgeplast_devices.tensors import read_metadata, write_arrays
+from edgeplast_devices.weights import as_header
 
 _SHOWN = 3
 
@@ -57,7 +58,14 @@ def prepare(bundle: Bundle, folder: Path) -> Bundle:
 
 
 def write_adapted(
-    bundle: Bundle, parameters: Mapping[str, np.ndarray], folder: Path, *, parent: str | None, temperature: float | None
+    bundle: Bundle,
+    parameters: Mapping[str, np.ndarray],
+    folder: Path,
+    *,
+    parent: str | None,
+    temperature: float | None,
+    placed: Collection[str] = (),
+    landmarks: Mapping[str, np.ndarray] | None = None,
 ) -> Manifest:
     """Write what makes a copy of a bundle an adapted one: other trainable weights, and a manifest that says so.
 
@@ -67,6 +75,8 @@ def write_adapted(
         folder: of the copy.
         parent: SHA-256 of the manifest of the bundle that was adapted.
         temperature: of these weights; None for none.
+        landmarks: where the features of known classes lie; by default as the copy has them.
+        placed: classes that waited for their first picture and have seen it.
 
     Raises:
         DivergedError: a weight is no finite number; nothing was written.
@@ -76,12 +86,14 @@ def write_adapted(
             "Training diverged: the weights are no longer finite numbers, and nothing was written. "
             "Try a tenth of the learning rate (--learning-rate)."
         )
-    write_arrays(folder / TRAINABLE, parameters)
+    header = read_metadata(bundle.path / TRAINABLE) if not landmarks else as_header(landmarks)
+    write_arrays(folder / TRAINABLE, parameters, header)
     manifest = msgspec.structs.replace(
         bundle.manifest,
         files={**bundle.manifest.files, TRAINABLE: describe_file(folder / TRAINABLE)},
         adapted_from=parent,
         temperature=temperature,
+        waiting=tuple(name for name in bundle.manifest.waiting if name not in placed),
     )
     manifest.write(folder / MANIFEST)
     return manifest

@@ -10,7 +10,7 @@ import typer
 
 from edgeplast.adaptation import Adaptation, BeforeAfter, EpochReport, Judged
 from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar, say
-from edgeplast.cli.kept import rows_of_others, why_it_stopped
+from edgeplast.cli.kept import new_ones, rows_of_others, start_of, why_it_stopped, why_nothing_trained
 from edgeplast.cli.options import (
     DeviceOption,
     ProviderOption,
@@ -78,6 +78,12 @@ def adapt(
     method: Annotated[
         str, typer.Option(help="With --labels none: information, entropy, pseudo, or recentre (nothing trains).")
     ] = "information",
+    add_class: Annotated[
+        list[str] | None, typer.Option(help="Name of a class that the bundle does not know yet. Repeatable.")
+    ] = None,
+    new_classes: Annotated[
+        str, typer.Option(help="What becomes of folders that are no class of the bundle: error, or add.")
+    ] = "error",
     also: Annotated[
         list[Path] | None,
         typer.Option(help="Other labelled images, measured before and after: what must not be lost. Repeatable."),
@@ -139,6 +145,8 @@ def adapt(
         augment=augment,
         labels=labels,
         method=method,
+        add_classes=tuple(add_class or ()),
+        new_classes=new_classes,
         keep_within=keep_within,
         patience=patience,
         seed=seed,
@@ -164,7 +172,7 @@ def adapt(
             trusted=trusted_of(trusted, profile),
             sign=sign_of(sign, profile),
             progress=progress,
-            epoch_done=None if as_json else _Epochs(options.epochs),
+            epoch_done=None if as_json else _Epochs(options.epochs, start_of(options.head)),
             notice=lambda text: say(text, err=True),
         )
     name_unreadable(report.unreadable, report.unreadable_examples)
@@ -184,6 +192,7 @@ def _as_interrupted(options: TrainingOptions, output: Path, context: typer.Conte
     if before is None:
         return options
     sources = {name: context.get_parameter_source(name) for name in options.__struct_fields__}
+    sources["add_classes"] = context.get_parameter_source("add_class")
     given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     return msgspec.structs.replace(before, **{name: getattr(options, name) for name in given})
 
@@ -191,8 +200,8 @@ def _as_interrupted(options: TrainingOptions, output: Path, context: typer.Conte
 class _Epochs:
     """One line on standard error as each epoch ends."""
 
-    def __init__(self, epochs: int) -> None:
-        self._epochs, self._started = epochs, time.monotonic()
+    def __init__(self, epochs: int, start: str) -> None:
+        self._epochs, self._start, self._started = epochs, start, time.monotonic()
 
     def __call__(self, epoch: EpochReport) -> None:
         now = time.monotonic()
@@ -202,7 +211,7 @@ class _Epochs:
             accuracy = "" if epoch.validation_accuracy is None else f", accuracy {epoch.validation_accuracy:.1%}"
             parts.append(f"validation loss {epoch.validation_loss:.3f}{accuracy}")
         parts.append(format_seconds(seconds))
-        said = f"epoch {epoch.epoch} of {self._epochs}" if epoch.epoch else "fitted head"
+        said = f"epoch {epoch.epoch} of {self._epochs}" if epoch.epoch else self._start
         say(f"{said}: {', '.join(parts)}", err=True)
 
 
@@ -231,7 +240,9 @@ def _show(report: Adaptation, output: Path) -> None:
             f"batch {report.batch_size} in micro-batches of {report.micro_batch_size}",
         ),
     ]
-    if not report.steps:
+    if report.new_classes:
+        rows.append(("new classes", new_ones(report)))
+    if not report.steps and report.stopped_because != "placed":
         rows[-2:] = [("time", format_seconds(seconds.total)), ("trained", "the head alone, in one pass")]
     rows += [
         ("best epoch", f"{_best(report)} ({report.stopped_because})"),
@@ -248,11 +259,13 @@ def _show(report: Adaptation, output: Path) -> None:
         rows.append(("resumed", f"at step {', '.join(map(str, report.resumed_at))}"))
     print_table("", ("adapted", ""), rows)
     if report.stopped_because == "diverged":
-        rate = float(report.options["learning_rate"] or 0)
+        rate = float(str(report.options["learning_rate"] or 0))
         say(
             f"\nTraining diverged at step {report.steps}; the weights of epoch {report.best_epoch} were kept. "
             f"Try a tenth of the learning rate: --learning-rate {rate / 10:g}"
         )
+    if report.stopped_because == "placed":
+        say(why_nothing_trained(report))
     if report.stopped_because == "forgot":
         say(why_it_stopped(report))
     if report.stopped_because == "collapsed":
@@ -270,6 +283,8 @@ def _show(report: Adaptation, output: Path) -> None:
 
 
 def _best(report: Adaptation) -> str:
+    if report.best_epoch == 0 and report.new_classes and report.options.get("head") != "fitted":
+        return f"0 of {report.epochs}: new classes placed"
     if report.best_epoch:
         return f"{report.best_epoch} of {report.epochs}"
     if report.stopped_because == "forgot" and report.options.get("head") != "fitted":

@@ -1,4 +1,4 @@
-"""What the command line says of old knowledge: what other sets lost, and why a run went back."""
+"""What the command line says of old and new knowledge: what other sets lost, why a run went back, classes added."""
 
 from __future__ import annotations
 
@@ -23,6 +23,26 @@ def why_it_stopped(report: Adaptation) -> str:
         f"\nStopped: after epoch {last.epoch} {name} had lost {lost[name]:.1f} points, more than the "
         f"{report.options['keep_within']:g} of --keep-within. The weights of epoch {report.best_epoch}{came} were "
         "kept. Pictures of the old kind among the new, a lower learning rate or fewer parts that train may keep more."
+    )
+
+
+def start_of(head: str | None) -> str:
+    """Return what epoch 0 is called: the head before the first step."""
+    return "fitted head" if head == "fitted" else "new classes placed"
+
+
+def new_ones(report: Adaptation) -> str:
+    """Say which classes were seen for the first time, and by how many pictures they were placed."""
+    each = [f"{name} by {n} picture{'' if n == 1 else 's'}" for name, n in report.new_classes.items()]
+    return ", ".join(each)
+
+
+def why_nothing_trained(report: Adaptation) -> str:
+    """Say that a class was placed by its pictures alone, and what would do more."""
+    return (
+        f"\nNothing was trained: all pictures show {next(iter(report.new_classes))}, and from one class alone a model "
+        "learns to say nothing else. The class was placed by its pictures. More is learned with pictures of other "
+        "classes beside them."
     )
 
 

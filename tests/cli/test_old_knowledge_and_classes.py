@@ -1,8 +1,9 @@
-"""``adapt --also``, ``--keep-within`` as typed: what is printed of old knowledge."""
+"""``adapt --also``, ``--keep-within``, ``--new-classes`` as typed: what is printed of old knowledge and of new."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,3 +74,24 @@ def test_a_run_that_goes_back_says_why_and_what_to_do(
     assert code == 2 and "--keep-within 2 needs pictures" in err
     code, out, _ = typed("report", tmp_path / "a", "-o", tmp_path / "page.html")
     assert code == 0 and "another set had lost more than 2 points" in (tmp_path / "page.html").read_text()
+
+
+def test_a_new_class_is_added_as_the_error_says(typed, learned: Path, tmp_path: Path) -> None:
+    for i in range(3):
+        for place, label in (("lynx", "red"), ("blue", "blue")):
+            path = tmp_path / "data" / place / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            blob(label, i).save(path)
+    how = ["--data", tmp_path / "data", "--epochs", "1", *QUICK, "-o", tmp_path / "a"]
+    code, _, err = typed("adapt", learned, *how)
+    assert code == 3 and "To learn it as new: --new-classes add, or --add-class lynx." in " ".join(err.split())
+    code, out, err = typed("adapt", learned, *how, "--new-classes", "add")
+    assert code == 0 and "lynx by 3 pictures" in out and "new classes placed: training loss" in " ".join(err.split())
+    code, out, _ = typed("inspect", tmp_path / "a")
+    assert code == 0 and "lynx" in out
+    shutil.rmtree(tmp_path / "data" / "blue")
+    how[-1] = tmp_path / "b"
+    code, out, _ = typed("adapt", learned, *how, "--add-class", "lynx", "--add-class", "fox")
+    assert code == 0 and "Nothing was trained: all pictures show lynx" in " ".join(out.split())
+    code, _, err = typed("adapt", learned, *how[:-1], tmp_path / "c", "--add-class", "red")
+    assert code == 2 and "The class 'red' is known already" in err

@@ -12,13 +12,13 @@ from wrapped_sessions import Wrapped
 
 import edgeplast
 from edgeplast.adaptation import Adaptation
-from edgeplast.bundle import REPORT, TRAINABLE, Bundle
+from edgeplast.bundle import REPORT, Bundle
 from edgeplast.errors import InputError, InterruptedRunError, UsageError
 from edgeplast.telemetry import TELEMETRY, AlsoLine, EpochLine, of_kind, read_telemetry
 from edgeplast_devices import adapting
 from edgeplast_devices.images import ImageSet, Splits, open_splits
 from edgeplast_devices.options import TrainingOptions
-from edgeplast_devices.tensors import read_arrays
+from edgeplast_devices.weights import read_trainable
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_run_that_forgets_goes_back_to_the_weights_that_did_not(
     told = of_kind(read_telemetry(tmp_path / "a" / TELEMETRY), EpochLine)[-1].also[str(blobs)]
     assert told == report.history[-1].also[str(blobs)] < edgeplast.evaluate(learned, blobs).accuracy - 0.05
     if report.best_epoch == 0:
-        kept, came = (read_arrays(folder / TRAINABLE) for folder in (tmp_path / "a", learned.path))
+        kept, came = (read_trainable(Bundle.open(folder)) for folder in (tmp_path / "a", learned.path))
         assert all(np.array_equal(kept[name], came[name]) for name in came)
     assert not list((tmp_path / "a").glob("best*"))
 

@@ -24,6 +24,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     desk = tmp_path_factory.mktemp("desk")
     for name in ("photos", "next-week", "new-pictures", "old"):
         blob_folder(desk / name)
+    blob_folder(desk / "sightings", train=8, test=0, classes=CLASSES[:2])
+    (desk / "sightings" / CLASSES[0]).rename(desk / "sightings" / "lynx")
     shutil.copy(desk / "photos" / "test" / CLASSES[0] / "000.png", desk / "photo.jpg")  # told by its contents
     torch.manual_seed(0)
     model = import_timm().create_model(MODEL, img_size=int(SIDE), num_classes=len(CLASSES), depth=3)
