@@ -144,6 +144,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
             labels came to show clearly fewer classes than before; or ``forgot``, where another set lost more than it
             may. The best weights before that were kept. ``placed``, where pictures of new classes alone were given:
             these were placed, and nothing trained.
+        run_file: TOML that repeats the run: ``edgeplast adapt --config``, in the folder in which it was typed.
     """
 
     KIND: ClassVar[str] = "adaptation report"
@@ -175,6 +176,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     rung_changes: tuple[RungChange, ...] = ()
     resumed_at: tuple[int, ...] = ()
     stopped_because: str = "finished"
+    run_file: str = ""
     judged: Judged | None = None
     also: dict[str, OtherSet] = {}
     new_classes: dict[str, int] = {}

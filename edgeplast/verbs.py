@@ -22,6 +22,7 @@ from edgeplast.plans import Plan
 from edgeplast.prepared_images import PreparedImages, drawn
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
+from edgeplast.run_files import of_adaptation
 from edgeplast.scores import ScoreTable
 from edgeplast.stamps import kind_at
 
@@ -244,6 +245,7 @@ def adapt(
     check_kind(options, TrainingOptions, "options", "edgeplast.TrainingOptions")
     refuse_taken(possible(into), resume=resume, force=force)  # before the bundle is hashed and an archive unpacked
     options = options or (interrupted_options(possible(into)) if resume else None) or TrainingOptions()
+    repeats = of_adaptation(bundle, images, into, also, budget, options, trusted=trusted, sign=sign)
     opened, seal = signed_bundle(bundle, trusted, sign)
     guard = guard_for(opened, budget, notice)
     with guard.standing():  # before the images are opened: a list of files can be the peak
@@ -262,6 +264,7 @@ def adapt(
             notice=notice,
             guard=guard,
             seal=seal,
+            run_file=repeats,
         )
 
 

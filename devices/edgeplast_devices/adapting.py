@@ -14,6 +14,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from edgeplast.adaptation import Adaptation, EpochReport
 from edgeplast.budget import Budget
 from edgeplast.bundle import REPORT, TRAINABLE, Bundle
@@ -65,6 +67,7 @@ def adapt(
     sessions: Sessions = ONNXRUNTIME,
     seal: Callable[[Path], None] | None = None,
     part: Extent | None = None,
+    run_file: str = "",
 ) -> Adaptation:
     """Fine-tune the plastic components of a bundle on the device's own images.
 
@@ -87,6 +90,7 @@ def adapt(
         seal: signs the finished folder, before it takes its name.
         part: where the run ends, as a part of a learning that goes on elsewhere: pictures of one class are enough, and
             nothing is measured before and after.
+        run_file: for the report: what repeats the run.
 
     Returns:
         the report, also written as ``report.json`` into the folder.
@@ -138,7 +142,7 @@ def adapt(
             run.bundle = grow(prepare(bundle, folder), new)
             _require_room(bundle, folder, run.optimizer)
             cut_telemetry(folder, checkpoint.state.steps if checkpoint else None)
-            report = _adapted(run, bundle, folder, into, seal)
+            report = _adapted(run, bundle, folder, into, seal, run_file)
         except BaseException as error:
             # Asked of memory, not of the folder: a drive that is away for a moment must not look like an empty one.
             if isinstance(error, DivergedError) or (checkpoint is None and not run.saved.anything):
@@ -207,7 +211,9 @@ def _patient(images: Splits, patience: Patience) -> Splits:
     return Splits(images.train.waiting(patience), val, test, also)
 
 
-def _adapted(run: Run, bundle: Bundle, folder: Path, into: Path, seal: Callable[[Path], None] | None) -> Adaptation:
+def _adapted(
+    run: Run, bundle: Bundle, folder: Path, into: Path, seal: Callable[[Path], None] | None, run_file: str
+) -> Adaptation:
     """Train, write the adapted bundle and give it its name."""
     telemetry = TelemetryWriter(folder)
     try:
@@ -216,7 +222,7 @@ def _adapted(run: Run, bundle: Bundle, folder: Path, into: Path, seal: Callable[
     finally:
         telemetry.close()
     try:
-        report = report_of(run)
+        report = msgspec.structs.replace(report_of(run), run_file=run_file)
         run.bundle.check_unchanged()
         write_adapted(
             run.bundle,

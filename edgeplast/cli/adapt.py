@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -191,10 +192,15 @@ def _as_interrupted(options: TrainingOptions, output: Path, context: typer.Conte
     before = interrupted_options(output)
     if before is None:
         return options
-    sources = {name: context.get_parameter_source(name) for name in options.__struct_fields__}
-    sources["add_classes"] = context.get_parameter_source("add_class")
-    given = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    given = given_options(context, options.__struct_fields__)
+    given |= {"add_classes"} if given_options(context, ["add_class"]) else set()
     return msgspec.structs.replace(before, **{name: getattr(options, name) for name in given})
+
+
+def given_options(context: typer.Context, names: Iterable[str]) -> set[str]:
+    """Return those options that were typed or stand in a run file."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return {name for name, source in sources.items() if source and source.name in ("COMMANDLINE", "DEFAULT_MAP")}
 
 
 class _Epochs:

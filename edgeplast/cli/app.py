@@ -9,12 +9,13 @@ from typing import Any, get_type_hints
 
 import typer
 
-from edgeplast.cli.console import fail, fallbacks_stated, say
+from edgeplast.cli.console import fail, fallbacks_stated, say, speak_again
+from edgeplast.cli.everywhere import add_to
 from edgeplast.errors import EdgeplastError, UsageError, one_of
 from edgeplast.files import possible
 from edgeplast.outputs import holding_outputs
 
-_VERBS = {
+VERBS = {
     "score": "how plastic is each component of a model",
     "plan": "what to train under a budget",
     "compare": "what learns best from your pictures, by trying",
@@ -48,8 +49,8 @@ _INTRODUCTION = """edgeplast lets a pretrained vision model keep learning on the
     edgeplast evaluate adapted/ --data test/
     edgeplast deploy adapted/ -o model.onnx
     edgeplast predict model.onnx photo.jpg
-  Every verb has --help and --json. Also: score, plan, compare, prune, report, keygen, sign, verify, inspect,
-  devices, doctor."""
+  Every verb has --help, --json, --quiet and --config run.toml. Also: score, plan, compare, prune, report,
+  keygen, sign, verify, inspect, devices, doctor."""
 
 
 class _Verb(typer.core.TyperCommand):
@@ -63,17 +64,17 @@ class _Verbs(typer.core.TyperGroup):
     """Loads the file of a verb when it is called, so that no verb pays for another's imports."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
-        return list(_VERBS)
+        return list(VERBS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
-        if cmd_name not in _VERBS:
-            raise one_of("command", cmd_name, tuple(_VERBS))
+        if cmd_name not in VERBS:
+            raise one_of("command", cmd_name, tuple(VERBS))
         module = import_module(f"edgeplast.cli.{cmd_name}")
         if isinstance(group := getattr(module, cmd_name), typer.Typer):
             return _grouped(group, module, cmd_name)
         verb = typer.Typer(add_completion=False, rich_markup_mode=None)
-        verb.command(cmd_name, cls=_Verb, short_help=_VERBS[cmd_name])(getattr(module, cmd_name))
-        return _explained(typer.main.get_command(verb), getattr(module, cmd_name))
+        verb.command(cmd_name, cls=_Verb, short_help=VERBS[cmd_name])(getattr(module, cmd_name))
+        return add_to(_explained(typer.main.get_command(verb), getattr(module, cmd_name)))
 
 
 def _grouped(group: typer.Typer, module: Any, name: str) -> Any:
@@ -127,6 +128,7 @@ def _runtimes() -> str:
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code (design: 0, 2, 3, 4, 5, 130)."""
     as_json = "--json" in arguments
+    speak_again()
     try:
         with fallbacks_stated(), holding_outputs():
             result = app(arguments, standalone_mode=False, prog_name="edgeplast")

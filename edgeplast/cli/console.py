@@ -7,6 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import typer
@@ -20,6 +21,19 @@ _PATIENCE_SECONDS = 2.0
 _FRAME_SECONDS = 0.1
 
 
+_silent: ContextVar[frozenset[str]] = ContextVar("streams on which nothing is said", default=frozenset())
+
+
+def keep_quiet(*, result_too: bool) -> None:
+    """Say nothing but errors and JSON from now on: on standard error, and on standard output too where asked for."""
+    _silent.set(frozenset({"err", "out"} if result_too else {"err"}))
+
+
+def speak_again() -> None:
+    """Take :func:`keep_quiet` back: another command begins."""
+    _silent.set(frozenset())
+
+
 def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
     """Print lines for people, in which names of strangers cannot reach the terminal as control codes.
 
@@ -28,7 +42,8 @@ def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
         err: on standard error.
         nl: whether a line break follows.
     """
-    typer.echo(printable(text, keep="\n"), err=err, nl=nl)
+    if ("err" if err else "out") not in _silent.get():
+        typer.echo(printable(text, keep="\n"), err=err, nl=nl)
 
 
 def fail(message: str, exit_code: int, as_json: bool) -> int:
@@ -37,7 +52,7 @@ def fail(message: str, exit_code: int, as_json: bool) -> int:
         import msgspec
 
         print_json(msgspec.json.encode({"error": printable(message, keep="\n"), "exit_code": exit_code}))
-    say(f"error: {message}", err=True)
+    typer.echo(printable(f"error: {message}", keep="\n"), err=True)
     return exit_code
 
 
@@ -76,6 +91,8 @@ def print_table(
         note: below it.
         left: headings of further left-aligned columns.
     """
+    if "out" in _silent.get():
+        return
     from rich.console import Console
     from rich.table import Table
 
@@ -130,7 +147,7 @@ def progress_bar(quiet: bool, told_otherwise: tuple[str, ...] = ()) -> Iterator[
         quiet: show nothing.
         told_otherwise: how activities begin of which the command itself writes a line when they are done.
     """
-    if quiet:
+    if quiet or "err" in _silent.get():
         yield silent
         return
     if sys.stderr is None or not sys.stderr.isatty():

@@ -113,6 +113,7 @@ def network_of(
         UsageError: no source of weights is given, or the options cannot be read; see also ``models.load_model``.
     """
     check_model(model, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, model_kwargs=model_kwargs)
+    from edgeplast.cli.console import say
     from edgeplast.models import load_model, source_of
 
     network = load_model(
@@ -125,7 +126,7 @@ def network_of(
     )
     source = source_of(network)
     if source and source.used and int(os.environ.get("RANK", "0")) == 0:  # under torchrun one process speaks
-        typer.echo(f"{model}: {source.used}", err=True)
+        say(f"{model}: {source.used}", err=True)
     return network
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import statistics
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def adaptation_report(folder: Path, into: Path, png: Path | None = None) -> None
         facts=_facts(lines, report),
         notes=_notes(lines, report),
         sections=lambda: _sections(lines, report),
+        appendix=_repeating(report),
     )
     write_page(page, into, png)
 
@@ -82,6 +84,17 @@ def _facts(lines: list[Line], report: Adaptation | None) -> list[tuple[str, str]
         ("best epoch", f"{report.best_epoch} of {report.epochs} ({report.stopped_because})"),
         *facts,
     ]
+
+
+def _repeating(report: Adaptation | None) -> str:
+    """Return the run file as a part of the page."""
+    if report is None or not report.run_file:
+        return ""
+    shown = html.escape(report.run_file)
+    return (
+        "<section><h2>Run it again</h2><p>Save as run.toml; then: edgeplast adapt --config run.toml</p>"
+        f"<pre>{shown}</pre></section>"
+    )
 
 
 def _change(accuracy: BeforeAfter) -> str:

@@ -157,5 +157,6 @@ table{border-collapse:collapse} .facts th{text-align:left;font-weight:600;paddin
 vertical-align:top;color:#555} .facts td{padding:2px 0}
 .wide{overflow-x:auto} .numbers{font-size:12px} .numbers td{text-align:right;padding:2px 10px;white-space:nowrap}
 .numbers th{text-align:left;padding:2px 10px 2px 0;white-space:nowrap} .numbers tr:nth-child(even){background:#f6f8fa}
+pre{overflow-x:auto;background:#f6f8fa;padding:10px 14px;font-size:12.5px;line-height:1.45}
 summary{cursor:pointer;color:#1f5fa8;margin-top:30px} small{color:#888}
 """

@@ -57,7 +57,18 @@ def unfinished(tmp_path: Path) -> Path:
 def test_a_finished_run_shows_memory_loss_accuracy_and_pace(adapted: Path, tmp_path: Path) -> None:
     adaptation_report(adapted, tmp_path / "a.html", tmp_path / "a.png")
     page = (tmp_path / "a.html").read_text()
-    for word in ("Memory", "Loss", "Accuracy", "Pace", "measured", "best epoch", "36 test", "test, before and after"):
+    for word in (
+        "Memory",
+        "Loss",
+        "Accuracy",
+        "Pace",
+        "measured",
+        "best epoch",
+        "36 test",
+        "test, before and after",
+        "Run it again",
+        "[adapt]",
+    ):
         assert word in page, word
     assert page.count("<svg") == 4 and "not finished" not in page
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
