@@ -23,7 +23,7 @@ def run_file(verb: str, values: Mapping[str, Value]) -> str:
         verb: the command, whose name the table bears.
         values: by the option's name, with dashes or underscores.
     """
-    lines = [f"[{verb}]"]
+    lines = [f"[{verb.replace(' ', '.')}]"]
     for name, value in values.items():
         if value is not None and value not in ((), []):
             lines.append(f"{name.replace('_', '-')} = {_value(value)}")

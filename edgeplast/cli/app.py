@@ -80,9 +80,9 @@ class _Verbs(typer.core.TyperGroup):
 def _grouped(group: typer.Typer, module: Any, name: str) -> Any:
     """Return a verb that has verbs of its own, each a function of its name in the same file."""
     command: Any = typer.main.get_command(group)
-    command.name, command.short_help = name, _VERBS[name]
+    command.name, command.short_help = name, VERBS[name]
     for inner in command.commands.values():
-        _explained(inner, getattr(module, inner.callback.__name__))
+        add_to(_explained(inner, getattr(module, inner.callback.__name__)))
     return command
 
 

@@ -15,7 +15,7 @@ from edgeplast.stamps import shortened
 
 MOST_CONFIG_BYTES = 1 << 20
 
-_WRITE = ("compare", "prune", "export", "adapt", "deploy", "report", "keygen", "sign")
+_WRITE = ("compare", "prune", "export", "adapt", "deploy", "report", "keygen", "sign", "fleet")
 """Verbs that leave something on disk: what they print is about it. Of the others it is the result."""
 
 
@@ -46,14 +46,20 @@ def add_to(command: Any) -> Any:
 def _hush(context: Any, parameter: Any, value: Any) -> None:
     del parameter
     if value:
-        keep_quiet(result_too=context.info_name in _WRITE)
+        keep_quiet(result_too=_words(context)[0] in _WRITE)
 
 
 def _configure(context: Any, parameter: Any, value: Any) -> None:
     """Let the file's values stand where nothing is typed."""
     del parameter
     if value is not None:
-        context.default_map = read_config(Path(value), context.info_name, context.command)
+        context.default_map = read_config(Path(value), " ".join(_words(context)), context.command)
+
+
+def _words(context: Any) -> list[str]:
+    """Return by which words a command is called: ``["adapt"]``, ``["fleet", "init"]``."""
+    words = context.command_path.split()
+    return words[1:] if words[0] == "edgeplast" else words
 
 
 def read_config(path: Path, verb: str, command: Any) -> dict[str, Any]:
@@ -61,9 +67,9 @@ def read_config(path: Path, verb: str, command: Any) -> dict[str, Any]:
 
     Args:
         path: of a TOML file: keys are names of options without dashes before them (``learning-rate`` or
-            ``learning_rate``) and of arguments; a table ``[adapt]`` holds those of one verb, and those of others are
-            passed over.
-        verb: which one.
+            ``learning_rate``) and of arguments; a table ``[adapt]`` (``[fleet.init]``) holds those of one verb, and
+            those of others are passed over.
+        verb: which one, in one word or two.
         command: of that verb.
 
     Returns:
@@ -79,8 +85,12 @@ def read_config(path: Path, verb: str, command: Any) -> dict[str, Any]:
     plain = {key: value for key, value in content.items() if key not in tables}
     for key in tables:
         if key not in VERBS:
-            raise UsageError(f"{path}: [{key}] is no command. Tables are named as commands: [{verb}].")
-    given = plain | tables.get(verb, {})
+            shown = verb.replace(" ", ".")
+            raise UsageError(f"{path}: [{key}] is no command. Tables are named as commands: [{shown}].")
+    own: Any = tables
+    for word in verb.split():
+        own = own.get(word, {}) if isinstance(own, dict) else {}
+    given = plain | (own if isinstance(own, dict) else {})
     known = {name: p for p in command.params if p.name not in ("config", "quiet", "help") for name in _names(p)}
     values: dict[str, Any] = {}
     for key, value in given.items():
