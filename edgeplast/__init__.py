@@ -20,11 +20,13 @@ _HOMES = {
     "deploy_quantized": "edgeplast.compressing",
     "evaluate": "edgeplast.verbs",
     "export": "edgeplast.verbs",
+    "history": "edgeplast.versions",
     "keygen": "edgeplast.trust.keys",
     "make_bundle": "edgeplast.pipeline",
     "plan": "edgeplast.verbs",
     "predict": "edgeplast.predicting",
     "prune": "edgeplast.compressing",
+    "roll_back": "edgeplast_devices.versioning",
     "score": "edgeplast.verbs",
     "sign": "edgeplast.trust.signing",
     "verify": "edgeplast.trust.signing",
@@ -40,6 +42,7 @@ _HOMES = {
     "ScoreTable": "edgeplast.scores",
     "TrustedKeys": "edgeplast.trust.trusting",
     "TrainingOptions": "edgeplast_devices.options",
+    "Version": "edgeplast.versions",
 }
 
 __all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604
@@ -69,9 +72,12 @@ if TYPE_CHECKING:
     from edgeplast.verbs import export as export
     from edgeplast.verbs import plan as plan
     from edgeplast.verbs import score as score
+    from edgeplast.versions import Version as Version
+    from edgeplast.versions import history as history
     from edgeplast_devices.images import ImageSet as ImageSet
     from edgeplast_devices.learner import Learner as Learner
     from edgeplast_devices.options import TrainingOptions as TrainingOptions
+    from edgeplast_devices.versioning import roll_back as roll_back
 
 
 def __getattr__(name: str) -> Any:

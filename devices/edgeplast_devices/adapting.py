@@ -46,6 +46,7 @@ from edgeplast_devices.running import Run
 from edgeplast_devices.runtime import OutOfMemoryError
 from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
 from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
+from edgeplast_devices.versioning import take_down
 from edgeplast_devices.workplace import prepare, unfinished, write_adapted
 
 _TELEMETRY_BYTES = 1 << 20
@@ -236,6 +237,8 @@ def _adapted(
         report.write(folder / REPORT)
         if seal is not None:
             seal(folder)
+        kept = 0 if run.part else run.options.versions
+        take_down(folder, before=bundle.path, start=bundle, by="adapt", keep=kept, report=report)
         finish_folder(folder, into, force=run.state.replaces)
     except DivergedError:
         raise
@@ -263,10 +266,11 @@ def _found(folder: Path, into: Path, *, resume: bool, force: bool, notice: Calla
 def _require_room(bundle: Bundle, folder: Path, optimizer: str) -> None:
     """Raise unless the disk has room for what the run will write: a full one is better met now than after hours.
 
-    Two checkpoints and the one that is being written, the best weights of both, and telemetry.
+    Two checkpoints and the one that is being written, the best weights of both, those of the bundle as it came,
+    and telemetry.
     """
     weights = bundle.manifest.files[TRAINABLE].bytes
-    needed = 3 * (1 + len(optimizer_facts(optimizer).slots)) * weights + 2 * weights + _TELEMETRY_BYTES
+    needed = 3 * (1 + len(optimizer_facts(optimizer).slots)) * weights + 3 * weights + _TELEMETRY_BYTES
     there = sum(file.stat().st_size for file in checkpoint_files(folder))
     free = shutil.disk_usage(folder).free
     if free + there < needed:

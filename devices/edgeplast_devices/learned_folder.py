@@ -20,9 +20,11 @@ from edgeplast.files import disk_errors, possible, sha256
 from edgeplast.outputs import finish_folder, refuse_mount, refuse_unmovable
 from edgeplast.stamps import stamp_of
 from edgeplast.telemetry import TELEMETRY
+from edgeplast.versions import VERSIONS, Version
 from edgeplast_devices.checkpoints import checkpoint_files
 from edgeplast_devices.growing import grow
 from edgeplast_devices.tensors import open_arrays
+from edgeplast_devices.versioning import link, restore
 from edgeplast_devices.workplace import unfinished, write_adapted
 
 if TYPE_CHECKING:
@@ -96,6 +98,7 @@ def put_in_place(
     *,
     parent: str | None,
     seal: Callable[[Path], None] | None = None,
+    version: Callable[[Path, Adaptation | None], None] = lambda folder, report: None,  # noqa: ARG005
 ) -> Bundle:
     """Exchange the output for a folder with these weights, as a whole; what does not change is linked, not copied.
 
@@ -106,6 +109,7 @@ def put_in_place(
         output: the folder.
         parent: fingerprint of the bundle that was adapted.
         seal: signs the folder, before it takes its name.
+        version: notes the folder as a version in it, then.
 
     Returns:
         the bundle that the Learner works with from now on.
@@ -118,13 +122,14 @@ def put_in_place(
     with _beside(output) as temporary:
         for name in (*bundle.manifest.files, TELEMETRY):
             if name != TRAINABLE and (work / name).exists():
-                _link(work / name, temporary / name)
+                link(work / name, temporary / name)
         manifest = write_adapted(
             bundle, parameters, temporary, parent=parent, temperature=report.temperature, placed=report.new_classes
         )
         report.write(temporary / REPORT)
         if seal is not None:
             seal(temporary)
+        version(temporary, report)
         finish_folder(temporary, output, force=True)
     return _taken_back(bundle, manifest, output, [TRAINABLE])
 
@@ -136,6 +141,7 @@ def grown_in_place(
     *,
     parent: str | None,
     seal: Callable[[Path], None] | None = None,
+    version: Callable[[Path, Adaptation | None], None] = lambda folder, report: None,  # noqa: ARG005
 ) -> Bundle:
     """Exchange the output for a folder with more classes, as a whole; arguments and result as above.
 
@@ -145,18 +151,37 @@ def grown_in_place(
     """
     with _beside(output) as temporary:
         for name in bundle.manifest.files:
-            _link(bundle.path / name, temporary / name)
+            link(bundle.path / name, temporary / name)
         for name in (REPORT, TELEMETRY):
             if (output / name).is_file():
-                _link(output / name, temporary / name)
+                link(output / name, temporary / name)
         copy = msgspec.structs.replace(bundle, path=temporary)
         grown = msgspec.structs.replace(grow(copy, names).manifest, adapted_from=parent)
         grown.write(temporary / MANIFEST)
         if seal is not None:
             seal(temporary)
+        version(temporary, None)
         finish_folder(temporary, output, force=True)
-    changed = [name for name, stored in grown.files.items() if stored != bundle.manifest.files[name]]
-    return _taken_back(bundle, grown, output, changed)
+    return _taken_back(bundle, grown, output, _changed(bundle, grown))
+
+
+def rolled_back(bundle: Bundle, output: Path, version: Version) -> Bundle:
+    """Exchange the output for one of its versions, as a whole; arguments and result as above.
+
+    Raises:
+        DamagedError: the version is not whole; the output is as it was.
+        DiskFullError: the output is as it was.
+    """
+    with _beside(output) as temporary:
+        manifest = restore(
+            bundle, version, temporary, lambda name: (output if name == VERSIONS else bundle.path) / name
+        )
+        finish_folder(temporary, output, force=True)
+    return _taken_back(bundle, manifest, output, _changed(bundle, manifest))
+
+
+def _changed(bundle: Bundle, manifest: Manifest) -> list[str]:
+    return [name for name, stored in manifest.files.items() if stored != bundle.manifest.files[name]]
 
 
 @contextlib.contextmanager
@@ -177,7 +202,7 @@ def _taken_back(bundle: Bundle, manifest: Manifest, output: Path, names: Sequenc
         for name in names:
             beside = work / f".{name}"
             beside.unlink(missing_ok=True)
-            _link(output / name, beside)
+            link(output / name, beside)
             beside.replace(work / name)
             stamp = stamp_of(work / name)
             assert stamp is not None
@@ -190,10 +215,3 @@ def weights_into(parameters: Mapping[str, np.ndarray], bundle: Bundle) -> None:
     with open_arrays(bundle.path / TRAINABLE) as file:
         for name, array in parameters.items():
             array[...] = file.read(name)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # FAT and some shares have no links
-        shutil.copyfile(source, target)

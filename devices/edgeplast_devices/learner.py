@@ -31,6 +31,7 @@ from edgeplast.given import bundle_of, whom
 from edgeplast.outputs import holding
 from edgeplast.progress import Progress, silent
 from edgeplast.units import parse_bytes
+from edgeplast.versions import Version
 from edgeplast_devices.deploying import deploy
 from edgeplast_devices.examples import Examples
 from edgeplast_devices.extent import Extent
@@ -119,7 +120,14 @@ class Learner:
             folder = workplace_of(self.into)
             opening.enter_context(guard.standing())
             opening.callback(shutil.rmtree, folder, ignore_errors=True)
-            self._kept = Kept(prepare(start, folder), self.into, parent, seal)
+            self._kept = Kept(
+                prepare(start, folder),
+                self.into,
+                parent,
+                seal,
+                origin=start.path,
+                versions=self._options.versions,
+            )
             self.classes = start.manifest.classes
             self._core = Core(self._kept, guard, self._options, sessions)
             opening.callback(self._core.close)
@@ -219,15 +227,37 @@ class Learner:
                 or the Learner is learning.
             DiskFullError: there is no room; nothing changed.
         """
+        self._changed(lambda: self._core.grow(names))
+
+    def _changed(self, change: Callable[[], None]) -> None:
         if not self._alone.acquire(blocking=False):
             raise UsageError("This Learner is learning, in another thread. Wait until that has come back.")
         try:
             self._require_open()
-            self._core.grow(names)
+            change()
             self.classes = self._kept.bundle.manifest.classes
             self._examples.know(self.classes)
         finally:
             self._alone.release()
+
+    def versions(self) -> list[Version]:
+        """Return what the model was after each ``learn``, the oldest first; each has the hash of the one before it."""
+        self._require_open()
+        return self._kept.versions()
+
+    def roll_back(self, version: str) -> None:
+        """Let the model be what it was in a version, also on disk; the versions after that stay, and so do examples.
+
+        Args:
+            version: its name, such as ``"v3"``; see :meth:`versions`.
+
+        Raises:
+            InputError: there is no such version.
+            UsageError: the Learner is learning.
+            DamagedError: the version is not whole; the model is as it was.
+            DiskFullError: there is no room; the model is as it was.
+        """
+        self._changed(lambda: self._core.roll_back(version))
 
     @property
     def examples(self) -> dict[str, int]:

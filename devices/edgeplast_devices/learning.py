@@ -13,11 +13,12 @@ import numpy as np
 from PIL import Image
 
 from edgeplast.adaptation import Adaptation, MemoryReport
-from edgeplast.bundle import Bundle
+from edgeplast.bundle import MANIFEST, Bundle
 from edgeplast.errors import DivergedError, InputError, InterruptedRunError, UsageError
 from edgeplast.evaluation import Evaluation
 from edgeplast.footprint import PICTURE_BYTES
 from edgeplast.progress import Progress
+from edgeplast.versions import Version, history, named
 from edgeplast_devices.checkpoints import clear
 from edgeplast_devices.evaluating import labelled, measure
 from edgeplast_devices.extent import Extent
@@ -26,7 +27,7 @@ from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import ImageSet, Splits, Unreadable, UnreadableImageError, batches, preload, preprocess
 from edgeplast_devices.images.planes import Planes
 from edgeplast_devices.interrupts import Interrupts
-from edgeplast_devices.learned_folder import grown_in_place, put_in_place, weights_into
+from edgeplast_devices.learned_folder import grown_in_place, put_in_place, rolled_back, weights_into
 from edgeplast_devices.memory import peak_bytes, resident_bytes
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.predicting import Prediction, prediction
@@ -37,6 +38,7 @@ from edgeplast_devices.sessions import Evaluates, Sessions
 from edgeplast_devices.standing import Standing
 from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
 from edgeplast_devices.turns import Turns, taking_turns
+from edgeplast_devices.versioning import next_number, take_down
 from edgeplast_devices.weights import head_is_new
 
 _ANY_BYTES = 1 << 62
@@ -51,23 +53,59 @@ class Kept:
     """
 
     def __init__(
-        self, bundle: Bundle, output: Path, parent: str | None, seal: Callable[[Path], None] | None = None
+        self,
+        bundle: Bundle,
+        output: Path,
+        parent: str | None,
+        seal: Callable[[Path], None] | None = None,
+        *,
+        origin: Path,
+        versions: int,
     ) -> None:
         self.bundle, self.writing = bundle, threading.Lock()
-        self._output, self._parent, self._seal = output, parent, seal
+        self._output, self._parent, self._seal, self._versions = output, parent, seal, versions
+        self._origin = origin  # of the copy; where its manifest lies, until there is an output
+        self.begin()
+
+    def begin(self) -> None:
+        """Let what is kept from now on be one version, however often it is kept."""
+        self._start, self._number = self.bundle, next_number(self._output)
+
+    def _version(self, by: str) -> Callable[[Path, Adaptation | None], None]:
+        before = self._output if (self._output / MANIFEST).is_file() else self._origin
+        return lambda folder, report: take_down(
+            folder, before=before, start=self._start, by=by, keep=self._versions, number=self._number, report=report
+        )
 
     def keep(self, run: Run) -> None:
         """Put what a run has learned so far in the place of what the output holds."""
         run.look()
         with self.writing:
             self.bundle = put_in_place(
-                self.bundle, run.parameters, report_of(run), self._output, parent=self._parent, seal=self._seal
-            )
+                self.bundle, run.parameters, report_of(run), self._output,
+                parent=self._parent, seal=self._seal, version=self._version("learn"),
+            )  # fmt: skip
 
     def grow(self, names: Sequence[str]) -> Bundle:
         """Give the output and the copy more classes; return the copy as it is then, or as it was if that fails."""
         with self.writing:
-            self.bundle = grown_in_place(self.bundle, names, self._output, parent=self._parent, seal=self._seal)
+            self.begin()
+            self.bundle = grown_in_place(
+                self.bundle, names, self._output,
+                parent=self._parent, seal=self._seal, version=self._version("add class"),
+            )  # fmt: skip
+        return self.bundle
+
+    def versions(self) -> list[Version]:
+        """Return the versions of the output, the oldest first; none before there is one."""
+        with self.writing:
+            return history(self._output) if (self._output / MANIFEST).is_file() else []
+
+    def roll_back(self, name: str) -> Bundle:
+        """Give the output and the copy the weights of a version; return the copy as it is then."""
+        chosen = named(name, self.versions())
+        with self.writing:
+            self.bundle = rolled_back(self.bundle, self._output, chosen)
         return self.bundle
 
 
@@ -115,10 +153,23 @@ class Core:
             DiskFullError: there is no room; the model is as it was.
         """
         check_new(names, self._kept.bundle.manifest)
+        self._exchange(lambda: self._kept.grow(names))
+
+    def roll_back(self, name: str) -> None:
+        """Let the model be a version of it, in the copy that it works with and in the output; predictions wait.
+
+        Raises:
+            InputError: there is no such version.
+            DamagedError: it is not whole; the model is as it was.
+        """
+        named(name, self._kept.versions())
+        self._exchange(lambda: self._kept.roll_back(name))
+
+    def _exchange(self, change: Callable[[], Bundle]) -> None:
         with self._growing:
             self._evaluation = None
             try:
-                self._standing.regrown(lambda: self._kept.grow(names))
+                self._standing.regrown(change)
             finally:
                 self._evaluation = self._standing.evaluation(self._kept.bundle)
 
@@ -175,6 +226,7 @@ class Core:
         with self._turns:  # threads may have been started, whose stacks are counted now
             release_arena()
             self._guard.settle()
+        self._kept.begin()
         bundle = self._kept.bundle
         batch = min(options.batch or bundle.manifest.plan.batch_size, len(images))
         epochs = extent.epochs(options.epochs, max(len(images) // batch, 1))

@@ -86,6 +86,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         method: how to learn without labels; one of :data:`METHODS`.
         add_classes: names of classes that are added to the bundle's.
         new_classes: ``add`` what pictures show and the bundle does not know, or ``error``.
+        versions: how many versions an adapted bundle keeps beside the bundle as it came; 0 keeps none, not even that.
         keep_within: points of accuracy that other sets may lose; the run stops when one loses more, and the last
             weights that kept them are kept. None measures other sets and sets no limit.
         patience: epochs without a better validation loss before stopping early; 0 never stops early.
@@ -116,6 +117,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     method: str = "information"
     add_classes: tuple[str, ...] = ()
     new_classes: str = "error"
+    versions: int = 8
     keep_within: float | None = None
     patience: int = 0
     seed: int = 0
@@ -132,13 +134,15 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         "runtime",
         "provider",
         "private",
+        "versions",
     )
 
     def __post_init__(self) -> None:
         for name, low, high in (
             ("epochs", 0, 100_000), ("batch", 1, 65_536), ("micro_batch", 1, 65_536), ("learning_rate", 0.0, 1e3),
             ("head_learning_rate", 0.0, 1e3), ("warmup", 0.0, 1.0), ("weight_decay", 0.0, 1e3), ("momentum", 0.0, 1.0),
-            ("clip", 0.0, 1e9), ("label_smoothing", 0.0, 1.0), ("patience", 0, 100_000), ("keep_within", 0.0, 100.0),
+            ("clip", 0.0, 1e9), ("label_smoothing", 0.0, 1.0), ("patience", 0, 100_000),
+            ("versions", 0, 10_000), ("keep_within", 0.0, 100.0),
             ("seed", 0, 2**63), ("threads", 1, 1024),
         ):  # fmt: skip
             value = getattr(self, name)

@@ -90,7 +90,7 @@ class Run:
         part: bool = False,
     ) -> None:
         self.bundle, self.progress, self.epoch_done, self.interrupts = bundle, progress, epoch_done, interrupts
-        self.checkpoint, self.extent, self._keep = checkpoint, extent or Extent(), keep
+        self.checkpoint, self.extent, self._keep, self.part = checkpoint, extent or Extent(), keep, part
         self._began = time.perf_counter()
         self.guard, self.allowed_bytes = guard, guard.allowed_bytes
         self.splits = aligned(images, bundle, options, least_classes=1 if part else 2)

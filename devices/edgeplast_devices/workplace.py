@@ -14,6 +14,7 @@ from edgeplast.files import disk_errors
 from edgeplast.printable import printable
 from edgeplast.stored_files import SIGNATURES
 from edgeplast.telemetry import TELEMETRY
+from edgeplast.versions import VERSIONS
 from edgeplast_devices.checkpoints import is_checkpoint
 from edgeplast_devices.tensors import read_metadata, write_arrays
 from edgeplast_devices.weights import as_header
@@ -102,7 +103,7 @@ def write_adapted(
 def _of_a_run(name: str) -> bool:
     """Whether a run, of this bundle or another, writes a file of this name; hidden ones are half-written."""
     return (
-        name in (FROZEN, TRAINABLE, MANIFEST, REPORT, TELEMETRY, SIGNATURES)
+        name in (FROZEN, TRAINABLE, MANIFEST, REPORT, TELEMETRY, SIGNATURES, VERSIONS)
         or is_graph(name)
         or is_checkpoint(name)
         or name.startswith(".")

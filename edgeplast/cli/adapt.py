@@ -85,6 +85,9 @@ def adapt(
     new_classes: Annotated[
         str, typer.Option(help="What becomes of folders that are no class of the bundle: error, or add.")
     ] = "error",
+    versions: Annotated[
+        int, typer.Option(help="Versions to keep in the output beside the bundle as it came; 0: none, nor that.")
+    ] = 8,
     also: Annotated[
         list[Path] | None,
         typer.Option(help="Other labelled images, measured before and after: what must not be lost. Repeatable."),
@@ -148,6 +151,7 @@ def adapt(
         method=method,
         add_classes=tuple(add_class or ()),
         new_classes=new_classes,
+        versions=versions,
         keep_within=keep_within,
         patience=patience,
         seed=seed,

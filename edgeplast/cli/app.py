@@ -24,6 +24,8 @@ VERBS = {
     "report": "scores, or an adaptation, as one HTML page",
     "adapt": "fine-tune a bundle on this device's images",
     "evaluate": "accuracy of a bundle on labelled images",
+    "history": "versions of an adapted bundle",
+    "roll-back": "an adapted bundle becomes one of its versions again",
     "deploy": "adapted bundle to one ONNX file",
     "predict": "classify pictures with a deployed model",
     "keygen": "a key that signs bundles, and its public half",
@@ -69,12 +71,13 @@ class _Verbs(typer.core.TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
         if cmd_name not in VERBS:
             raise one_of("command", cmd_name, tuple(VERBS))
-        module = import_module(f"edgeplast.cli.{cmd_name}")
-        if isinstance(group := getattr(module, cmd_name), typer.Typer):
+        name = cmd_name.replace("-", "_")
+        module = import_module(f"edgeplast.cli.{name}")
+        if isinstance(group := getattr(module, name), typer.Typer):
             return _grouped(group, module, cmd_name)
         verb = typer.Typer(add_completion=False, rich_markup_mode=None)
-        verb.command(cmd_name, cls=_Verb, short_help=VERBS[cmd_name])(getattr(module, cmd_name))
-        return add_to(_explained(typer.main.get_command(verb), getattr(module, cmd_name)))
+        verb.command(cmd_name, cls=_Verb, short_help=VERBS[cmd_name])(getattr(module, name))
+        return add_to(_explained(typer.main.get_command(verb), getattr(module, name)))
 
 
 def _grouped(group: typer.Typer, module: Any, name: str) -> Any:

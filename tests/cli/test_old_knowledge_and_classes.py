@@ -95,3 +95,21 @@ def test_a_new_class_is_added_as_the_error_says(typed, learned: Path, tmp_path: 
     assert code == 0 and "Nothing was trained: all pictures show lynx" in " ".join(out.split())
     code, _, err = typed("adapt", learned, *how[:-1], tmp_path / "c", "--add-class", "red")
     assert code == 2 and "The class 'red' is known already" in err
+
+
+def test_versions_are_listed_and_put_back(typed, bundle: Bundle, learned: Path, blobs: Path, tmp_path: Path) -> None:
+    made = tmp_path / "a"
+    code, _, _ = typed("adapt", learned, "--data", blobs, "--epochs", "1", *QUICK, "-o", made)
+    assert code == 0
+    code, out, _ = typed("history", made)
+    assert code == 0 and "v2 ←" in out and "v0" in out and "adapt" in out and f"roll-back {made} v0" in out
+    code, out, _ = typed("roll-back", made, "v1")
+    assert code == 0 and "is v1 again (3 classes)" in out
+    code, out, _ = typed("history", made, "--json")
+    found = json.loads(out)
+    assert [v["name"] for v in found] == ["v0", "v1", "v2"] and [v["current"] for v in found] == [False, True, False]
+    assert found[2]["parent"] == found[1]["digest"]
+    code, _, err = typed("roll-back", made, "v9")
+    assert code == 3 and "There is no version 'v9'. Kept are v0, v1, v2." in err
+    code, out, _ = typed("history", bundle.path)
+    assert code == 0 and "keeps no versions" in " ".join(out.split())

@@ -59,7 +59,7 @@ EVERYDAY = {
     "peak", "peak with it", "short by", "size", "this machine", "time", "before", "after",
     "accuracy", "components", "blocks", "quantized to 8 bits", "--memory", "--threads", "--provider", "step",
     "bundle", "title", "source", "note", "temperature", "power", "slowed down by", "time a step", "verified",
-    "report.json",
+    "report.json", "version", "made", "from", "by", "classes", "weights",
 }  # fmt: skip
 """Headings that say what they mean, or are an option's own name."""
 
