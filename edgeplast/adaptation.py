@@ -10,6 +10,7 @@ from edgeplast.documents import Document
 from edgeplast.evaluation import Judgement
 from edgeplast.placement import ON_CPU, DeviceMemoryReport, Placement
 from edgeplast.recomputation import Recompute
+from edgeplast.units import format_bytes
 
 
 class BeforeAfter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,6 +41,24 @@ class MemoryReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     predicted_peak_bytes: int
     measured_peak_bytes: int
     enforced_by: str = "nothing"
+
+
+class CacheReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was kept on disk, while the run lasted, of what comes before everything that trains.
+
+    Attributes:
+        bits: of one number.
+        views: of each training picture; 0 where only the pictures that are measured on were kept.
+        most_bytes: on disk, once every picture was seen in every view.
+    """
+
+    bits: int
+    views: int
+    most_bytes: int
+
+    def __str__(self) -> str:
+        views = {0: "", 1: "each picture, "}.get(self.views, f"{self.views} views of each picture, ")
+        return f"{views}{self.bits} bits, at most {format_bytes(self.most_bytes)} on disk"
 
 
 class SecondsReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -138,6 +157,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         rung_changes: steps down the ladder, and up again.
         resumed_at: optimizer steps at which the run was resumed after an interruption.
         device_memory: of a provider with memory of its own; None on the CPU.
+        cache: what was kept of the model's prefix; None where nothing was.
         temperature: fitted on the validation split; None without one.
         calibration_error_without_temperature: what the error after would be; None where none was fitted.
         stopped_because: ``finished``, ``early stopping`` or ``diverged``; ``collapsed``, where predictions without
@@ -182,5 +202,6 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     new_classes: dict[str, int] = {}
     provider: Placement = ON_CPU
     device_memory: DeviceMemoryReport | None = None
+    cache: CacheReport | None = None
     temperature: float | None = None
     calibration_error_without_temperature: float | None = None

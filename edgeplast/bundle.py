@@ -22,6 +22,7 @@ from edgeplast.errors import DamagedError, InputError
 from edgeplast.files import sha256
 from edgeplast.footprint import Footprint
 from edgeplast.plans import Plan
+from edgeplast.prefixes import PREFIX_GRAPH, Prefix
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.recomputation import Recompute
 from edgeplast.stamps import Stamp, kind_at, shortened, stamp_of
@@ -115,6 +116,7 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
         parameters: parameter name to where it lies.
         tiers: training graphs, from the whole plan down to the head alone.
         evaluation: what running the evaluation graph needs.
+        prefix: what comes before everything that trains, where it is a graph of its own.
         files: every file but the manifest (and, in an adapted bundle, its report).
         versions: the tools that wrote the bundle.
         adapted_from: SHA-256 of the manifest of the bundle this one was adapted from; None in a fresh one.
@@ -140,6 +142,7 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     adapted_from: str | None = None
     temperature: float | None = None
     waiting: tuple[str, ...] = ()
+    prefix: Prefix | None = None
 
     def __post_init__(self) -> None:
         check_classes(self.classes)
@@ -331,16 +334,13 @@ def _damaged(path: Path, faults: list[str]) -> str:
 def _faults_of_names(manifest: Manifest) -> list[str]:
     """What is wrong with the names of files, before any of them is looked at."""
     used = [FROZEN, TRAINABLE, EVALUATION_GRAPH, DEPLOYMENT_GRAPH]
+    used += [PREFIX_GRAPH] if manifest.prefix else []
     used += [graph.file for tier in manifest.tiers for graph in tier.graphs]
     faults = [fault for name in manifest.files if (fault := fault_of_name(name))]
     faults += [
         f"{shown_name(name)} is used but not listed" for name in dict.fromkeys(used) if name not in manifest.files
     ]
-    faults += [
-        f"{shown_name(graph.file)} is no graph"
-        for tier in manifest.tiers
-        for graph in tier.graphs
-        if not is_graph(graph.file)
-    ]
+    named = {graph.file for tier in manifest.tiers for graph in tier.graphs}
+    faults += [f"{shown_name(name)} is no graph" for name in sorted(named) if not is_graph(name)]
     same = [name for name, count in Counter(name.casefold() for name in manifest.files).items() if count > 1]
     return faults + [f"{name} is listed twice, in capitals and in small letters" for name in same]

@@ -9,6 +9,10 @@ IMAGES, LOGITS, TARGETS, LOSS = "images", "logits", "targets", "loss"
 """Inputs and outputs of graphs: images (b, C, H, W) and targets (b, classes) in, logits (b, classes) and the scalar
 loss out, all float32. The gradient at the logits is softmax(logits)·Σtargets - targets."""
 
+LATENTS = "prefix/latents"
+"""Output of the prefix graph and in place of images the input of the graphs that go on from it: (n·b, …), float32, of n
+rows an image. Bundles whose model has no part worth it before what trains have neither."""
+
 FEATURES = "features"
 """Second output of an evaluation graph whose logits are one linear layer: what that layer multiplies, (b, width)."""
 

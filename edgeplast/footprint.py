@@ -42,7 +42,8 @@ _GRAPH_FACTOR = 60
 of 26 to 92 kB, onnxruntime 1.19 and 1.32)."""
 
 SESSIONS = 2
-"""One to train and one to evaluate: each maps the frozen weights for itself, and both count as resident."""
+"""One to train and one to evaluate: each maps the frozen weights for itself, and both count as resident. A prefix is a
+third, whose weights the other two do not read."""
 
 
 def peak_bytes(
@@ -53,23 +54,25 @@ def peak_bytes(
     state_bytes: int,
     pictures_bytes: int,
     transient_bytes: int,
+    sessions: int = SESSIONS,
 ) -> int:
     """Return the peak resident set of a process that trains and evaluates.
 
     Args:
         resident_bytes: before the graphs and weights are opened, the runtime loaded.
-        graph_bytes: of both serialised graphs together.
-        mapped_bytes: frozen weights as stored, once for each session.
+        graph_bytes: of all serialised graphs together.
+        mapped_bytes: frozen weights as stored, once for each session that reads them.
         state_bytes: trainable parameters, gradients and optimizer state.
-        pictures_bytes: one micro-batch of pictures as float32.
+        pictures_bytes: one micro-batch of pictures as float32, and of their latents where there is a prefix.
         transient_bytes: the region in which the graphs place what is alive at once.
+        sessions: how many graphs are open.
     """
     return (
         resident_bytes
         + FIRST_REGION_BYTES
         + CODE_BYTES
         + STACK_BYTES
-        + SESSIONS * _SESSION_BYTES
+        + sessions * _SESSION_BYTES
         + _GRAPH_FACTOR * graph_bytes
         + mapped_bytes
         + state_bytes

@@ -33,6 +33,8 @@ from edgeplast.optimizers import optimizer_facts
 from edgeplast.outputs import finish_folder, only_writer, refuse_existing, refuse_mount, refuse_unmovable
 from edgeplast.progress import Progress, silent
 from edgeplast.units import format_bytes
+from edgeplast_devices.cache import clear_latents
+from edgeplast_devices.caching import settled
 from edgeplast_devices.checkpoints import Checkpoint, checkpoint_files, clear, last_checkpoint
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.growing import classes_to_add, grow, planned
@@ -118,7 +120,8 @@ def adapt(
         refuse_unmovable(into)
         folder = unfinished(into)
         checkpoint = _found(folder, into, resume=resume, force=force, notice=notice)
-        options = options or TrainingOptions()
+        before = checkpoint.state.options if checkpoint else None
+        options = settled(options or TrainingOptions(), bundle, images, folder, before)
         new = classes_to_add(bundle.manifest, images, options.add_classes, options.new_classes)
         run = Run(
             planned(bundle, new),
@@ -132,6 +135,7 @@ def adapt(
             sessions,
             extent=part,
             part=part is not None,
+            folder=folder,
         )
         run.state.replaces |= force
         interrupts.end_call = lambda reason: run.guard.stop_run(reason) if run.guard.stop_run else None
@@ -152,6 +156,7 @@ def adapt(
                 raise _with_hint(InterruptedRunError("Interrupted at once."), folder, run) from error
             raise
         clear(into)  # not before: killed in between, the run would have nothing to go on from
+        clear_latents(into)
     return report
 
 
@@ -201,6 +206,7 @@ def _tidied(into: Path, bundle: Bundle, notice: Callable[[str], None]) -> Adapta
         return None
     report = Adaptation.read(into / REPORT)
     clear(into)
+    clear_latents(into)
     notice(f"The run of {into} had finished; its checkpoints are removed.")
     return report
 
@@ -222,6 +228,7 @@ def _adapted(
         _train(run, folder, telemetry)
     finally:
         telemetry.close()
+        run.kept.close()
     try:
         report = msgspec.structs.replace(report_of(run), run_file=run_file)
         run.bundle.check_unchanged()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from edgeplast.contract import IMAGES, LATENTS
 from edgeplast.placement import Placement
 from edgeplast_devices.providers import CPU
 
@@ -44,6 +45,16 @@ def bind_output(binding: Any, name: str, array: np.ndarray) -> None:
     """Let a session write an array, which the caller keeps alive; float32, C-contiguous."""
     _check(name, array)
     binding.bind_output(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
+
+
+def data_input(names: Iterable[str]) -> str:
+    """Return under which of its inputs a graph takes pictures: as they are, or as latents."""
+    return LATENTS if LATENTS in names else IMAGES
+
+
+def bind_data(binding: Any, name: str, array: np.ndarray) -> None:
+    """Let a session read pictures (b, C, H, W), or latents (b, n, …), which graphs see joined: (b·n, …)."""
+    bind_input(binding, name, array.reshape(-1, *array.shape[2:]) if name == LATENTS else array)
 
 
 def _check(name: str, array: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from edgeplast.evaluation import Evaluation
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast_devices.images import ImageSet, Unreadable, batches, require_labels
+from edgeplast_devices.latents import Source, halved
 from edgeplast_devices.memory import usable_threads
 from edgeplast_devices.metrics import Metrics
 from edgeplast_devices.placing import place
@@ -129,6 +130,7 @@ def measure(
     *,
     temperature: float | None = None,
     each: Each | None = None,
+    source: Source = batches,
 ) -> Evaluation:
     """Run a session over images whose labels index ``classes``.
 
@@ -137,7 +139,8 @@ def measure(
         BudgetError: memory does not suffice for one image.
     """
     metrics = Metrics(classes, temperature)
-    for logits, labels, indices in outputs(session.logits, images, how, micro_batch, unreadable, progress, activity):
+    over = images, how, micro_batch, unreadable, progress, activity
+    for logits, labels, indices in outputs(session.logits, *over, source=source):
         metrics.add(logits, labels)
         if each is not None:
             each(indices, logits, labels)
@@ -148,7 +151,7 @@ class Classifies(Protocol):
     """Computes logits."""
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return float32 (b, classes), not yet divided by a temperature, of images float32 (b, 3, H, W)."""
+        """Return float32 (b, classes), not yet divided by a temperature, of images or latents."""
 
 
 def outputs(
@@ -161,11 +164,12 @@ def outputs(
     activity: str = "evaluating",
     *,
     order: np.ndarray | None = None,
+    source: Source = batches,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield what becomes of images, some at a time and fewer where memory is short, their labels and their indices.
 
     Args:
-        work: turns images float32 (b, 3, H, W) into rows (b, …).
+        work: turns images float32 (b, C, H, W), or what another source yields, into rows (b, …).
         images: what to go through.
         how: a picture becomes the model's input.
         micro_batch: most images at once.
@@ -173,6 +177,7 @@ def outputs(
         progress: told of each micro-batch.
         activity: what it is told.
         order: which images, rising; all by default.
+        source: turns pictures into what ``work`` takes.
 
     Raises:
         InputError: not one of the images can be read.
@@ -182,8 +187,8 @@ def outputs(
     done = 0
     while done < len(order):
         try:
-            for batch in batches(images, how, micro_batch, order=order[done:], unreadable=unreadable):
-                found = _halved(work, batch.images), batch.labels, batch.indices
+            for batch in source(images, how, micro_batch, order=order[done:], unreadable=unreadable):
+                found = halved(work, batch.images), batch.labels, batch.indices
                 done = int(np.searchsorted(order, batch.indices[-1])) + 1
                 del batch
                 yield found
@@ -194,14 +199,3 @@ def outputs(
                 raise OutOfMemoryError(str(error)) from error
             micro_batch //= 2
     progress(activity, len(order), len(order))
-
-
-def _halved(work: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
-    """Do work; when memory runs out, on one half of the images after the other."""
-    try:
-        return work(images)
-    except OutOfMemoryError:
-        if len(images) == 1:
-            raise
-    half = len(images) // 2
-    return np.concatenate([_halved(work, images[:half]), _halved(work, images[half:])])

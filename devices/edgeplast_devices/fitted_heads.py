@@ -23,6 +23,7 @@ from edgeplast.progress import Progress
 from edgeplast.units import format_bytes
 from edgeplast_devices.evaluating import outputs
 from edgeplast_devices.images import ImageSet, Unreadable
+from edgeplast_devices.latents import Source
 from edgeplast_devices.logistic import STATE_ARRAYS, fit_logistic
 from edgeplast_devices.losses import class_weights, weighted_targets
 from edgeplast_devices.options import TrainingOptions
@@ -158,6 +159,7 @@ def fit_on_images(
     progress: Progress,
     between: Callable[[], None],
     folder: Path,
+    source: Source,
 ) -> float:
     """Go through the training images once and fit the head on their features.
 
@@ -173,6 +175,7 @@ def fit_on_images(
         progress: told of each micro-batch.
         between: called again and again while it fits; an exception leaves the parameters as they were.
         folder: of the run, for features that memory has no room for.
+        source: turns pictures into what the session takes.
 
     Returns:
         the mean loss on them.
@@ -184,9 +187,8 @@ def fit_on_images(
     head = linear_head(manifest)
     with disk_errors(folder), contextlib.ExitStack() as files:
         rows = Rows(head.width, None if in_memory else files.enter_context(tempfile.TemporaryFile(dir=folder)))
-        for features, labels, _ in outputs(
-            session.features, images, manifest.preprocessing, micro_batch, unreadable, progress, "fitting the head"
-        ):
+        over = images, manifest.preprocessing, micro_batch, unreadable, progress, "fitting the head"
+        for features, labels, _ in outputs(session.features, *over, source=source):
             rows.add(features, labels)
         release_arena()
         return fit_head(

@@ -137,7 +137,7 @@ class Core:
             turn=self._turns,
         )
         self._standing.open(kept.bundle)
-        self._evaluation: Evaluates | None = self._standing.evaluation(kept.bundle)
+        self._evaluation: Evaluates | None = self._standing.over_pictures(kept.bundle)
 
     def close(self) -> None:
         """Let go of weights and graphs; a run of one of them ends first."""

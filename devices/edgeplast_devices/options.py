@@ -12,6 +12,8 @@ from edgeplast.contract import is_low_rank
 from edgeplast.errors import UsageError, one_of
 from edgeplast.optimizers import optimizer_facts
 from edgeplast.outline import Component
+from edgeplast.units import parse_bytes
+from edgeplast_devices.cache import BITS
 from edgeplast_devices.images import Augmentation
 from edgeplast_devices.objectives import OBJECTIVES
 from edgeplast_devices.providers import CPU, PROVIDERS, RUNTIMES
@@ -92,6 +94,10 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         patience: epochs without a better validation loss before stopping early; 0 never stops early.
         seed: of the data order, the augmentation and the validation split.
         threads: of the runtime; None uses all cores this process may use.
+        cache: what the run may keep on disk of the model's prefix: ``auto`` (up to half of what is free), ``none``, or
+            a size such as ``2GiB``.
+        views: ways in which each training picture is varied and kept; epochs take turns. None chooses, see ``caching``.
+        cache_bits: of one number that is kept; one of ``cache.BITS``.
         checkpoint_every: how often the state is saved: ``20steps``, ``5min``, ``30s``; see :class:`Interval`.
         runtime: the build of onnxruntime: ``ort-training``, ``stock``, or ``auto`` for the one that is installed.
         provider: the execution provider; see ``placing``.
@@ -122,6 +128,9 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     patience: int = 0
     seed: int = 0
     threads: int | None = None
+    cache: str = "auto"
+    views: int | None = None
+    cache_bits: int = 16
     checkpoint_every: str = "5min"
     runtime: str = "auto"
     provider: str = CPU
@@ -131,6 +140,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         "micro_batch",
         "threads",
         "checkpoint_every",
+        "cache",
         "runtime",
         "provider",
         "private",
@@ -143,7 +153,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             ("head_learning_rate", 0.0, 1e3), ("warmup", 0.0, 1.0), ("weight_decay", 0.0, 1e3), ("momentum", 0.0, 1.0),
             ("clip", 0.0, 1e9), ("label_smoothing", 0.0, 1.0), ("patience", 0, 100_000),
             ("versions", 0, 10_000), ("keep_within", 0.0, 100.0),
-            ("seed", 0, 2**63), ("threads", 1, 1024),
+            ("seed", 0, 2**63), ("threads", 1, 1024), ("views", 1, 1000),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -180,6 +190,14 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise one_of("runtime", self.runtime, RUNTIMES)
         if self.provider not in PROVIDERS:
             raise one_of("provider", self.provider, PROVIDERS)
+        if self.cache_bits not in BITS:
+            raise one_of("--cache-bits", str(self.cache_bits), tuple(map(str, BITS)))
+        if self.cache not in ("auto", "none"):
+            parse_bytes(self.cache)
+        elif self.cache == "none" and self.views is not None:
+            raise UsageError(
+                "--views says how many ways of varying a picture are cached; --cache none keeps none of them."
+            )
         Augmentation.named(self.augment)
         Interval.parse(self.checkpoint_every)
 

@@ -11,11 +11,22 @@ import sys
 import warnings
 from pathlib import Path
 
-from edgeplast.errors import FallbackWarning, MissingExtraError, one_of
+from edgeplast.errors import EdgeplastError, FallbackWarning, MissingExtraError, one_of
 from edgeplast.placement import Placement
 from edgeplast_devices.memory import resident_bytes
-from edgeplast_devices.providers import CPU, EXTRAS, PROVIDERS, RUNTIMES, WITH_CUDA_ARENA, installed_builds
-from edgeplast_devices.runtime import PRACTICE_GRAPH, provider_fault, runtime_name
+from edgeplast_devices.providers import (
+    CPU,
+    EXTRAS,
+    PROVIDERS,
+    RUNTIMES,
+    WITH_CUDA_ARENA,
+    installed_builds,
+    names_of,
+    what_it_needs,
+    where_to_get,
+    word_for,
+)
+from edgeplast_devices.runtime import PRACTICE_GRAPH, import_onnxruntime, open_session, runtime_name
 
 NEWEST_TRAINING_PYTHON = (3, 12)
 """The last Python that onnxruntime-training-cpu 1.19.2, its last release, has wheels for."""
@@ -56,6 +67,26 @@ def place(
     if budget_bytes is not None and provider in WITH_CUDA_ARENA:
         limit = max(budget_bytes - resident_bytes(), _LEAST_ARENA_BYTES)
     return Placement(asked=provider, used=provider, memory_limit_bytes=limit)
+
+
+def provider_fault(provider: str, graph: Path = PRACTICE_GRAPH) -> str:
+    """Try a provider on a graph; return why it does not work and what to do, empty if it does.
+
+    Being listed proves little: a wheel with CUDA lists it on machines without a GPU, and the runtime then leaves it
+    out with no more than a line in its log.
+    """
+    ort = import_onnxruntime()
+    listed = ort.get_available_providers()
+    missing = [name for name in names_of(provider) if name not in listed]
+    if missing:
+        has = ", ".join(map(word_for, listed))
+        return f"{runtime_name()} comes without {missing[0]} (it has: {has}). {where_to_get(provider)}"
+    try:
+        # Outside the arena, whose size is not known yet.
+        open_session(graph, 1, Placement(asked=provider, used=provider), in_arena=False)
+    except EdgeplastError as error:
+        return f"{str(error).rstrip('.')}. {what_it_needs(provider)}"
+    return ""
 
 
 def _require(runtime: str) -> None:

@@ -15,15 +15,18 @@ from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, Bundle, check_classes, ch
 from edgeplast.errors import EdgeplastError, InputError
 from edgeplast.external_data import check_external_files
 from edgeplast.placement import Placement
+from edgeplast.prefixes import PREFIX_GRAPH
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.stamps import Stamp, kind_at, shortened, stamp_of
 from edgeplast_devices.deploying import CLASSES_KEY, PREPROCESSING_KEY, TEMPERATURE_KEY
 from edgeplast_devices.images import ImageSet, Unreadable, batches
+from edgeplast_devices.latents import PrefixSession
 from edgeplast_devices.memory import usable_threads
 from edgeplast_devices.placing import place
 from edgeplast_devices.providers import CPU
 from edgeplast_devices.runtime import EvaluationSession
+from edgeplast_devices.sessions import Evaluates, OverPictures
 from edgeplast_devices.weights import read_trainable
 
 if TYPE_CHECKING:
@@ -110,7 +113,7 @@ class Classifier:
             model = Bundle.open(model, trusted=trusted)
         if isinstance(model, Bundle):
             self.placement = place(runtime, provider, trial=model.path / EVALUATION_GRAPH)
-            self.session = session_over(model, threads, self.placement)
+            self.session: Evaluates = session_over(model, threads, self.placement)
             self.classes, self.preprocessing = model.manifest.classes, model.manifest.preprocessing
             self.temperature, self._divides = model.manifest.temperature, False
         else:
@@ -125,11 +128,12 @@ class Classifier:
         stamp = stamp_of(file) if trusted is None else _trusted_stamp(model, file, trusted)
         check_external_files(file)
         self.placement = place(runtime, provider, trial=file)
-        self.session = EvaluationSession(file, {}, threads, self.placement, optimized=True)
+        session = EvaluationSession(file, {}, threads, self.placement, optimized=True)
+        self.session = session
         if stamp_of(file) != stamp:
             raise InputError(f"{model} changed while it was opened. Wait until it is written, and try again.")
         try:
-            metadata = self.session.metadata
+            metadata = session.metadata
             self.classes = msgspec.json.decode(metadata[CLASSES_KEY], type=tuple[str, ...])
             self.preprocessing = msgspec.json.decode(metadata[PREPROCESSING_KEY], type=Preprocessing)
             self._divides = True  # by the temperature, in the graph
@@ -144,14 +148,14 @@ class Classifier:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, EdgeplastError) as error:
             reason = str(error).rstrip(".")
             raise InputError(f"The metadata of {model} make no sense: {reason}. Deploy it again.") from error
-        if len(self.classes) != self.session.classes:
+        if len(self.classes) != session.classes:
             raise InputError(
-                f"{model} names {len(self.classes)} classes and has {self.session.classes} outputs. Deploy it again."
+                f"{model} names {len(self.classes)} classes and has {session.classes} outputs. Deploy it again."
             )
         expected = [self.preprocessing.channels, *self.preprocessing.image_size]
-        if self.session.image_shape[1:] != expected:
+        if session.image_shape[1:] != expected:
             raise InputError(
-                f"{model} takes pictures of shape {self.session.image_shape[1:]}, and its preprocessing makes them "
+                f"{model} takes pictures of shape {session.image_shape[1:]}, and its preprocessing makes them "
                 f"{expected}. Deploy it again."
             )
 
@@ -207,8 +211,8 @@ def _trusted_stamp(model: Path, file: Path, trusted: Trusted) -> Stamp:
     return keys.check_model(model, file)[1]
 
 
-def session_over(bundle: Bundle, threads: int, placement: Placement) -> EvaluationSession:
-    """Open the graph that computes logits with a bundle's weights as they are.
+def session_over(bundle: Bundle, threads: int, placement: Placement) -> Evaluates:
+    """Open what computes logits of pictures with a bundle's weights as they are.
 
     Raises:
         DamagedError: files of the bundle changed since they were verified.
@@ -216,4 +220,9 @@ def session_over(bundle: Bundle, threads: int, placement: Placement) -> Evaluati
     bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
     session = EvaluationSession(bundle.path / EVALUATION_GRAPH, read_trainable(bundle), threads, placement)
     bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
-    return session
+    if bundle.manifest.prefix is None:
+        return session
+    bundle.check_unchanged(PREFIX_GRAPH)
+    prefix = PrefixSession(bundle.path / PREFIX_GRAPH, bundle.manifest.prefix, threads, placement)
+    bundle.check_unchanged(PREFIX_GRAPH, FROZEN)
+    return OverPictures(prefix, session)

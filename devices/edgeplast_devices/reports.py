@@ -49,6 +49,7 @@ def report_of(run: Run) -> Adaptation:
             before=before.expected_calibration_error if before else None,
             after=after.expected_calibration_error if after else None,
         ),
+        cache=run.kept.report,
         temperature=state.temperature,
         calibration_error_without_temperature=without.expected_calibration_error if without else None,
         images={name: len(split) for name, split in run.splits.items()},

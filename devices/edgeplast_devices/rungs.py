@@ -43,22 +43,25 @@ def predicted_peak(manifest: Manifest, rung: Rung, optimizer: str, resident_byte
         optimizer: whose state is held.
         resident_bytes: of the process before the bundle's graphs and weights are opened.
     """
-    footprint = rung.graph.footprint
+    footprint, prefix = rung.graph.footprint, manifest.prefix
     height, width = manifest.preprocessing.image_size
+    picture = manifest.preprocessing.channels * height * width * 4
+    graphs = [footprint, manifest.evaluation, *([prefix.footprint] if prefix else [])]
     return peak_bytes(
         resident_bytes=resident_bytes,
-        graph_bytes=footprint.graph_bytes + manifest.evaluation.graph_bytes,
-        mapped_bytes=footprint.frozen_bytes + manifest.evaluation.frozen_bytes,
+        graph_bytes=sum(graph.graph_bytes for graph in graphs),
+        mapped_bytes=sum(graph.frozen_bytes for graph in graphs),
         state_bytes=footprint.state_bytes(optimizer),
-        pictures_bytes=rung.micro_batch * manifest.preprocessing.channels * height * width * 4,
+        pictures_bytes=rung.micro_batch * (picture + (prefix.latent_bytes if prefix else 0)),
         transient_bytes=region_bytes(manifest, rung),
+        sessions=len(graphs),
     )
 
 
 def region_bytes(manifest: Manifest, rung: Rung) -> int:
-    """Return the arena's region in which both the training graph and the evaluation graph find room."""
-    training, evaluation = rung.graph.footprint, manifest.evaluation
-    return max(training.transient_bytes(rung.micro_batch), evaluation.transient_bytes(rung.micro_batch))
+    """Return the arena's region in which each of the graphs that a run opens finds room."""
+    graphs = [rung.graph.footprint, manifest.evaluation, *([manifest.prefix.footprint] if manifest.prefix else [])]
+    return max(graph.transient_bytes(rung.micro_batch) for graph in graphs)
 
 
 _UNSPENT_BYTES = 3 << 20

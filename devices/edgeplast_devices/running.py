@@ -21,6 +21,7 @@ from edgeplast.errors import DivergedError, InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
 from edgeplast_devices.beginning import begin, landmarks_of
+from edgeplast_devices.caching import Kept
 from edgeplast_devices.checkpoints import Checkpoint, Saved, read_best, write_checkpoint, write_hashed
 from edgeplast_devices.curves import thin
 from edgeplast_devices.evaluating import measure
@@ -65,6 +66,7 @@ class Run:
         extent: where it ends, if not with its last epoch.
         keep: takes care of what was learned so far, in place of checkpoints; with it the run measures nothing.
         part: whether it is a part of a longer learning: then too it measures nothing, and one class is enough.
+        folder: for latents of pictures; None keeps none.
 
     Attributes:
         state: where the run stands.
@@ -88,6 +90,7 @@ class Run:
         extent: Extent | None = None,
         keep: Callable[[Run], None] | None = None,
         part: bool = False,
+        folder: Path | None = None,
     ) -> None:
         self.bundle, self.progress, self.epoch_done, self.interrupts = bundle, progress, epoch_done, interrupts
         self.checkpoint, self.extent, self._keep, self.part = checkpoint, extent or Extent(), keep, part
@@ -116,6 +119,7 @@ class Run:
         self.rungs = stands.trainer.rungs if stands.trainer else stands.rungs
         first = self.rungs[0]
         self.options = filled_in(options, bundle, first, self.batch, self.optimizer, threads)
+        self.kept = Kept(bundle, self.splits, self.options, folder)
         self.shares = stands.shares
         self.rows_in_memory = True  # features that a head is fitted on
         if self.options.head == "fitted":
@@ -139,8 +143,9 @@ class Run:
         stands, train = self.standing, self.splits["train"]
         stands.open(self.bundle)
         self.parameters = stands.parameters
+        self.kept.open(stands.prefix(self.bundle))
         given = (self.state, self.bundle, train, self.options, self.unreadable["train"], self.between)
-        self.trainer = stands.trainer_for(*given)
+        self.trainer = stands.trainer_for(*given, self.kept.training())
         if self.checkpoint is not None:
             self.trainer.restore(self.checkpoint.arrays())
         self.trainer.open()
@@ -369,7 +374,8 @@ class Run:
             self.progress(activity, offset + done, offset + total)
 
         micro_batch, unreadable = self.trainer.rung.micro_batch, self.unreadable[split]
-        return {"micro_batch": micro_batch, "unreadable": unreadable, "progress": progress}
+        source = self.kept.evaluating(split)
+        return {"micro_batch": micro_batch, "unreadable": unreadable, "progress": progress, "source": source}
 
     def between(self) -> None:
         """Stop between two micro-batches if someone asked for it."""

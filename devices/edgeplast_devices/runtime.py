@@ -25,23 +25,15 @@ from typing import Any
 import numpy as np
 
 from edgeplast.bundle import FROZEN
-from edgeplast.contract import FEATURES, IMAGES, LOGITS, LOSS, TARGETS, gradient_input, gradient_output
-from edgeplast.errors import BudgetError, EdgeplastError, InputError, MissingExtraError
+from edgeplast.contract import FEATURES, LOGITS, LOSS, TARGETS, gradient_input, gradient_output
+from edgeplast.errors import BudgetError, InputError, MissingExtraError
 from edgeplast.external_data import check_external_files
 from edgeplast.footprint import FIRST_REGION_BYTES
 from edgeplast.placement import ON_CPU, Placement
 from edgeplast.quiet_runtime import import_quietly, without_training_package
 from edgeplast.units import format_bytes
-from edgeplast_devices.binding import StandingInputs, bind_input, bind_output
-from edgeplast_devices.providers import (
-    CPU,
-    installed_builds,
-    names_of,
-    session_providers,
-    what_it_needs,
-    where_to_get,
-    word_for,
-)
+from edgeplast_devices.binding import StandingInputs, bind_data, bind_input, bind_output, data_input
+from edgeplast_devices.providers import CPU, installed_builds, names_of, session_providers
 from edgeplast_devices.refusals import is_memory, why_not_loaded, why_stopped
 
 _ALIGNMENT = 256
@@ -117,33 +109,13 @@ def runtime_name() -> str:
     return f"{'ort-training' if training else 'stock'} {ort.__version__}"
 
 
-def provider_fault(provider: str, graph: Path = PRACTICE_GRAPH) -> str:
-    """Try a provider on a graph; return why it does not work and what to do, empty if it does.
-
-    Being listed proves little: a wheel with CUDA lists it on machines without a GPU, and the runtime then leaves it
-    out with no more than a line in its log.
-    """
-    ort = import_onnxruntime()
-    listed = ort.get_available_providers()
-    missing = [name for name in names_of(provider) if name not in listed]
-    if missing:
-        has = ", ".join(map(word_for, listed))
-        return f"{runtime_name()} comes without {missing[0]} (it has: {has}). {where_to_get(provider)}"
-    try:
-        # Outside the arena, whose size is not known yet.
-        _open(graph, 1, Placement(asked=provider, used=provider), in_arena=False)
-    except EdgeplastError as error:
-        return f"{str(error).rstrip('.')}. {what_it_needs(provider)}"
-    return ""
-
-
 def read_in(threads: int) -> None:
     """Run a small training graph once, in a session that is thrown away.
 
     The runtime's code is read in as its kernels are first used: done before what is resident is measured, it is counted
     there and need not be guessed.
     """
-    session = _open(PRACTICE_GRAPH, threads, ON_CPU, in_arena=False)
+    session = open_session(PRACTICE_GRAPH, threads, ON_CPU, in_arena=False)
     shapes = {i.name: [size if isinstance(size, int) else 1 for size in i.shape] for i in session.get_inputs()}
     session.run(None, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
 
@@ -229,12 +201,13 @@ class TrainingSession:
         threads: int,
         placement: Placement = ON_CPU,
     ) -> None:
-        self._session = _open(graph, threads, placement)
+        self._session = open_session(graph, threads, placement)
         self._how = import_onnxruntime().RunOptions()
         self._stopped: str | None = None
         self._binding = self._session.io_binding()
         self._held = (parameters, gradients)  # the binding holds bare pointers into these
         wanted = {i.name for i in self._session.get_inputs()}
+        self._data = data_input(wanted)
         inputs = {name: array for name, array in parameters.items() if name in wanted}
         inputs |= {gradient_input(name): array for name, array in gradients.items()}
         self._standing = StandingInputs(self._binding, inputs, placement)
@@ -247,7 +220,7 @@ class TrainingSession:
         """Run one micro-batch forward and backward.
 
         Args:
-            images: float32 (b, 3, H, W).
+            images: float32 (b, C, H, W), or latents (b, n, …) where the graph goes on from a prefix.
             targets: float32 (b, classes), weighted; see ``losses.weighted_targets``.
 
         Returns:
@@ -258,11 +231,11 @@ class TrainingSession:
         """
         logits = np.empty_like(targets)
         self._standing.refresh()
-        bind_input(self._binding, IMAGES, images)
+        bind_data(self._binding, self._data, images)
         bind_input(self._binding, TARGETS, targets)
         bind_output(self._binding, LOGITS, logits)
         try:
-            _run(self._session, self._binding, self._how)
+            run_bound(self._session, self._binding, self._how)
         except Exception as error:
             if self._stopped is None:
                 raise
@@ -298,10 +271,12 @@ class EvaluationSession:
         *,
         optimized: bool = False,
     ) -> None:
-        self._session = _open(graph, threads, placement, optimized=optimized)
+        self._session = open_session(graph, threads, placement, optimized=optimized)
         self._binding = self._session.io_binding()
-        names = [i.name for i in self._session.get_inputs() if i.name in parameters]
-        self._standing = StandingInputs(self._binding, {name: parameters[name] for name in names}, placement)
+        wanted = {i.name for i in self._session.get_inputs()}
+        self._data = data_input(wanted)
+        held = {name: array for name, array in parameters.items() if name in wanted}
+        self._standing = StandingInputs(self._binding, held, placement)
 
     @property
     def classes(self) -> int:
@@ -318,7 +293,7 @@ class EvaluationSession:
     @property
     def image_shape(self) -> list[int | str | None]:
         """Shape of the pictures that it takes, a name or None for a size that is open; empty where it takes none."""
-        return next((list(i.shape) for i in self._session.get_inputs() if i.name == IMAGES), [])
+        return next((list(i.shape) for i in self._session.get_inputs() if i.name == self._data), [])
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -326,7 +301,7 @@ class EvaluationSession:
         return dict(self._session.get_modelmeta().custom_metadata_map)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return logits float32 (b, classes) of images float32 (b, 3, H, W).
+        """Return logits float32 (b, classes) of images float32 (b, C, H, W), or of latents (b, n, …).
 
         Raises:
             OutOfMemoryError: the runtime could not get memory.
@@ -345,14 +320,22 @@ class EvaluationSession:
     def _made(self, output: str, images: np.ndarray, columns: int) -> np.ndarray:
         result = np.empty((len(images), columns), np.float32)
         self._standing.refresh()
-        bind_input(self._binding, IMAGES, images)
+        bind_data(self._binding, self._data, images)
         self._binding.clear_binding_outputs()
         bind_output(self._binding, output, result)
-        _run(self._session, self._binding)
+        run_bound(self._session, self._binding)
         return result
 
 
-def _open(graph: Path, threads: int, placement: Placement, *, in_arena: bool = True, optimized: bool = False) -> Any:
+def open_session(
+    graph: Path, threads: int, placement: Placement, *, in_arena: bool = True, optimized: bool = False
+) -> Any:
+    """Open a graph with the settings above; see :class:`EvaluationSession`.
+
+    Raises:
+        OutOfMemoryError: the runtime could not get memory.
+        InputError: the graph or its provider cannot be used.
+    """
     # A deployed model holds all its weights; the runtime would follow the names in it to any file of the system.
     check_external_files(graph, () if optimized else (FROZEN,))
     ort = import_onnxruntime()
@@ -384,7 +367,13 @@ def _open(graph: Path, threads: int, placement: Placement, *, in_arena: bool = T
     return session
 
 
-def _run(session: Any, binding: Any, how: Any = None) -> None:
+def run_bound(session: Any, binding: Any, how: Any = None) -> None:
+    """Run a session over what is bound to it.
+
+    Raises:
+        OutOfMemoryError: the runtime could not get memory.
+        InputError: it stopped for another reason.
+    """
     try:
         session.run_with_iobinding(binding, how)
     except Exception as error:

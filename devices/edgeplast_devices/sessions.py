@@ -9,7 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
-from edgeplast.placement import Placement
+from edgeplast.bundle import Bundle
+from edgeplast.placement import ON_CPU, Placement
+from edgeplast.prefixes import PREFIX_GRAPH, Prefix
+from edgeplast_devices.latents import PrefixSession
 from edgeplast_devices.runtime import EvaluationSession, TrainingSession
 
 
@@ -24,7 +27,10 @@ class Trains(Protocol):
 
 
 class Evaluates(Protocol):
-    """Computes logits with the current parameters; see :class:`~.runtime.EvaluationSession`."""
+    """Computes logits with the current parameters; see :class:`~.runtime.EvaluationSession`.
+
+    What it takes are pictures, or latents where its graph goes on from a prefix.
+    """
 
     @property
     def feature_width(self) -> int:
@@ -37,6 +43,58 @@ class Evaluates(Protocol):
         """Return what the head multiplies, float32 (b, width), of the same."""
 
 
+class MakesLatents(Protocol):
+    """Computes what no training changes; see :class:`~.latents.PrefixSession`."""
+
+    def latents(self, images: np.ndarray) -> np.ndarray:
+        """Return float32 (b, n, …) of images float32 (b, C, H, W)."""
+
+
+class OverPictures:
+    """A model in two parts as one that takes pictures.
+
+    Args:
+        prefix: makes latents of them.
+        rest: goes on from those.
+    """
+
+    def __init__(self, prefix: MakesLatents, rest: Evaluates) -> None:
+        self._prefix, self._rest = prefix, rest
+
+    @property
+    def feature_width(self) -> int:
+        """Columns of the features; 0 where the graph hands none back."""
+        return self._rest.feature_width
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return float32 (b, classes) of images float32 (b, C, H, W)."""
+        return self._rest.logits(self._prefix.latents(images))
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Return what the head multiplies, float32 (b, width), of the same."""
+        return self._rest.features(self._prefix.latents(images))
+
+
+class TrainsOverPictures:
+    """Training as each picture is seen for the first time: through the prefix, whose time is the step's too.
+
+    Args:
+        prefix: makes latents of pictures.
+        rest: goes on from those.
+    """
+
+    def __init__(self, prefix: MakesLatents, rest: Trains) -> None:
+        self._prefix, self._rest = prefix, rest
+
+    def accumulate(self, images: np.ndarray, targets: np.ndarray) -> tuple[float, np.ndarray]:
+        """Take images float32 (b, C, H, W) and targets float32 (b, classes); return loss and logits."""
+        return self._rest.accumulate(self._prefix.latents(images), targets)
+
+    def stop(self, reason: str) -> None:
+        """End the training run in progress, from another thread, for this reason."""
+        self._rest.stop(reason)
+
+
 @dataclass(frozen=True)
 class Sessions:
     """Opens sessions.
@@ -44,12 +102,41 @@ class Sessions:
     Attributes:
         training: from a training graph, parameters and accumulators by name, threads and placement.
         evaluation: from an evaluation graph, parameters by name, threads and placement.
+        prefix: from a prefix graph, what the manifest says of it, threads and placement.
     """
 
     training: Callable[[Path, Mapping[str, np.ndarray], Mapping[str, np.ndarray], int, Placement], Trains] = (
         TrainingSession
     )
     evaluation: Callable[[Path, Mapping[str, np.ndarray], int, Placement], Evaluates] = EvaluationSession
+    prefix: Callable[[Path, Prefix, int, Placement], MakesLatents] = PrefixSession
 
 
 ONNXRUNTIME = Sessions()
+
+
+def trains_on_pictures(
+    bundle: Bundle,
+    graph: str,
+    parameters: Mapping[str, np.ndarray],
+    gradients: Mapping[str, np.ndarray],
+    threads: int,
+    placement: Placement = ON_CPU,
+) -> Trains:
+    """Open a training graph of a bundle as one that takes pictures, in whatever parts it comes.
+
+    Args:
+        bundle: whose graphs.
+        graph: its file name.
+        parameters: see :class:`~.runtime.TrainingSession`, and so the others.
+        gradients: accumulators by parameter name.
+        threads: of the runtime.
+        placement: where the graphs run.
+    """
+    session, prefix = (
+        TrainingSession(bundle.path / graph, parameters, gradients, threads, placement),
+        bundle.manifest.prefix,
+    )
+    if prefix is None:
+        return session
+    return TrainsOverPictures(PrefixSession(bundle.path / PREFIX_GRAPH, prefix, threads, placement), session)

@@ -8,23 +8,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
 from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, Bundle
+from edgeplast.footprint import Footprint
+from edgeplast.prefixes import PREFIX_GRAPH
 from edgeplast_devices.device_memory import DeviceMemory
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import ImageSet, Unreadable
+from edgeplast_devices.latents import Source
 from edgeplast_devices.memory import usable_threads
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.placing import place
 from edgeplast_devices.run_state import RunState
 from edgeplast_devices.rungs import shares
 from edgeplast_devices.runtime import release_arena, reserve_arena
-from edgeplast_devices.sessions import ONNXRUNTIME, Evaluates, Sessions
+from edgeplast_devices.sessions import ONNXRUNTIME, Evaluates, MakesLatents, OverPictures, Sessions
 from edgeplast_devices.starting import rungs_from_here
 from edgeplast_devices.training import Trainer
 from edgeplast_devices.weights import read_trainable
+
+T = TypeVar("T")
 
 
 class Standing:
@@ -83,6 +89,7 @@ class Standing:
         self.shares = shares(bundle.manifest, self.rungs[0], optimizer, self.resident_bytes, allowed)
         self.trainer: Trainer | None = None
         self._evaluation: Evaluates | None = None
+        self._prefix: MakesLatents | None = None
         self._is_open = False
 
     def open(self, bundle: Bundle) -> None:
@@ -115,10 +122,11 @@ class Standing:
         options: TrainingOptions,
         unreadable: Unreadable,
         between: Callable[[], None],
+        source: Source,
     ) -> Trainer:
         """Return what moves a run: that of the run before, which keeps its graph and its rung, or the first."""
         if self.trainer is not None:
-            self.trainer.begin(state, bundle, images, options, unreadable, between)
+            self.trainer.begin(state, bundle, images, options, unreadable, between, source)
             return self.trainer
         self.trainer = Trainer(
             state,
@@ -130,6 +138,7 @@ class Standing:
             unreadable,
             self.guard,
             between,
+            source,
             placement=self.placement,
             sessions=self.sessions,
             logits=lambda images: self.evaluation(bundle).logits(images),
@@ -138,17 +147,48 @@ class Standing:
         return self.trainer
 
     def evaluation(self, bundle: Bundle) -> Evaluates:
-        """Return the session that computes logits with the weights in force, opened when it is first asked for."""
+        """Return the session that computes logits with the weights in force, opened when it is first asked for.
+
+        It goes on from latents where the bundle has a prefix.
+        """
         if self._evaluation is None:
             graph = bundle.path / EVALUATION_GRAPH
-            bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
-            with self.turn:
-                release_arena()
-                with self.guard.opening(bundle.manifest.evaluation.frozen_bytes, self.threads):
-                    self._evaluation = self.sessions.evaluation(graph, self.parameters, self.threads, self.placement)
-            bundle.check_unchanged(EVALUATION_GRAPH, FROZEN)
+            self._evaluation = self._opened(
+                bundle,
+                EVALUATION_GRAPH,
+                bundle.manifest.evaluation,
+                lambda: self.sessions.evaluation(graph, self.parameters, self.threads, self.placement),
+            )
         return self._evaluation
+
+    def prefix(self, bundle: Bundle) -> MakesLatents | None:
+        """Return the session that makes latents, opened when it is first asked for; None where there is no prefix."""
+        prefix = bundle.manifest.prefix
+        if self._prefix is None and prefix is not None:
+            graph = bundle.path / PREFIX_GRAPH
+            self._prefix = self._opened(
+                bundle,
+                PREFIX_GRAPH,
+                prefix.footprint,
+                lambda: self.sessions.prefix(graph, prefix, self.threads, self.placement),
+            )
+        return self._prefix
+
+    def over_pictures(self, bundle: Bundle) -> Evaluates:
+        """Return what computes logits of pictures, in whatever parts."""
+        prefix, rest = self.prefix(bundle), self.evaluation(bundle)
+        return rest if prefix is None else OverPictures(prefix, rest)
+
+    def _opened(self, bundle: Bundle, file: str, footprint: Footprint, session: Callable[[], T]) -> T:
+        """Open a session over a graph of the bundle, within the budget, from files that are what was verified."""
+        bundle.check_unchanged(file, FROZEN)
+        with self.turn:
+            release_arena()
+            with self.guard.opening(footprint.frozen_bytes, self.threads):
+                opened = session()
+        bundle.check_unchanged(file, FROZEN)
+        return opened
 
     def close(self) -> None:
         """Let go of the sessions."""
-        self.trainer = self._evaluation = self.guard.stop_run = None
+        self.trainer = self._evaluation = self._prefix = self.guard.stop_run = None

@@ -13,7 +13,8 @@ import numpy as np
 from edgeplast.bundle import Manifest
 from edgeplast.progress import Progress
 from edgeplast_devices.evaluating import outputs
-from edgeplast_devices.images import ImageSet, Unreadable
+from edgeplast_devices.images import ImageSet, Unreadable, batches
+from edgeplast_devices.latents import Source
 from edgeplast_devices.logistic import log_softmax
 from edgeplast_devices.sessions import Evaluates
 
@@ -35,6 +36,7 @@ def temperature_on_images(
     micro_batch: int,
     unreadable: Unreadable,
     progress: Progress,
+    source: Source = batches,
 ) -> float | None:
     """Return the temperature of a bundle's current weights, fitted on images that they were not trained on.
 
@@ -47,11 +49,12 @@ def temperature_on_images(
         micro_batch: images that pass through the graph at once.
         unreadable: takes note of images that cannot be read.
         progress: told of each micro-batch.
+        source: turns pictures into what the session takes.
     """
     most = max(MOST_LOGITS_BYTES // (4 * len(manifest.classes)), _LEAST_PICTURES)
     order = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64))
-    how, said = manifest.preprocessing, "fitting the temperature"
-    found = [*outputs(session.logits, images, how, micro_batch, unreadable, progress, said, order=order)]
+    over = images, manifest.preprocessing, micro_batch, unreadable, progress, "fitting the temperature"
+    found = [*outputs(session.logits, *over, order=order, source=source)]
     if not found:
         return None
     logits, labels, _ = zip(*found, strict=True)

@@ -16,6 +16,7 @@ from edgeplast.errors import BudgetError, InputError
 from edgeplast.placement import ON_CPU, Placement
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Augmentation, Batch, ImageSet, Unreadable, batches
+from edgeplast_devices.latents import Source
 from edgeplast_devices.losses import class_weights, weighted_targets
 from edgeplast_devices.objectives import OBJECTIVES
 from edgeplast_devices.optimizers import SGD, AdamW, admit, forget, gradient_norm, make_optimizer
@@ -57,10 +58,11 @@ class Trainer:
         unreadable: takes note of images that cannot be read.
         guard: says when memory is short.
         between: called between micro-batches, where an exception leaves everything as before the step.
+        source: turns pictures into what the bundle's graphs take.
         sleep: waits so many seconds.
         placement: where the graphs run.
         sessions: over the bundle's graphs.
-        logits: of preprocessed images float32 (b, C, H, W), with the weights in force; for learning without labels.
+        logits: of what the source yields, with the weights in force; for learning without labels.
         turn: held while weights change and graphs are opened; others compute with them in between.
     """
 
@@ -75,6 +77,7 @@ class Trainer:
         unreadable: Unreadable,
         guard: Guard,
         between: Callable[[], None] = lambda: None,
+        source: Source = batches,
         sleep: Callable[[float], None] = time.sleep,
         *,
         placement: Placement = ON_CPU,
@@ -91,7 +94,7 @@ class Trainer:
         self._session: Trains | None = None
         self.bundle = bundle
         self.gradients = {name: np.zeros_like(parameters[name]) for name in self._trained(rungs[0])}
-        self.begin(state, bundle, images, options, unreadable, between)
+        self.begin(state, bundle, images, options, unreadable, between, source)
 
     def begin(
         self,
@@ -101,6 +104,7 @@ class Trainer:
         options: TrainingOptions,
         unreadable: Unreadable,
         between: Callable[[], None],
+        source: Source = batches,
     ) -> None:
         """Start a run on the weights, the graph and the rung as they are; the optimizer begins anew.
 
@@ -108,7 +112,7 @@ class Trainer:
         """
         assert options.optimizer is not None
         self.state, self.bundle, self.images, self.options = state, bundle, images, options
-        self.unreadable, self._between = unreadable, between
+        self.unreadable, self._between, self._source = unreadable, between, source
         self.saw_none = False  # of the last batch
         self.is_updating = False  # parameters are between two steps; stays so if the update fails
         self._climbing = Climbing()
@@ -246,7 +250,7 @@ class Trainer:
         self._back_off()
 
     def _micro_batches(self, indices: np.ndarray, epoch: int) -> Iterator[Batch]:
-        return batches(
+        return self._source(
             self.images,
             self.bundle.manifest.preprocessing,
             self.rung.micro_batch,

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from edgeplast.placement import Placement
-from edgeplast_devices.sessions import Evaluates, Sessions, Trains
+from edgeplast.prefixes import Prefix
+from edgeplast_devices.sessions import Evaluates, MakesLatents, Sessions, Trains
 
 
 class Turns:
@@ -66,7 +67,10 @@ def taking_turns(sessions: Sessions, turns: Turns) -> Sessions:
     def evaluation(graph: Path, parameters: Mapping[str, np.ndarray], threads: int, placement: Placement) -> Evaluates:
         return _Evaluation(sessions.evaluation(graph, parameters, threads, placement), turns)
 
-    return Sessions(training, evaluation)
+    def prefix(graph: Path, prefix: Prefix, threads: int, placement: Placement) -> MakesLatents:
+        return _Prefix(sessions.prefix(graph, prefix, threads, placement), turns)
+
+    return Sessions(training, evaluation, prefix)
 
 
 class _Training:
@@ -96,3 +100,12 @@ class _Evaluation:
     def features(self, images: np.ndarray) -> np.ndarray:
         with self._turns:
             return self._session.features(images)
+
+
+class _Prefix:
+    def __init__(self, session: MakesLatents, turns: Turns) -> None:
+        self._session, self._turns = session, turns
+
+    def latents(self, images: np.ndarray) -> np.ndarray:
+        with self._turns:
+            return self._session.latents(images)

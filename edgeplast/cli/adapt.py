@@ -106,6 +106,11 @@ def adapt(
     device: DeviceOption = None,
     trusted: TrustedOption = None,
     sign: SignOption = None,
+    cache: Annotated[
+        str, typer.Option(help="Disk for what never changes of a picture: auto (half of what is free), none, 2GiB …")
+    ] = "auto",
+    views: Annotated[int | None, typer.Option(help="Ways to vary a picture that are cached (default: 2).")] = None,
+    cache_bits: Annotated[int, typer.Option(help="Of one number in the cache: 32, 16 or 8.")] = 16,
     checkpoint_every: Annotated[
         str, typer.Option(help="How often the state is saved: 20steps, 30s, 5min, 1h.")
     ] = "5min",
@@ -156,6 +161,9 @@ def adapt(
         patience=patience,
         seed=seed,
         threads=threads,
+        cache=cache,
+        views=views,
+        cache_bits=cache_bits,
         checkpoint_every=checkpoint_every,
         runtime=runtime,
         provider=provider,
@@ -250,6 +258,8 @@ def _show(report: Adaptation, output: Path) -> None:
             f"batch {report.batch_size} in micro-batches of {report.micro_batch_size}",
         ),
     ]
+    if report.cache is not None:
+        rows.append(("cached", str(report.cache)))
     if report.new_classes:
         rows.append(("new classes", new_ones(report)))
     if not report.steps and report.stopped_because != "placed":

@@ -16,7 +16,8 @@ from edgeplast.errors import InputError
 from edgeplast.graphs.operators.record import ShapeError
 from edgeplast.graphs.recording import restored
 from edgeplast.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
-from edgeplast.planning.estimating import FLOPS_PER_SECOND, Estimate, Workload
+from edgeplast.planning.estimates import Estimate
+from edgeplast.planning.estimating import FLOPS_PER_SECOND, Workload
 from edgeplast.planning.explaining import (
     MORE_BYTES,
     Alternative,

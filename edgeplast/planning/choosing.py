@@ -205,9 +205,13 @@ def _complete(w: Workload, front: Front, start: int, micro_batch: int, recompute
     """Add what does not depend on the choice: runtime, frozen weights, the forward pass before the first unit."""
     ahead = [w.costs.cost(i, (), False) for i in range(start)]
     before = max((cost.memory.peak(micro_batch) for cost in ahead), default=0)
-    graphs = w.evaluation_graph_bytes + sum(cost.graph_bytes for cost in ahead)
+    prefix = w.prefix_of_units(start)
+    graphs = w.evaluation_graph_bytes + (0 if prefix else sum(cost.graph_bytes for cost in ahead))
     frozen = w.constant_bytes + sum(w.stored.values())
     fixed = process_bytes(graphs) + SESSIONS * frozen + w.images_bytes(micro_batch)
+    if prefix is not None:  # its graph serves training and evaluation
+        fixed += process_bytes(0, sessions=SESSIONS + 1) - process_bytes(0)
+        fixed += micro_batch * prefix.latent_bytes - prefix.footprint.frozen_bytes
     flops = sum(cost.flops for cost in ahead) + front.flops
     disk = w.frozen_disk_bytes() + TRAINING_GRAPHS * sum(cost.graph_bytes for cost in ahead)
     return {

@@ -17,21 +17,24 @@ import msgspec
 
 from edgeplast.contract import LOGITS, packed_name, quantized_name, scale_name
 from edgeplast.errors import UsageError
-from edgeplast.footprint import ASSUMED_RESIDENT_BYTES, SESSIONS, Footprint, peak_bytes
+from edgeplast.footprint import ASSUMED_RESIDENT_BYTES, SESSIONS, Footprint, MemoryLine, peak_bytes
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.flops import flops_per_image
 from edgeplast.graphs.measures.footprints import footprint_of
 from edgeplast.graphs.measures.serialized import serialized_bytes
 from edgeplast.graphs.passes.dequantize import quantizable, quantize_frozen
 from edgeplast.graphs.passes.expand_activations import expand_activations
+from edgeplast.graphs.passes.halves import LEAST_SHARE, halves
 from edgeplast.graphs.passes.new_classes import with_classes
 from edgeplast.graphs.passes.recompute import recompute as computed_again
 from edgeplast.graphs.training import promote, training_graph
 from edgeplast.micro_batches import slowdown
 from edgeplast.optimizers import optimizer_facts
 from edgeplast.outline import Outline
+from edgeplast.planning.estimates import Estimate, Footprints
 from edgeplast.planning.segment_costs import UnitCost, UnitCosts, first_trained, total_lines
 from edgeplast.planning.units import Unit, units_of
+from edgeplast.prefixes import Prefix
 from edgeplast.recomputation import Recompute
 
 ARENA_STRETCH = 1.10
@@ -47,36 +50,6 @@ and of all training graphs of a bundle (four tiers, three degrees of recomputati
 
 IMAGE_BYTES = 4
 """Of one number of a preprocessed picture, float32."""
-
-
-class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What training one set of components costs.
-
-    Attributes:
-        micro_batch_size: images that pass through the graph at once.
-        recompute: how much of the blocks is computed again in the backward pass.
-        base_bytes: of the process, its graphs opened and nothing trained.
-        frozen_bytes: frozen weights as stored.
-        state_bytes: trainable parameters, gradients and optimizer state, float32.
-        images_bytes: one micro-batch of pictures.
-        transient_bytes: the region in which a run of the training graph places what is alive at once.
-        flops_per_image: operations of one image, forward and backward.
-        step_seconds: time of one optimizer step.
-        disk_bytes: size of the bundle.
-        peak_bytes: of the process. Evaluation at the same micro-batch is counted too.
-    """
-
-    micro_batch_size: int
-    recompute: Recompute
-    base_bytes: int
-    frozen_bytes: int
-    state_bytes: int
-    images_bytes: int
-    transient_bytes: int
-    flops_per_image: float
-    step_seconds: float
-    disk_bytes: int
-    peak_bytes: int
 
 
 def check_training(optimizer: str, batch_size: int) -> None:
@@ -109,9 +82,7 @@ class Workload:
     optimizer: str = "adamw"
     batch_size: int = 16
     flops_per_second: float = FLOPS_PER_SECOND
-    _measured: dict[tuple[frozenset[str], Recompute], tuple[Footprint, Footprint, float]] = field(
-        default_factory=dict, repr=False
-    )
+    _measured: dict[tuple[frozenset[str], Recompute], Footprints] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         check_training(self.optimizer, self.batch_size)
@@ -217,14 +188,38 @@ class Workload:
         names = set(self.outline.in_order(trainable))
         costs = self.unit_costs(names, recompute)
         alive = max(line.at(micro_batch_size) for line in total_lines(costs))
+        first = first_trained(self.units, names)
+        prefix = self.prefix_of_units(first)
         return self._estimate(
             names,
             micro_batch_size,
             recompute,
             transient_bytes=round(ARENA_STRETCH * alive),
             graph_bytes=sum(cost.graph_bytes for cost in costs),
-            evaluation_graph_bytes=self.evaluation_graph_bytes,
+            # One graph of the prefix serves training and evaluation; it is counted with the training graph here.
+            evaluation_graph_bytes=self.evaluation_graph_bytes
+            - sum(cost.graph_bytes for cost in costs[: first if prefix else 0]),
             flops=sum(cost.flops for cost in costs),
+            prefix=prefix,
+        )
+
+    def prefix_of_units(self, count: int) -> Prefix | None:
+        """Return what is known of a prefix of the first units, all but its graph; None where it is not worth it."""
+        flops = [self.costs.cost(i, (), False).flops for i in range(len(self.units))]
+        if not count or sum(flops[:count]) < LEAST_SHARE * sum(flops):
+            return None
+        before = {name for unit in self.units[:count] for name in unit.components}
+        end = self.units[count - 1]
+        return Prefix(
+            footprint=Footprint(
+                transient=(MemoryLine(0, 0),),
+                frozen_bytes=sum(self.stored[name] for name in before),
+                trained_parameters=0,
+                held_parameters=0,
+                graph_bytes=0,
+            ),
+            shape=end.graph.values[end.end].shape,
+            flops=sum(flops[:count]),
         )
 
     def unit_costs(self, trainable: Collection[str], recompute: Recompute) -> list[UnitCost]:
@@ -239,32 +234,40 @@ class Workload:
             UsageError: an unknown component, or a micro-batch below 1.
         """
         names = set(self.outline.in_order(trainable))
-        training, evaluation, flops = self.footprints(names, recompute)
-        region = max(training.transient_bytes(micro_batch_size), evaluation.transient_bytes(micro_batch_size))
+        found = self.footprints(names, recompute)
         return self._estimate(
             names,
             micro_batch_size,
             recompute,
-            transient_bytes=region,
-            graph_bytes=training.graph_bytes,
-            evaluation_graph_bytes=evaluation.graph_bytes,
-            flops=flops,
+            transient_bytes=max(graph.transient_bytes(micro_batch_size) for graph in found.graphs),
+            graph_bytes=found.training.graph_bytes,
+            evaluation_graph_bytes=found.evaluation.graph_bytes,
+            flops=found.flops,
+            prefix=found.prefix,
         )
 
-    def footprints(self, trainable: Collection[str], recompute: Recompute) -> tuple[Footprint, Footprint, float]:
-        """Return the footprints of the training and the evaluation graph, and the operations of the former."""
+    def footprints(self, trainable: Collection[str], recompute: Recompute) -> Footprints:
+        """Return the footprints of the graphs that the exporter would write."""
         key = frozenset(trainable), recompute
         if key not in self._measured:
             names = [name for name, owner in self.owner.items() if owner in key[0]]
             promoted = promote(self.graph, names)
-            training = computed_again(training_graph(promoted, names), recompute)
+            cut = halves(promoted)
+            rest = cut.rest if cut else promoted
+            training = computed_again(training_graph(rest, names), recompute)
             count = sum(self.sizes[name] for name in key[0])
-            found = []
-            for graph, trained in ((training, count), (promoted, 0)):
+
+            def footprint(graph: Graph, trained: int) -> Footprint:
                 runs = self.reading(graph)
                 size = serialized_bytes(runs)
-                found.append(footprint_of(runs, graph_bytes=size, trained_parameters=trained, held_parameters=count))
-            self._measured[key] = found[0], found[1], flops_per_image(training)
+                return footprint_of(runs, graph_bytes=size, trained_parameters=trained, held_parameters=count)
+
+            prefix, flops = None, flops_per_image(training)
+            if cut is not None:
+                before = flops_per_image(cut.prefix)
+                prefix = Prefix(footprint=footprint(cut.prefix, 0), shape=cut.latents.shape, flops=before)
+                flops += before
+            self._measured[key] = Footprints(footprint(training, count), footprint(rest, 0), prefix, flops)
         return self._measured[key]
 
     def _estimate(
@@ -277,36 +280,46 @@ class Workload:
         graph_bytes: int,
         evaluation_graph_bytes: int,
         flops: float,
+        prefix: Prefix | None,
     ) -> Estimate:
         if micro_batch_size < 1:
             raise UsageError(f"micro_batch_size={micro_batch_size} must be at least 1.")
         frozen = self.constant_bytes + sum(size for name, size in self.stored.items() if name not in names)
         state = self.state_bytes_per_parameter * sum(self.sizes[name] for name in names)
         images = self.images_bytes(micro_batch_size)
+        graphs, mapped = graph_bytes + evaluation_graph_bytes, SESSIONS * frozen
+        latents, sessions = 0, SESSIONS
+        if prefix is not None:  # its weights are mapped once, and what it hands on is an array of numpy's
+            graphs += prefix.footprint.graph_bytes
+            mapped -= prefix.footprint.frozen_bytes
+            latents = micro_batch_size * prefix.latent_bytes
+            sessions += 1
         trained_disk = sum(map(self.trained_disk_bytes, names))
         return Estimate(
             micro_batch_size=micro_batch_size,
             recompute=recompute,
-            base_bytes=process_bytes(graph_bytes + evaluation_graph_bytes),
+            base_bytes=process_bytes(graphs, sessions=sessions),
             frozen_bytes=frozen,
             state_bytes=state,
             images_bytes=images,
+            latents_bytes=latents,
             transient_bytes=transient_bytes,
             flops_per_image=flops,
             step_seconds=self.step_seconds(flops, micro_batch_size),
             disk_bytes=self.frozen_disk_bytes() + round(TRAINING_GRAPHS * graph_bytes) + trained_disk,
             peak_bytes=peak_bytes(
                 resident_bytes=ASSUMED_RESIDENT_BYTES,
-                graph_bytes=graph_bytes + evaluation_graph_bytes,
-                mapped_bytes=SESSIONS * frozen,
+                graph_bytes=graphs,
+                mapped_bytes=mapped,
                 state_bytes=state,
-                pictures_bytes=images,
+                pictures_bytes=images + latents,
                 transient_bytes=transient_bytes,
+                sessions=sessions,
             ),
         )
 
 
-def process_bytes(graph_bytes: int, transient_bytes: int = 0) -> int:
+def process_bytes(graph_bytes: int, transient_bytes: int = 0, sessions: int = SESSIONS) -> int:
     """Return what a device process takes that has opened graphs of so many bytes, and no weights."""
     return peak_bytes(
         resident_bytes=ASSUMED_RESIDENT_BYTES,
@@ -315,6 +328,7 @@ def process_bytes(graph_bytes: int, transient_bytes: int = 0) -> int:
         state_bytes=0,
         pictures_bytes=0,
         transient_bytes=transient_bytes,
+        sessions=sessions,
     )
 
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from edgeplast.budget import Budget
 from edgeplast.planning.choosing import Candidates
-from edgeplast.planning.estimating import Estimate, Workload
+from edgeplast.planning.estimates import Estimate
+from edgeplast.planning.estimating import Workload
 from edgeplast.planning.fitting import smallest, ways
 from edgeplast.plans import Plan
 

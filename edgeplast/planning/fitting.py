@@ -9,7 +9,8 @@ import msgspec
 
 from edgeplast.budget import Budget
 from edgeplast.errors import BudgetError
-from edgeplast.planning.estimating import ARENA_STRETCH, Estimate, Workload, process_bytes
+from edgeplast.planning.estimates import Estimate
+from edgeplast.planning.estimating import ARENA_STRETCH, Workload, process_bytes
 from edgeplast.recomputation import RECOMPUTE, Recompute
 from edgeplast.units import format_bytes
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
 from edgeplast.outline import Outline
-from edgeplast.planning.estimating import Estimate
+from edgeplast.planning.estimates import Estimate
 
 SHARE = 0.5
 """What a kind must reach of the top one's median score to be in focus. Between kinds lie factors: on ViT-Tiny fc1 3.0,

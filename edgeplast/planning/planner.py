@@ -11,7 +11,8 @@ from edgeplast.budget import Budget
 from edgeplast.errors import BudgetError, UsageError
 from edgeplast.graphs.recording import restored
 from edgeplast.planning.choosing import Candidates, candidates
-from edgeplast.planning.estimating import FLOPS_PER_SECOND, Estimate, Workload, micro_batches, resized
+from edgeplast.planning.estimates import Estimate
+from edgeplast.planning.estimating import FLOPS_PER_SECOND, Workload, micro_batches, resized
 from edgeplast.planning.fitting import does_not_fit, fastest_measured, nothing_fits
 from edgeplast.planning.focusing import focused
 from edgeplast.planning.strategies import BEST, SEARCHES, check_strategy, is_strategy, names_of

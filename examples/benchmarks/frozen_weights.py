@@ -101,11 +101,11 @@ def _before(arguments: argparse.Namespace, choice: tuple[str, ...], exported: Pa
     from edgeplast import verbs
     from edgeplast.bundle import Bundle
     from edgeplast.models import load_model, preprocessing_of
+    from edgeplast.placement import ON_CPU
     from edgeplast.plans import plan_by_names
     from edgeplast.prepared_images import PreparedImages
     from edgeplast_devices.images import open_images
-    from edgeplast_devices.runtime import EvaluationSession
-    from edgeplast_devices.weights import read_trainable
+    from edgeplast_devices.predicting import session_over
     from edgeplast_exporters.outlining import outlined
 
     model = load_model(arguments.model, checkpoint=arguments.checkpoint)
@@ -129,7 +129,7 @@ def _before(arguments: argparse.Namespace, choice: tuple[str, ...], exported: Pa
                 model, plan, into=Path(folder) / "b", classes=[str(i) for i in range(outline.classes)],
                 keep_head=True, frozen_compute=compute, images=arguments.data,  # type: ignore[arg-type]
             )  # fmt: skip
-            session = EvaluationSession(bundle.path / "evaluate.onnx", read_trainable(bundle), os.cpu_count() or 1)
+            session = session_over(bundle, os.cpu_count() or 1, ON_CPU)
             found.append(np.concatenate([session.logits(image[None]) for image in images]))
     exact, rounded = found
     return {

@@ -344,8 +344,9 @@ def _edgeplast(arguments: argparse.Namespace, folder: Path, contestant: str) -> 
     from edgeplast.optimizers import DEFAULT_OPTIMIZER
     from edgeplast_devices.losses import weighted_targets
     from edgeplast_devices.optimizers import AdamW, gradient_norm
-    from edgeplast_devices.rungs import ladder, predicted_peak
-    from edgeplast_devices.runtime import TrainingSession, reserve_arena, runtime_name
+    from edgeplast_devices.rungs import Rung, ladder, predicted_peak, region_bytes
+    from edgeplast_devices.runtime import reserve_arena, runtime_name
+    from edgeplast_devices.sessions import trains_on_pictures
     from edgeplast_devices.weights import read_trainable
 
     bundle = Bundle.open(folder / "bundle")
@@ -361,10 +362,10 @@ def _edgeplast(arguments: argparse.Namespace, folder: Path, contestant: str) -> 
         graphs = {g.recompute: g for g in tier.graphs}  # with a block or two crossed, recomputing saves nothing
         graph = graphs.get(EDGEPLAST[contestant], tier.graphs[0])  # type: ignore[call-overload]
         micro = min(int(arguments.micro_batch), arguments.batch)
-    reserve_arena(graph.footprint.transient_bytes(micro))
+    reserve_arena(region_bytes(bundle.manifest, Rung(tier, graph, micro)))
     parameters = read_trainable(bundle)
     gradients = {name: np.zeros_like(array) for name, array in parameters.items()}
-    session = TrainingSession(bundle.path / graph.file, parameters, gradients, arguments.threads)
+    session = trains_on_pictures(bundle, graph.file, parameters, gradients, arguments.threads)
     optimizer = AdamW(parameters)
     rng = np.random.default_rng(0)
     images = rng.standard_normal((arguments.batch, 3, *bundle.manifest.preprocessing.image_size), dtype=np.float32)

@@ -31,12 +31,14 @@ from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.flops import flops_per_image
 from edgeplast.graphs.measures.footprints import footprint_of
 from edgeplast.graphs.measures.liveness import transient_lines
+from edgeplast.graphs.passes.halves import Halves, halves
 from edgeplast.graphs.passes.head_features import with_features
 from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import check_finite
 from edgeplast.outline import Outline
 from edgeplast.outputs import building_folder, refuse_existing
 from edgeplast.plans import Plan
+from edgeplast.prefixes import PREFIX_GRAPH, Prefix
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.recomputation import RECOMPUTE, Recompute
@@ -130,11 +132,14 @@ def write_bundle(
         save_file(frozen.arrays(trainable), folder / FROZEN)
         save_file({name: parameters[name] for name in trainable}, folder / TRAINABLE)
         writing = _GraphWriter(folder, frozen, _count(parameters, trainable))
-        evaluation = writing.write(with_features(promoted, captured.outline.head, captured.owner), EVALUATION_GRAPH)
+        cut = halves(promoted)
+        varying = cut.rest if cut else promoted
+        evaluation = writing.write(with_features(varying, captured.outline.head, captured.owner), EVALUATION_GRAPH)
+        prefix = _write_prefix(writing, cut) if cut else None
         (folder / DEPLOYMENT_GRAPH).write_bytes(
             to_onnx(frozen.deployable(forward), model, dict.fromkeys(forward.weights), plain=True)
         )
-        tiers = _write_tiers(writing, promoted, plan, captured.owner, progress)
+        tiers = _write_tiers(writing, varying, plan, captured.owner, progress)
         manifest = Manifest(
             model=model,
             classes=tuple(classes),
@@ -143,6 +148,7 @@ def write_bundle(
             parameters=stored,
             tiers=tuple(tiers),
             evaluation=evaluation,
+            prefix=prefix,
             files={p.name: describe_file(p) for p in sorted(folder.iterdir())},
             versions=_versions(),
         )
@@ -170,15 +176,20 @@ class _GraphWriter:
         )
 
 
+def _write_prefix(writing: _GraphWriter, cut: Halves) -> Prefix:
+    footprint = writing.write(cut.prefix, PREFIX_GRAPH)
+    return Prefix(footprint=footprint, shape=cut.latents.shape, flops=flops_per_image(cut.prefix))
+
+
 def _write_tiers(
-    writing: _GraphWriter, promoted: Graph, plan: Plan, owner: dict[str, str], progress: Progress
+    writing: _GraphWriter, varying: Graph, plan: Plan, owner: dict[str, str], progress: Progress
 ) -> list[Tier]:
     tiers = []
     chosen = tier_components(plan)
     for done, (tier, components) in enumerate(chosen):
         progress("writing training graphs", done, len(chosen))
         names = [name for name, component in owner.items() if component in components]
-        kept = training_graph(promoted, names)
+        kept = training_graph(varying, names)
         variants: dict[Recompute, Graph] = {"none": kept}
         for how in RECOMPUTE[1:]:
             again = recompute(kept, how)

@@ -17,9 +17,10 @@ from edgeplast import verbs
 from edgeplast.compression import Pruned, Target, prune, write_pruned
 from edgeplast.errors import DamagedError, InputError, UsageError
 from edgeplast.models import describe, import_timm, load_model, source_of, with_classes
+from edgeplast.placement import ON_CPU
 from edgeplast.pruned import PrunedRecord
+from edgeplast_devices.predicting import session_over
 from edgeplast_devices.runtime import EvaluationSession
-from edgeplast_devices.weights import read_trainable
 
 NAME = "vit_tiny_patch16_224"
 SMALL: dict = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4}
@@ -75,7 +76,7 @@ def test_the_device_computes_what_torch_does(folder: Path, tmp_path: Path):
     assert plan.components["blocks.0.attn"].kept_fraction < 1 and plan.components["blocks.0.norm1"].kept_fraction == 1
     bundle = verbs.export(model, plan, into=tmp_path / "bundle", keep_head=True)
     images = np.random.default_rng(0).standard_normal((4, 3, 32, 32), dtype=np.float32)
-    session = EvaluationSession(bundle.path / "evaluate.onnx", read_trainable(bundle), threads=1)
+    session = session_over(bundle, 1, ON_CPU)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
     assert np.abs(session.logits(images) - expected).max() < 1e-4

@@ -13,14 +13,14 @@ import pytest
 from small_models import CLASSES, blob, blob_tar, small_bundle, truncated_png
 
 import edgeplast
-from edgeplast.bundle import DEPLOYMENT_GRAPH, EVALUATION_GRAPH, Bundle, describe_file
+from edgeplast.bundle import DEPLOYMENT_GRAPH, Bundle, describe_file
 from edgeplast.errors import DamagedError, InputError, UsageError
+from edgeplast.placement import ON_CPU
 from edgeplast_devices.deploying import CLASSES_KEY, PREPROCESSING_KEY
 from edgeplast_devices.images import Unreadable, batches, open_images
 from edgeplast_devices.options import TrainingOptions
-from edgeplast_devices.predicting import Classifier
-from edgeplast_devices.runtime import EvaluationSession, import_onnxruntime
-from edgeplast_devices.weights import read_trainable
+from edgeplast_devices.predicting import Classifier, session_over
+from edgeplast_devices.runtime import import_onnxruntime
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_logits_equal_those_of_evaluate(tmp_path: Path, blobs: Path, weight_bits
         import onnx
 
         onnx.checker.check_model(str(file), full_check=True)
-    ours = EvaluationSession(bundle.path / EVALUATION_GRAPH, read_trainable(bundle), 1)
+    ours = session_over(bundle, 1, ON_CPU)
     stock = import_onnxruntime().InferenceSession(str(file), providers=["CPUExecutionProvider"])
     how = bundle.manifest.preprocessing
     for batch in batches(open_images(blobs, "test"), how, 5, unreadable=Unreadable()):

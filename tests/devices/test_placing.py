@@ -100,7 +100,8 @@ class TestProviders:
             def get_available_providers(self) -> list[str]:
                 return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
-        monkeypatch.setattr(runtime, "import_onnxruntime", Build)
+        for module in (runtime, placing):
+            monkeypatch.setattr(module, "import_onnxruntime", Build)
         with pytest.warns(FallbackWarning, match="lists cuda and cannot start it here"):
             assert place("auto", "cuda").used == "cpu"
 
@@ -182,9 +183,9 @@ def test_a_provider_that_copies_its_inputs_sees_every_change_of_the_weights(
 ) -> None:
     losses, logits = _train(bundle, ON_CPU)
     assert losses[-1] < losses[0] - 0.1
-    real = runtime._open
+    real = runtime.open_session
     monkeypatch.setattr(
-        runtime, "_open", lambda graph, threads, _, **how: _CopyingSession(real(graph, threads, ON_CPU, **how))
+        runtime, "open_session", lambda graph, threads, _, **how: _CopyingSession(real(graph, threads, ON_CPU, **how))
     )
     copied_losses, copied_logits = _train(bundle, ON_CUDA)
     np.testing.assert_allclose(copied_losses, losses, atol=1e-5)

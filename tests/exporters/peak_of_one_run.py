@@ -12,7 +12,8 @@ import numpy as np
 
 from edgeplast.bundle import Bundle
 from edgeplast_devices.memory import peak_bytes
-from edgeplast_devices.runtime import TrainingSession, reserve_arena
+from edgeplast_devices.runtime import reserve_arena
+from edgeplast_devices.sessions import trains_on_pictures
 from edgeplast_devices.weights import read_trainable
 
 
@@ -27,7 +28,7 @@ def main(folder: str, graph: str, micro_batch: int, region_bytes: int) -> None:
     images = np.ones((micro_batch, 3, height, width), np.float32)
     targets = np.ones((micro_batch, len(manifest.classes)), np.float32)
     reserve_arena(region_bytes)
-    session = TrainingSession(bundle.path / graph, parameters, gradients, 1)
+    session = trains_on_pictures(bundle, graph, parameters, gradients, 1)
     Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is resident now
     before = peak_bytes()
     session.accumulate(images, targets)

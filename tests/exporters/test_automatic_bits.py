@@ -14,11 +14,13 @@ import torch
 from exporter_models import CLASSES, forward_graph, parameters, pictures, plan_of, small
 from torch import nn
 
-from edgeplast.bundle import EVALUATION_GRAPH, Bundle
+from edgeplast.bundle import Bundle
 from edgeplast.errors import BudgetError, InputError, UsageError
 from edgeplast.models import preprocessing_of
+from edgeplast.placement import ON_CPU
 from edgeplast.plans import Plan
 from edgeplast.units import format_bytes
+from edgeplast_devices.predicting import session_over
 from edgeplast_exporters import export
 from edgeplast_exporters.automatic_bits import choose_bits, relative_plasticity
 from edgeplast_exporters.calibration import sample_inputs
@@ -161,8 +163,6 @@ def target(points: float, count: int = 40) -> AccuracyTarget:
 
 
 def test_an_accuracy_is_kept_in_the_bundle_itself(tmp_path: Path) -> None:
-    from edgeplast_devices.runtime import EvaluationSession
-    from edgeplast_devices.weights import read_trainable
 
     strict, loose = (chosen(plan_of(model(), "head"), accuracy=target(points)) for points in (0.0, 99.0))
     assert set(bits(loose).values()) == {4}
@@ -170,7 +170,7 @@ def test_an_accuracy_is_kept_in_the_bundle_itself(tmp_path: Path) -> None:
     assert "0 allowed), on 40 held-out pictures: one of them is 2.50 points" in strict.notes[-1]
     assert "head 100.0% in float32" in strict.notes[-1] and "+0.00 points lost" in strict.notes[-1]
     bundle = written(strict, tmp_path / "b")
-    session = EvaluationSession(bundle.path / EVALUATION_GRAPH, read_trainable(bundle), 1)
+    session = session_over(bundle, 1, ON_CPU)
     aim = target(0.0)
     found = np.concatenate([session.logits(np.stack(aim.held_out[i : i + 8])) for i in range(0, 40, 8)])
     assert (found.argmax(axis=1) == aim.held_out_labels).all()

@@ -17,8 +17,11 @@ from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, TRAINABLE, Bundle
 from edgeplast.components import component_of
 from edgeplast.errors import EdgeplastError, InputError, UsageError
 from edgeplast.models import import_timm, preprocessing_of
+from edgeplast.placement import ON_CPU
 from edgeplast.plans import Plan
-from edgeplast_devices.runtime import EvaluationSession, TrainingSession
+from edgeplast_devices.predicting import session_over
+from edgeplast_devices.runtime import EvaluationSession
+from edgeplast_devices.sessions import trains_on_pictures
 from edgeplast_devices.weights import all_parameters, read_trainable
 from edgeplast_exporters import export
 from edgeplast_exporters.capture import capture
@@ -95,7 +98,7 @@ def test_every_training_graph_runs_and_gives_torchs_gradients(tmp_path: Path) ->
         for graph in tier.graphs:
             held = read_trainable(bundle)
             gradients = {n: np.zeros_like(held[n]) for n in trained}
-            session = TrainingSession(bundle.path / graph.file, held, gradients, 1)
+            session = trains_on_pictures(bundle, graph.file, held, gradients, 1)
             loss, logits = session.accumulate(images, mean_targets(answers))
             assert loss == pytest.approx(expected.loss, rel=1e-5)
             np.testing.assert_allclose(logits, expected.logits, atol=1e-4)
@@ -107,7 +110,7 @@ def test_every_training_graph_runs_and_gives_torchs_gradients(tmp_path: Path) ->
 def test_the_evaluation_graph_is_the_model(tmp_path: Path) -> None:
     model = small("deit_tiny_distilled_patch16_224")
     bundle = written(model, tmp_path / "b", plan_of(model, "attn:1", bits=32))
-    session = EvaluationSession(bundle.path / EVALUATION_GRAPH, read_trainable(bundle), 1)
+    session = session_over(bundle, 1, ON_CPU)
     images = pictures(model, 3)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()

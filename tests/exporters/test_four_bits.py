@@ -29,7 +29,9 @@ from hypothesis.extra import numpy as hnp
 from edgeplast.graphs.measures.liveness import transient_lines
 from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import preprocessing_of
-from edgeplast_devices.runtime import EvaluationSession, TrainingSession
+from edgeplast.placement import ON_CPU
+from edgeplast_devices.predicting import session_over
+from edgeplast_devices.sessions import trains_on_pictures
 from edgeplast_devices.weights import all_parameters, read_trainable
 from edgeplast_exporters import export
 from edgeplast_exporters.four_bits import BLOCK, float_matrix, pack, quantize_blocks
@@ -115,7 +117,7 @@ def test_every_training_graph_equals_torch_with_the_rounded_weights(tmp_path: Pa
     for graph in bundle.manifest.tiers[0].graphs:
         held = read_trainable(bundle)
         gradients = {n: np.zeros_like(held[n]) for n in trained}
-        session = TrainingSession(bundle.path / graph.file, held, gradients, 1)
+        session = trains_on_pictures(bundle, graph.file, held, gradients, 1)
         loss, _ = session.accumulate(images, mean_targets(answers))
         assert loss == pytest.approx(reference.loss, rel=1e-5)
         for name, expected in reference.gradients.items():
@@ -136,7 +138,7 @@ def test_the_device_reads_them_back_as_the_graphs_compute_with_them(tmp_path: Pa
         else:
             np.testing.assert_array_equal(whole[name], expected[name])
     images = pictures(model, 2)
-    found = EvaluationSession(bundle.path / "evaluate.onnx", read_trainable(bundle), 1).logits(images)
+    found = session_over(bundle, 1, ON_CPU).logits(images)
     quantized = [n for n, p in bundle.manifest.parameters.items() if p.weight_bits == 4]
     with torch.no_grad():
         reference = rounded(model, quantized)(torch.from_numpy(images)).numpy()
@@ -148,7 +150,10 @@ def test_they_take_an_eighth_and_their_scales(tmp_path: Path) -> None:
     bundle = four_bit_bundle(model, tmp_path / "b", "head")
     elements = sum(np.prod(p.shape) for p in bundle.manifest.parameters.values() if p.weight_bits == 4)
     rest = sum(np.prod(p.shape) for p in bundle.manifest.parameters.values() if p.weight_bits == 32 and not p.trainable)
-    assert bundle.manifest.evaluation.frozen_bytes == elements * (0.5 + 4 / BLOCK) + 4 * rest
+    prefix = bundle.manifest.prefix
+    assert prefix is not None  # the head alone trains
+    assert prefix.footprint.frozen_bytes == elements * (0.5 + 4 / BLOCK) + 4 * rest
+    assert bundle.manifest.evaluation.frozen_bytes == 0
 
 
 def test_each_component_may_have_its_own_bits(tmp_path: Path) -> None:
@@ -163,7 +168,7 @@ def test_each_component_may_have_its_own_bits(tmp_path: Path) -> None:
     assert bits_of["blocks.1.attn.qkv.weight"] == 32
     assert bits_of["blocks.0.mlp.fc2.weight"] == 8
     gradients = {n: np.zeros_like(a) for n, a in read_trainable(bundle).items()}
-    session = TrainingSession(bundle.path / "train-full.onnx", read_trainable(bundle), gradients, 1)
+    session = trains_on_pictures(bundle, "train-full.onnx", read_trainable(bundle), gradients, 1)
     assert np.isfinite(session.accumulate(pictures(model, 2), mean_targets(labels(2)))[0])
 
 

@@ -36,8 +36,11 @@ from edgeplast.graphs.measures.flops import flops_per_image
 from edgeplast.graphs.measures.liveness import transient_lines
 from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import preprocessing_of
+from edgeplast.placement import ON_CPU
 from edgeplast_devices.deploying import deploy
-from edgeplast_devices.runtime import EvaluationSession, TrainingSession
+from edgeplast_devices.predicting import session_over
+from edgeplast_devices.runtime import EvaluationSession
+from edgeplast_devices.sessions import trains_on_pictures
 from edgeplast_devices.weights import all_parameters, read_trainable
 from edgeplast_exporters import export
 from edgeplast_exporters.activation_ranges import quantized
@@ -176,7 +179,7 @@ def test_every_tier_equals_torch_with_the_same_rounding(
         for graph in tier.graphs:
             held = read_trainable(integer_bundle)
             gradients = {n: np.zeros_like(held[n]) for n in trained}
-            loss, _ = TrainingSession(integer_bundle.path / graph.file, held, gradients, 1).accumulate(
+            loss, _ = trains_on_pictures(integer_bundle, graph.file, held, gradients, 1).accumulate(
                 images, mean_targets(answers)
             )
             assert loss == pytest.approx(reference.loss, rel=1e-2)
@@ -194,7 +197,7 @@ def test_recomputation_gives_the_same_bits(integer_bundle: Bundle, model: nn.Mod
     for graph in graphs:
         held = read_trainable(integer_bundle)
         gradients = {n: np.zeros_like(a) for n, a in held.items()}
-        session = TrainingSession(integer_bundle.path / graph.file, held, gradients, 1)
+        session = trains_on_pictures(integer_bundle, graph.file, held, gradients, 1)
         found.append((session.accumulate(pictures(model, 4), mean_targets(labels(4)))[0], gradients))
     assert len(found) == 3
     for loss, gradients in found[1:]:
@@ -209,7 +212,7 @@ def test_the_micro_batch_changes_nothing(integer_bundle: Bundle, model: nn.Modul
     for micro_batch in (8, 3, 1):
         held = read_trainable(integer_bundle)
         gradients = {n: np.zeros_like(a) for n, a in held.items()}
-        session = TrainingSession(integer_bundle.path / "train-full.onnx", held, gradients, 1)
+        session = trains_on_pictures(integer_bundle, "train-full.onnx", held, gradients, 1)
         for at in range(0, 8, micro_batch):
             part = slice(at, at + micro_batch)
             session.accumulate(images[part], mean_targets(answers[part], batch=8))
@@ -222,9 +225,9 @@ def test_evaluation_training_and_deployment_are_one_function(
 ) -> None:
     images = pictures(model, 5)
     held = read_trainable(integer_bundle)
-    expected = EvaluationSession(integer_bundle.path / "evaluate.onnx", held, 1).logits(images)
+    expected = session_over(integer_bundle, 1, ON_CPU).logits(images)
     gradients = {n: np.zeros_like(a) for n, a in held.items()}
-    session = TrainingSession(integer_bundle.path / "train-full.onnx", held, gradients, 1)
+    session = trains_on_pictures(integer_bundle, "train-full.onnx", held, gradients, 1)
     np.testing.assert_allclose(session.accumulate(images, mean_targets(labels(5)))[1], expected, atol=1e-5)
     model_file = deploy(integer_bundle, tmp_path / "model.onnx")
     np.testing.assert_allclose(EvaluationSession(model_file, {}, 1).logits(images), expected, atol=1e-4)

@@ -15,7 +15,8 @@ from planning_models import MIB, Model, architecture, block_components, conv_net
 from edgeplast.budget import Budget
 from edgeplast.planning import plan as planned
 from edgeplast.planning.choosing import FRONT, candidates, subsets_of
-from edgeplast.planning.estimating import Estimate, micro_batches
+from edgeplast.planning.estimates import Estimate
+from edgeplast.planning.estimating import micro_batches
 from edgeplast.plans import Plan
 from edgeplast.recomputation import RECOMPUTE
 

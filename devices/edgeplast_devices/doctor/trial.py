@@ -25,7 +25,7 @@ from edgeplast_devices.memory import peak_bytes, resident_bytes
 from edgeplast_devices.optimizers import gradient_norm, make_optimizer
 from edgeplast_devices.placing import place
 from edgeplast_devices.providers import CPU
-from edgeplast_devices.rungs import Rung, choose, ladder, predicted_peak
+from edgeplast_devices.rungs import Rung, choose, ladder, predicted_peak, region_bytes
 from edgeplast_devices.runtime import (
     PRACTICE_GRAPH,
     EvaluationSession,
@@ -34,6 +34,7 @@ from edgeplast_devices.runtime import (
     reserve_arena,
     runtime_name,
 )
+from edgeplast_devices.sessions import Trains, trains_on_pictures
 from edgeplast_devices.weights import read_trainable
 
 PRACTICE_SHAPES = {"norm.weight": (8,), "norm.bias": (8,), "fc.weight": (16, 8), "fc.bias": (16,),
@@ -172,7 +173,7 @@ def _try_bundle(bundle: Bundle, request: Request, outcome: Outcome) -> None:
         chosen = choose(manifest, rungs, optimizer, outcome.resident_bytes, request.memory_bytes)
         outcome.predicted_bytes = predicted_peak(manifest, chosen, optimizer, outcome.resident_bytes)
         outcome.rung = str(chosen)
-        reserve_arena(chosen.graph.footprint.transient_bytes(chosen.micro_batch))
+        reserve_arena(region_bytes(manifest, chosen))
     except BudgetError as error:
         refused = str(error)
     head = min((r for r in rungs if r.micro_batch == 1), key=lambda r: predicted_peak(manifest, r, optimizer, 0))
@@ -185,9 +186,9 @@ def _try_bundle(bundle: Bundle, request: Request, outcome: Outcome) -> None:
     if request.available_bytes is not None and outcome.predicted_bytes > request.available_bytes:
         return
     graph = bundle.path / EVALUATION_GRAPH
-    evaluation = EvaluationSession(graph, parameters, request.threads, outcome.placement)  # held, as in adapt
+    held = EvaluationSession(graph, parameters, request.threads, outcome.placement)  # as in adapt
     seconds, update, loss = _time_rung(bundle, chosen, parameters, request.threads, outcome.placement, _TIMED_STEPS)
-    del evaluation
+    del held
     outcome.image_seconds, outcome.update_seconds = seconds / chosen.micro_batch, update
     outcome.first_loss = outcome.last_loss = loss
     outcome.stage = "done"
@@ -206,10 +207,10 @@ def _time_rung(
     names = [name for name in parameters if owner[name].component in rung.tier.components]
     gradients = {name: np.zeros_like(parameters[name]) for name in names}
     optimizer = make_optimizer(bundle.manifest.plan.optimizer, {name: parameters[name] for name in names})
-    session = TrainingSession(bundle.path / rung.graph.file, parameters, gradients, threads, placement)
-    height, width = bundle.manifest.preprocessing.image_size
+    session = trains_on_pictures(bundle, rung.graph.file, parameters, gradients, threads, placement)
+    how = bundle.manifest.preprocessing
     rng, classes = np.random.default_rng(0), len(bundle.manifest.classes)
-    images = rng.standard_normal((rung.micro_batch, 3, height, width), np.float32)
+    images = rng.standard_normal((rung.micro_batch, how.channels, *how.image_size), np.float32)
     targets = np.eye(classes, dtype=np.float32)[rng.integers(0, classes, rung.micro_batch)] / rung.micro_batch
     loss = _step(session, images, targets, gradients)
     took: list[float] = []
@@ -222,7 +223,7 @@ def _time_rung(
     return statistics.median(took), time.perf_counter() - begin, loss
 
 
-def _step(session: TrainingSession, images: np.ndarray, targets: np.ndarray, gradients: dict[str, np.ndarray]) -> float:
+def _step(session: Trains, images: np.ndarray, targets: np.ndarray, gradients: dict[str, np.ndarray]) -> float:
     """Run forward and backward once, and check what comes back.
 
     Raises:

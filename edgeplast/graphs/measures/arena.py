@@ -46,13 +46,13 @@ def arena_lines(graph: Graph) -> tuple[MemoryLine, ...]:
     constants = [array.nbytes for array in graph.constants.values()]
     needs = {size: _MARGIN * _smallest_region(walk, constants, size, _at(live, size)) for size in _FITTED}
     candidates = []
-    for stretch in {needs[size] / _at(live, size) for size in _FITTED}:
+    for stretch in {needs[size] / max(_at(live, size), 1) for size in _FITTED}:  # a head alone may hold nothing
         lift = max(0.0, *(need - stretch * _at(live, size) for size, need in needs.items()))
         lines = tuple(
             MemoryLine(math.ceil(line.fixed_bytes * stretch + lift), math.ceil(line.per_image_bytes * stretch))
             for line in live
         )
-        candidates.append((sum(_at(lines, size) / need for size, need in needs.items()), lines))
+        candidates.append((sum(_at(lines, size) / max(need, 1) for size, need in needs.items()), lines))
     lines = min(candidates, key=lambda found: found[0])[1]
     if max(_at(lines, size) - need for size, need in needs.items()) > _LOOSE_BYTES:
         most = _MICRO_BATCHES[-1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from edgeplast.contract import FEATURES, LOGITS
+from edgeplast.contract import FEATURES, IMAGES, LOGITS
 from edgeplast.graphs.graph import Graph
 
 
@@ -23,8 +23,11 @@ def with_features(graph: Graph, head: Collection[str], owner: Mapping[str, str])
     last = next(node for node in graph.nodes if LOGITS in node.outputs)
     read, *parameters = last.inputs
     linear = last.op == "Gemm" and last.attributes == {"transB": 1} and all(owner.get(p) in head for p in parameters)
-    if not linear or FEATURES in graph.values or read not in {name for node in graph.nodes for name in node.outputs}:
+    if not linear or FEATURES in graph.values or read == IMAGES:
         return graph
     result = graph.copy()
-    result.output(result.values[read], FEATURES)
+    value = result.values[read]
+    if read in result.inputs:  # nothing but the head is left of the model here
+        value = result.node("Identity", [value])[0]
+    result.output(value, FEATURES)
     return result
