@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 
 from edgeplast.bundle import TRAINABLE
 from edgeplast_devices.checkpoints import write_hashed
-from edgeplast_devices.fitted_heads import fit_on_images, head_if_linear, no_features
+from edgeplast_devices.fitted_heads import fit_on_images, no_features
 from edgeplast_devices.growing import present
-from edgeplast_devices.imprinting import landmarks, place
+from edgeplast_devices.imprinting import place
 from edgeplast_devices.judging import recentre
 from edgeplast_devices.run_state import Best
 from edgeplast_devices.weights import head_parameters, landmarks_in
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from edgeplast_devices.running import Run
     from edgeplast_devices.telemetry import TelemetryWriter
 
@@ -50,13 +48,6 @@ def begin(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:
         if run.options.head == "fitted" or state.placed:
             run.note_epoch(0, folder, telemetry)
         run.save(folder)
-
-
-def landmarks_of(run: Run) -> dict[str, np.ndarray]:
-    """Return where the features of the classes lie with the weights that are kept, where that can be told."""
-    manifest = run.bundle.manifest
-    known = run.options.labels == "given" and run.evaluation.feature_width and head_if_linear(manifest)
-    return landmarks(manifest, run.evaluation.features, run.splits["train"], **run.over("train")) if known else {}
 
 
 def _place_new(run: Run) -> None:

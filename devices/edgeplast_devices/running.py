@@ -17,13 +17,14 @@ import numpy as np
 
 from edgeplast.adaptation import EpochReport
 from edgeplast.bundle import Bundle
-from edgeplast.errors import DivergedError, InterruptedRunError
+from edgeplast.errors import InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
-from edgeplast_devices.beginning import begin, landmarks_of
+from edgeplast_devices.beginning import begin
 from edgeplast_devices.caching import Kept
-from edgeplast_devices.checkpoints import Checkpoint, Saved, read_best, write_checkpoint, write_hashed
+from edgeplast_devices.checkpoints import Checkpoint, Saved, write_checkpoint, write_hashed
 from edgeplast_devices.curves import thin
+from edgeplast_devices.ending import landmarks_of, restore_best, temperature_of
 from edgeplast_devices.evaluating import measure
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.fitted_heads import linear_head, no_features, with_room
@@ -42,7 +43,6 @@ from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
 from edgeplast_devices.standing import Standing
 from edgeplast_devices.starting import aligned, begun, default_batch, filled_in, held_bytes, taken_up
 from edgeplast_devices.telemetry import TelemetryWriter
-from edgeplast_devices.temperatures import temperature_on_images
 from edgeplast_devices.training import batch_order
 
 _MOST_FAILED_STEPS = 5
@@ -175,8 +175,8 @@ class Run:
             self.note_epoch(
                 state.epoch + 1, folder, telemetry
             )  # it ended within one, and must be looked at all the same
-        self._restore_best(folder)
-        state.temperature = self._fit_temperature()
+        restore_best(self, folder)
+        state.temperature = temperature_of(self)
         if self.measured_on:
             said = f"evaluating {self.measured_on}, after"
             state.after = self._measure(self.measured_on, said, temperature=state.temperature)
@@ -215,14 +215,6 @@ class Run:
             return judged(self.evaluation.logits, self.splits[held], how, self.state.judged_before, activity, **over)
         found = self._measure(held, activity, offset=offset) if held == "val" else None
         return Verdict(found.loss, found.accuracy) if found else Verdict()
-
-    def _fit_temperature(self) -> float | None:
-        """Return the temperature of the weights in force, None where no image was held back to fit it on."""
-        if self.options.labels == "none" or self.state.stopped_because == "placed":
-            return self.bundle.manifest.temperature
-        if "val" not in self.splits:
-            return None
-        return temperature_on_images(self.bundle.manifest, self.evaluation, self.splits["val"], **self.over("val"))
 
     def _epoch(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Go through what is left of an epoch."""
@@ -329,22 +321,6 @@ class Run:
             state.best, state.judged = Best(epoch=epoch, loss=loss), verdict.judgement
             if epoch < self.options.epochs and self._goes_back:  # the last epoch's need no copy: they are in force
                 state.best.file = write_hashed(folder, "best", state.steps, self.parameters).name
-
-    def _restore_best(self, folder: Path) -> None:
-        state = self.state
-        rate = self.options.learning_rate or 0.0
-        if state.best.loss is None and state.stopped_because == "diverged":
-            raise DivergedError(
-                f"Training diverged at step {state.steps}, before the first epoch ended: the loss is no longer "
-                f"a finite number at a learning rate of {rate:g}. Nothing was written. "
-                f"Try a tenth of it: --learning-rate {rate / 10:g}"
-            )
-        if state.best.file is None:
-            return
-        if state.best.epoch < state.history[-1].epoch or state.stopped_because != "finished":
-            for name, array in read_best(folder, state.best.file, self.parameters).items():
-                self.parameters[name][...] = array
-            state.placed = {} if state.best.loss is None else state.placed  # the weights are those that came
 
     def _measure(self, split: str, activity: str, *, offset: int = 0, temperature: float | None = None) -> Evaluation:
         """Measure one split, after ``offset`` images that are told of together with its own."""

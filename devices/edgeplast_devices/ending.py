@@ -1,0 +1,54 @@
+"""How a run ends: the best weights back in force, their temperature, and where the features of the classes lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeplast.errors import DivergedError
+from edgeplast_devices.checkpoints import read_best
+from edgeplast_devices.fitted_heads import head_if_linear
+from edgeplast_devices.imprinting import landmarks
+from edgeplast_devices.temperatures import temperature_on_images
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgeplast_devices.running import Run
+
+
+def restore_best(run: Run, folder: Path) -> None:
+    """Put the weights to keep in force.
+
+    Raises:
+        DivergedError: there are none, for the loss stopped being finite in the first epoch.
+    """
+    state, rate = run.state, run.options.learning_rate or 0.0
+    if state.best.loss is None and state.stopped_because == "diverged":
+        raise DivergedError(
+            f"Training diverged at step {state.steps}, before the first epoch ended: the loss is no longer "
+            f"a finite number at a learning rate of {rate:g}. Nothing was written. "
+            f"Try a tenth of it: --learning-rate {rate / 10:g}"
+        )
+    if state.best.file is None:
+        return
+    if state.best.epoch < state.history[-1].epoch or state.stopped_because != "finished":
+        for name, array in read_best(folder, state.best.file, run.parameters).items():
+            run.parameters[name][...] = array
+        state.placed = {} if state.best.loss is None else state.placed  # the weights are those that came
+
+
+def temperature_of(run: Run) -> float | None:
+    """Return the temperature of the weights in force, None where no image was held back to fit it on."""
+    if run.options.labels == "none" or run.state.stopped_because == "placed":
+        return run.bundle.manifest.temperature
+    if "val" not in run.splits:
+        return None
+    return temperature_on_images(run.bundle.manifest, run.evaluation, run.splits["val"], **run.over("val"))
+
+
+def landmarks_of(run: Run) -> dict[str, np.ndarray]:
+    """Return where the features of the classes lie with the weights that are kept, where that can be told."""
+    manifest = run.bundle.manifest
+    known = run.options.labels == "given" and run.evaluation.feature_width and head_if_linear(manifest)
+    return landmarks(manifest, run.evaluation.features, run.splits["train"], **run.over("train")) if known else {}
