@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 LEAST_FOR_A_MEDIAN = 3
 MOST_EXAMPLES = 10_000_000
@@ -22,23 +22,33 @@ def examples_of(metrics: Mapping[str, object], key: str) -> int:
     return int(given)
 
 
-def too_large(norms: Mapping[str, float], factor: float) -> dict[str, str]:
-    """Say which updates are far larger than those of the others, and why they are left out.
+def too_large(norms: Mapping[str, float], factor: float, before: float = 0.0) -> dict[str, str]:
+    """Say which updates are far larger than what this fleet sends, and why they are left out.
+
+    Where most devices have learned what they can, the one that still learns sends many times their median, and is right
+    to: it is measured by the largest median so far.
 
     Args:
-        norms: of the updates by device.
+        norms: of the updates of this round by device.
         factor: how many medians are allowed; 0 allows any.
+        before: the largest median of earlier rounds.
 
     Returns:
         reasons by device; none where fewer than three updates came, of which nobody can say which is odd.
     """
     if not factor or len(norms) < LEAST_FOR_A_MEDIAN:
         return {}
-    median = statistics.median(norms.values())
+    median = max(statistics.median(norms.values()), before)
     if not math.isfinite(median) or median <= 0:
         return {}
     return {
-        device: f"its norm is {norm:.3g}, more than {factor:g} × the median of this round ({median:.3g})"
+        device: f"its norm is {norm:.3g}, more than {factor:g} × the largest median so far ({median:.3g})"
         for device, norm in norms.items()
         if norm > factor * median
     }
+
+
+def largest_median(rounds: Iterable[Iterable[float]]) -> float:
+    """Return the largest median of norms over rounds; 0 before the first with enough of them."""
+    each = [list(norms) for norms in rounds]
+    return max((statistics.median(norms) for norms in each if len(norms) >= LEAST_FOR_A_MEDIAN), default=0.0)

@@ -33,7 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         share: of the devices that are there, in each round.
         least_devices: without so many a round waits.
         round_seconds: after which who has not answered has dropped out.
-        largest_norm: updates of more than so many times the round's median norm are left out; 0 takes any.
+        largest_norm: updates of more than so many times the largest median norm of the rounds so far are left out; 0
+            takes any.
         secure: whether the server learns sums alone (SecAgg+).
         privacy: ``none``; ``central``: the server clips updates and adds noise to the mean; ``central-on-device``:
             devices clip, the server adds noise; ``local``: devices clip and add noise.

@@ -14,7 +14,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import Strategy
 
-from edgeplast.fleet.checking import examples_of, too_large
+from edgeplast.fleet.checking import examples_of, largest_median, too_large
 from edgeplast.fleet.flower import ARRAYS, DEVICE, EXAMPLES, METRICS, arrays_of, bytes_of, log, record_of
 from edgeplast.fleet.ledger import Ledger
 from edgeplast.fleet.outcome import Outcome
@@ -87,7 +87,12 @@ class Checked(Strategy):
             # what Flower's strategies average are weights
             reply.content[ARRAYS] = record_of({name: self._weights[name] + update[name] for name in self._weights})
             passed[node] = reply
-        for number, why in too_large({str(n): v for n, v in norms.items()}, self._settings.largest_norm).items():
+        so_far = largest_median(
+            [device.norm for device in each.devices if device.taken and device.norm is not None]
+            for each in self._outcome.report.rounds
+        )
+        named = {str(node): value for node, value in norms.items()}
+        for number, why in too_large(named, self._settings.largest_norm, so_far).items():
             del passed[int(number)]
             self._leave_out(int(number), why)
         for node, why in self._ledger.silent().items():
@@ -97,7 +102,10 @@ class Checked(Strategy):
         if not passed:
             log.warning("No update was taken in round %d; the weights stay as they were.", self._before + server_round)
             return None, None
-        return self._inner.aggregate_train(server_round, list(passed.values()))
+        arrays, metrics = self._inner.aggregate_train(server_round, list(passed.values()))
+        if arrays is not None:  # FedAdam's come in float64
+            arrays = record_of({name: array.astype(np.float32) for name, array in arrays_of(arrays).items()})
+        return arrays, metrics
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -162,8 +170,10 @@ class Checked(Strategy):
     def _sender(self, reply: Message) -> int:
         """Return whose answer it is; where a device is gone, the network answers in its place."""
         node = reply.metadata.src_node_id
+        if any(message.metadata.dst_node_id == node for message in self._asked):
+            return node
         asked = {message.metadata.message_id: message.metadata.dst_node_id for message in self._asked}
-        return node if node in asked.values() else asked.get(reply.metadata.reply_to_message_id, node)
+        return asked.get(reply.metadata.reply_to_message_id, node)
 
     def _leave_out(self, node: int, why: str) -> None:
         self._ledger.note(node, self._name(node), taken=False, reason=why)
