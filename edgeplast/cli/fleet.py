@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from edgeplast.cli.console import print_json, print_table, say
+from edgeplast.cli.options import SignOption, TrustedOption
 from edgeplast.errors import UsageError
 from edgeplast.fleet.flower import QUIET
 from edgeplast.fleet.founding import write_app
@@ -49,6 +50,8 @@ def init(
         float, typer.Option(help="Simulation: Dirichlet concentration; 0.3 is uneven, 100 even.")
     ] = _DEFAULTS.spread,
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    trusted: TrustedOption = None,
+    sign: SignOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an app that is there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
 ) -> None:
@@ -72,6 +75,8 @@ def init(
         test=_text(test),
         spread=spread,
         seed=seed,
+        trusted=_text(trusted),
+        sign=_text(sign),
     )
     if as_json:
         print_json(msgspec.json.encode({"app": str(output), **settings.config()}))

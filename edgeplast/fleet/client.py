@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flwr.app import Context, Message
     from flwr.clientapp import ClientApp
 
-_NODE_KEYS = ("bundle", "data", "folder", "memory", "threads", "name")
+_NODE_KEYS = ("bundle", "data", "folder", "memory", "threads", "name", "trusted")
 _HELD_BACK = 0.15
 
 
@@ -121,7 +121,7 @@ def device_of(node: Mapping[str, Any], settings: Settings, run: int, asked: Mapp
     """
     if "partition-id" in node:
         images, bundle = _dealt(node, settings), settings.bundle
-        memory, threads = settings.memory or "none", 1
+        memory, threads, trusted = settings.memory or "none", 1, settings.trusted
     else:
         if unknown := [key for key in node if key not in _NODE_KEYS]:
             raise UsageError(f"--node-config has {unknown[0]!r}. Known: {', '.join(_NODE_KEYS)}.")
@@ -132,8 +132,12 @@ def device_of(node: Mapping[str, Any], settings: Settings, run: int, asked: Mapp
             )
         images = open_splits(Path(str(node["data"])), seed=0, val_fraction=_HELD_BACK)
         bundle = str(node["bundle"])
-        memory, threads = str(node.get("memory", "")), int(node.get("threads", 0))
-    opened = Bundle.open(Path(bundle))
+        memory, threads, trusted = (
+            str(node.get("memory", "")),
+            int(node.get("threads", 0)),
+            str(node.get("trusted", "")),
+        )
+    opened = Bundle.open(Path(bundle), trusted=trusted or None)
     if asked.get("bundle") not in (None, opened.fingerprint):
         raise InputError(f"The fleet started from another bundle than {bundle}. Copy the server's to this device.")
     return Device(

@@ -94,10 +94,14 @@ def write_app(
     """
     if not 1 <= devices <= 1_000_000:
         raise UsageError(f"--devices {devices} is out of range; give 1 to 1000000 simulated devices.")
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, trusted=settings.get("trusted") or None)
     refuse_existing(into, force=force)
     whole = into.absolute()
-    paths = {key: str(Path(settings[key]).absolute()) for key in ("data", "test", "output") if settings.get(key)}
+    paths = {
+        key: str(Path(settings[key]).absolute())
+        for key in ("data", "test", "output", "trusted", "sign")
+        if settings.get(key)
+    }
     output = paths.pop("output", str(whole.with_name(f"{whole.name}-rounds")))
     values: dict[str, Any] = {**settings, **paths, "bundle": str(bundle.absolute()), "output": output}
     chosen = Settings(**values)

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from edgeplast.fleet.report import DeviceReport, RoundReport
+from edgeplast_devices.memory import resident_bytes
 
 SILENT = "it did not answer in time, or is gone"
 
@@ -49,5 +50,6 @@ class Ledger:
             test_accuracy=test_accuracy,
             received_bytes=self._received,
             sent_bytes=sum(d.sent_bytes for d in devices),
+            server_bytes=resident_bytes(),
             devices=tuple(devices),
         )

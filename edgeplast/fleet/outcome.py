@@ -18,13 +18,14 @@ from edgeplast.files import disk_errors
 from edgeplast.fleet.report import FleetReport, RoundReport
 from edgeplast.fleet.settings import Settings
 from edgeplast.outputs import finish_folder
+from edgeplast.trust.signing import Seal
 from edgeplast_devices.memory import peak_bytes
 from edgeplast_devices.weights import read_trainable
 from edgeplast_devices.workplace import write_adapted
 
 REPORT = "fleet.json"
 _START = "start"
-_MAY_CHANGE = ("rounds", "round-seconds", "least-devices")
+_MAY_CHANGE = ("rounds", "round-seconds", "least-devices", "trusted", "sign")
 
 
 class Outcome:
@@ -34,6 +35,7 @@ class Outcome:
         folder: made if it is missing; with what an earlier server left, if it was the same run.
         bundle: that the fleet starts from.
         settings: of the run.
+        seal: signs the bundle of a round.
 
     Attributes:
         report: so far.
@@ -42,8 +44,8 @@ class Outcome:
         UsageError: something else lies there.
     """
 
-    def __init__(self, folder: Path, bundle: Bundle, settings: Settings) -> None:
-        self.folder, self._settings = folder, settings
+    def __init__(self, folder: Path, bundle: Bundle, settings: Settings, seal: Seal | None = None) -> None:
+        self.folder, self._settings, self._seal = folder, settings, seal
         self.report = self._found(bundle)
         with disk_errors(folder):
             (folder / _START).mkdir(parents=True, exist_ok=True)
@@ -79,6 +81,8 @@ class Outcome:
                         _link(self.folder / _START / name, temporary / name)
                 parent = self.report.bundle
                 write_adapted(self.bundle, weights, temporary, parent=parent, temperature=None)
+                if self._seal is not None:
+                    self._seal(temporary)
                 finish_folder(temporary, self.path_of(number), force=True)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)

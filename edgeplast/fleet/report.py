@@ -48,6 +48,7 @@ class RoundReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         test_accuracy: on the server's pictures.
         received_bytes: of arrays, by the devices together, to learn from.
         sent_bytes: by them.
+        server_bytes: resident, of the server's process when the round was done.
         devices: each that was asked.
     """
 
@@ -57,6 +58,7 @@ class RoundReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     test_accuracy: float | None = None
     received_bytes: int = 0
     sent_bytes: int = 0
+    server_bytes: int = 0
     devices: tuple[DeviceReport, ...] = ()
 
 

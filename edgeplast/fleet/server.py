@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeplast.bundle import Bundle
 from edgeplast.fleet.client import simulated_folder
 from edgeplast.fleet.flower import EXAMPLES, log, record_of, require_flower
 from edgeplast.fleet.outcome import Outcome
 from edgeplast.fleet.rates import Rates
 from edgeplast.fleet.settings import Settings
+from edgeplast.given import signed_bundle
 from edgeplast.outputs import only_writer
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ def lead(grid: Grid, context: Context) -> None:
         EdgeplastError: bundle, settings or output cannot be used.
     """
     settings = Settings.of(context.run_config)
-    bundle = Bundle.open(Path(settings.bundle))
+    bundle, seal = signed_bundle(settings.bundle, settings.trusted or None, settings.sign or None)
     output = Path(settings.output)
     with only_writer(output):
-        outcome = Outcome(output, bundle, settings)
+        outcome = Outcome(output, bundle, settings, seal)
         left = settings.rounds - outcome.rounds
         if left <= 0:
             log.info("All %d rounds of %s are done.", settings.rounds, output)

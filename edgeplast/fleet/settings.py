@@ -47,6 +47,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         spread: concentration of the Dirichlet distribution by which they are dealt.
         test: pictures on which the server measures each round's model; empty: it does not. Its ``test`` split is used
             where there is one.
+        trusted: public keys on the server, of which one must have signed the bundle; empty: nobody is asked. Real
+            devices say that themselves.
+        sign: private key on the server that signs each round's bundle; empty: none does.
     """
 
     bundle: str
@@ -74,6 +77,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     data: str = ""
     spread: float = 0.3
     test: str = ""
+    trusted: str = ""
+    sign: str = ""
 
     def __post_init__(self) -> None:
         for name, low, high in (
