@@ -326,7 +326,7 @@ def deploy_quantized(
         else:
             signatures_beside(Path(into)).unlink(missing_ok=True)
     return Deployment(
-        model=str(into),
+        output=str(into),
         bytes=Path(into).stat().st_size,
         weight_bits=8,
         calibrated_on=calibrated,

@@ -15,7 +15,7 @@ class Deployment(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     """One written model file.
 
     Attributes:
-        model: where it lies.
+        output: where it lies, as it was given.
         bytes: its size.
         weight_bits: of matrices: 8.
         calibrated_on: pictures that activation ranges were measured on.
@@ -27,7 +27,7 @@ class Deployment(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     KIND: ClassVar[str] = "deployment"
 
-    model: str
+    output: str
     bytes: int
     weight_bits: int
     calibrated_on: int
@@ -44,6 +44,6 @@ class Deployment(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
             return None
         return (
             f"Quantizing cost {100 * (before - after):.1f} points of accuracy ({before:.1%} → {after:.1%} on "
-            f"{self.images} pictures). Calibrate on more pictures (--calibration {4 * self.calibrated_on}), or deploy "
-            "in float32: edgeplast deploy … without --weight-bits."
+            f"{self.images} pictures). Calibrate on more pictures (--calibration-images {4 * self.calibrated_on}), or "
+            "deploy in float32: edgeplast deploy … without --weight-bits."
         )

@@ -24,6 +24,9 @@ Whole = Annotated[int, msgspec.Meta(ge=-(2**53), le=2**53)]
 AtLeastOne = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
 """A size that cannot be zero."""
 
+ENVELOPE = ("kind", "output")
+"""What ``--json`` prints beside a record's own fields."""
+
 _LONGEST_REASON = 500
 
 
@@ -91,10 +94,15 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             InputError: see :meth:`read`.
         """
         cls._check_size(len(data), where)
+        version = 0
         try:
-            version = msgspec.json.decode(data, type=_Versioned).format_version
+            head = msgspec.json.decode(data, type=_Versioned)
+            version = head.format_version
+            if head.kind:  # saved from what a command printed
+                fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+                data = msgspec.json.encode({k: v for k, v in fields.items() if k not in ENVELOPE})
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            version = 0  # what is wrong is said below
+            pass  # what is wrong is said below
         if version > cls.FORMAT:
             raise InputError(
                 f"The {cls.KIND} {where} has format {version}; this edgeplast reads up to {cls.FORMAT}. "
@@ -118,6 +126,7 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class _Versioned(msgspec.Struct):
-    """The one field that every format has; all others are passed over."""
+    """The one field that every format has, and what ``--json`` puts beside it; all others are passed over."""
 
     format_version: int = 0
+    kind: str = ""

@@ -82,7 +82,7 @@ def quantize(
     """
     check_installed()
     if most < 1:
-        raise UsageError(f"--calibration {most}: activation ranges need at least 1 picture; 64 is the default.")
+        raise UsageError(f"--calibration-images {most}: activation ranges need at least 1 picture; 64 is the default.")
     import onnx
 
     tools = import_quietly("quantization")

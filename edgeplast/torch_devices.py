@@ -1,4 +1,4 @@
-"""Which torch device ``--device`` means, for every verb that computes with torch."""
+"""Which torch device ``--torch-device`` means, for every verb that computes with torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def choose_device(device: str) -> torch.device:
     except RuntimeError as error:
         raise UsageError(f"Unknown device {device!r}. Known: auto, cpu, cuda, cuda:0, cuda:1, …") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"Device {device!r} was asked for, but torch sees no CUDA device. Use --device cpu.")
+        raise UsageError(f"Device {device!r} was asked for, but torch sees no CUDA device. Use --torch-device cpu.")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         raise UsageError(f"Device {device!r} was asked for, but there are {torch.cuda.device_count()}: use cuda:0.")
     return chosen

@@ -190,7 +190,7 @@ def adapt(
         )
     name_unreadable(report.unreadable, report.unreadable_examples)
     if as_json:
-        print_json(report.to_json())
+        print_json("adaptation", report.to_json(), output)
     else:
         _show(report, output)
 

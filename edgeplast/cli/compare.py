@@ -126,7 +126,7 @@ def compare(
             notice=lambda text: say(text, err=True),
         )
     if as_json:
-        print_json(found.to_json())
+        print_json("comparison", found.to_json(), output)
         return
     show(found)
     say(f"\nWritten: {output / PAGE} to look at, and the plan.")

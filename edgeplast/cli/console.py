@@ -6,8 +6,9 @@ import contextlib
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -49,16 +50,27 @@ def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
 def fail(message: str, exit_code: int, as_json: bool) -> int:
     """Print an error on standard error and return its exit code."""
     if as_json:
-        import msgspec
-
-        print_json(msgspec.json.encode({"error": printable(message, keep="\n"), "exit_code": exit_code}))
+        print_json("error", {"error": printable(message, keep="\n"), "exit_code": exit_code})
     typer.echo(printable(f"error: {message}", keep="\n"), err=True)
     return exit_code
 
 
-def print_json(data: bytes) -> None:
-    """Print JSON for a machine, and for a terminal in which someone looks at it; in ASCII where that is not UTF-8."""
-    typer.echo(json_text(data))
+def print_json(kind: str, content: bytes | Mapping[str, object], output: Path | None = None) -> None:
+    """Print JSON for a machine, in the one envelope that all verbs have; in ASCII where a terminal is not in UTF-8.
+
+    Args:
+        kind: what it is: ``"adaptation"``.
+        content: an object, or its JSON; its ``format_version`` is that of the envelope, else 1.
+        output: what was written, as it was given.
+    """
+    import msgspec
+
+    encoded = content if isinstance(content, bytes) else msgspec.json.encode(content)
+    fields: dict[str, object] = msgspec.json.decode(encoded, type=dict[str, msgspec.Raw])
+    envelope = {"format_version": fields.pop("format_version", 1), "kind": kind}
+    if output is not None:
+        envelope["output"] = str(output)
+    typer.echo(json_text(msgspec.json.format(msgspec.json.encode(envelope | fields), indent=2)))
 
 
 def json_text(data: bytes) -> str:

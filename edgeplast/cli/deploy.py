@@ -22,7 +22,7 @@ def deploy(
     data: Annotated[
         Path | None, typer.Option(help="With --weight-bits 8: this device's labelled images, to calibrate and measure.")
     ] = None,
-    calibration: Annotated[int, typer.Option(help="With --weight-bits 8: pictures to calibrate on.")] = 64,
+    calibration_images: Annotated[int, typer.Option(help="With --weight-bits 8: pictures to calibrate on.")] = 64,
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of the pictures to calibrate on.")] = 0,
     device: DeviceOption = None,
@@ -56,7 +56,7 @@ def deploy(
                 bundle,
                 output,
                 data,
-                calibration_images=calibration,
+                calibration_images=calibration_images,
                 threads=threads_of(threads, profile),
                 seed=seed,
                 temperature=temperature,
@@ -80,7 +80,7 @@ def deploy(
         return
     size = output.stat().st_size
     if as_json:
-        print_json(msgspec.json.encode({"model": str(output), "bytes": size}))
+        print_json("deployment", {"bytes": size}, output)
     else:
         say(f"Written: {output} ({format_bytes(size)})  (next: edgeplast predict {output} photo.jpg)")
 
@@ -90,7 +90,7 @@ def _show(deployment: Deployment, output: Path, as_json: bool) -> None:
     if warning:
         say(f"warning: {warning}", err=True)
     if as_json:
-        print_json(msgspec.json.encode({**msgspec.to_builtins(deployment), "warning": warning}))
+        print_json("deployment", {**msgspec.to_builtins(deployment), "warning": warning})
         return
     before, after = deployment.accuracy.before, deployment.accuracy.after
     assert before is not None and after is not None

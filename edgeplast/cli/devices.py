@@ -29,11 +29,11 @@ def devices(
     elif name is not None:
         profile = profile_defaults(name)
         if as_json:
-            print_json(msgspec.json.encode(profile))
+            print_json("device", msgspec.json.encode(profile))
         else:
             print_table("", (profile.name, ""), _facts(profile))
     elif as_json:
-        print_json(msgspec.json.encode(all_profiles()))
+        print_json("devices", {"devices": all_profiles()})
     else:
         _list(all_profiles())
 
@@ -80,7 +80,7 @@ def _detect(as_json: bool) -> None:
             "defaults": found.fitted,
             "thermals": thermals,
         }
-        print_json(msgspec.json.encode(content))
+        print_json("machine", content)
         return
     say(_verdict(found))
     rows = [

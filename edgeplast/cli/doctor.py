@@ -7,7 +7,6 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
 from edgeplast.bundle import Bundle
@@ -61,7 +60,7 @@ def doctor(
     code = worst_exit_code(findings)
     if as_json:
         content: dict[str, Any] = {"works": code == 0, "exit_code": code, "findings": findings}
-        print_json(msgspec.json.encode(content))
+        print_json("examination", content)
     else:
         say(_verdict(findings, bundle))
     return code

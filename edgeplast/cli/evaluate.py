@@ -60,7 +60,7 @@ def evaluate(
         )
     name_unreadable(unreadable.count, unreadable.examples)
     if as_json:
-        print_json(result.to_json())
+        print_json("evaluation", result.to_json())
         return
     rows = [
         (name, str(entry.images), "–" if entry.accuracy is None else f"{entry.accuracy:.1%}")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from edgeplast.bundle import Bundle
@@ -215,14 +214,14 @@ def _show(bundle: Bundle, as_json: bool) -> None:
     plan = bundle.manifest.plan
     if as_json:
         content = {
-            "bundle": str(bundle.path),
+            "model": bundle.manifest.model,
             "bytes": bundle.bytes,
             "trainable": plan.trainable,
             "trainable_parameters": plan.trainable_parameters,
             "predicted_peak_bytes": plan.predicted_peak_bytes,
             "tiers": [tier.name for tier in bundle.manifest.tiers],
         }
-        print_json(msgspec.json.encode(content))
+        print_json("bundle", content, bundle.path)
         return
     total = sum(c.parameters for c in plan.components.values())
     shown = ", ".join(plan.trainable[:6]) + (f" and {len(plan.trainable) - 6} more" if len(plan.trainable) > 6 else "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from edgeplast.cli.console import print_json, print_table, say
@@ -79,7 +78,7 @@ def init(
         sign=_text(sign),
     )
     if as_json:
-        print_json(msgspec.json.encode({"app": str(output), **settings.config()}))
+        print_json("fleet app", {"app": str(output), **settings.config()})
         return
     quiet = " ".join(f"{name}={value}" for name, value in QUIET.items())
     say(f"Written: {output} (settings: {output / 'pyproject.toml'})")
@@ -104,7 +103,7 @@ def report(
 
     found = FleetReport.read(rounds / REPORT if rounds.is_dir() else rounds)
     if as_json:
-        print_json(found.to_json())
+        print_json("fleet report", found.to_json())
     elif number is None:
         _show_rounds(found, rounds)
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from edgeplast.bundle import Bundle
@@ -26,7 +25,7 @@ def inspect(
     if is_pruned(bundle):
         record = read_record(bundle)
         if as_json:
-            print_json(record.to_json())
+            print_json("pruned model", record.to_json())
         else:
             show_pruned(record)
         return
@@ -47,7 +46,7 @@ def inspect(
             "adapted_from": manifest.adapted_from,
             "temperature": manifest.temperature,
         }
-        print_json(msgspec.json.encode(content))
+        print_json("bundle", content)
         return
     plan = manifest.plan
     adapted = "adapted, " if manifest.adapted_from else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from edgeplast.cli.console import print_json, say
@@ -22,7 +21,7 @@ def keygen(
     public = make(name)
     private_file, public_file = key_files(name)
     if as_json:
-        print_json(msgspec.json.encode({"key_id": public.id, "private": str(private_file), "public": str(public_file)}))
+        print_json("key", {"key_id": public.id, "private": str(private_file), "public": str(public_file)})
         return
     say(f"Key {public.id}")
     say(f"Written: {private_file}  signs; its owner alone may read it")

@@ -84,7 +84,10 @@ def plan(
     if output is not None:
         why.plan.write(output)
     if as_json:
-        print_json(msgspec.json.encode(why) if explain else why.plan.to_json())
+        if explain:
+            print_json("explanation", msgspec.json.encode(why), output)
+        else:
+            print_json("plan", why.plan.to_json(), output)
         return
     _show_plan(why.plan)
     _show_cost(why)

@@ -85,19 +85,26 @@ class _Lines:
 
 
 class _JSON:
-    """One array, an element for each picture; closed also when an error ends it."""
+    """An array in the envelope, a line for each picture; closed also when an error ends it."""
 
     def __init__(self) -> None:
-        self._begun = False
+        self._begun = self._elements = False
 
     def __enter__(self) -> None:
         pass
 
     def __call__(self, name: str, best: list[tuple[str, float]]) -> None:
         element = json_text(msgspec.json.encode({"image": name, "probabilities": dict(best)}))
-        say(f"{',' if self._begun else '['}{element}")
-        self._begun = True
+        self._begin()
+        say(f"{',' if self._elements else ''}{element}")
+        self._elements = True
 
     def __exit__(self, kind: object, *_: object) -> None:
         if self._begun or kind is None:
-            say("]" if self._begun else "[]")
+            self._begin()
+            say("]}")
+
+    def _begin(self) -> None:
+        if not self._begun:
+            say('{"format_version": 1, "kind": "predictions", "predictions": [')
+            self._begun = True

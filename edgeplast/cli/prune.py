@@ -64,7 +64,9 @@ def prune(
         str, typer.Option(help="Score that guides; see `edgeplast score --list-methods`.")
     ] = "plasticity",
     pairs: Annotated[int, typer.Option(help="Most pairs of images to score on.")] = 64,
-    device: Annotated[str, typer.Option(help="For scoring and distilling: auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str, typer.Option("--torch-device", help="For scoring and distilling: auto, cpu, cuda or cuda:N.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Of pairs, pictures and projections.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
@@ -114,7 +116,7 @@ def prune(
             progress=progress,
         )
     if as_json:
-        print_json(pruned.record.to_json())
+        print_json("pruned model", pruned.record.to_json(), output)
         return
     show_pruned(pruned.record)
     say(f"\nWritten: {output}  (next: edgeplast export {output} --data images/ -o bundle/)")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from edgeplast.cli.console import print_json, say
@@ -45,7 +44,7 @@ def report(
         write_tensorboard(source, tensorboard)
         written.append(str(tensorboard))
     if as_json:
-        print_json(msgspec.json.encode({"written": written}))
+        print_json("report", {"written": written}, output)
     else:
         say(f"Written: {', '.join(written)}")
 

@@ -61,7 +61,7 @@ def score(
     granularity: Annotated[
         str, typer.Option(help="component; of a plain ViT also head, or branch (plasticity-branch alone).")
     ] = "component",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[str, typer.Option("--torch-device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of pairs, directions and drawn labels.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
@@ -110,16 +110,15 @@ def score(
         return
     table.write(output)
     if as_json:
-        print_json(table.to_json())
+        print_json("scores", table.to_json(), output)
     else:
         _show(table, output)
 
 
 def _list_methods(as_json: bool) -> None:
-    import msgspec
 
     if as_json:
-        print_json(msgspec.json.encode({name: facts._asdict() for name, facts in METHOD_FACTS.items()}))
+        print_json("score methods", {"methods": {name: facts._asdict() for name, facts in METHOD_FACTS.items()}})
         return
     for name, m in METHOD_FACTS.items():
         needs = "" if m.needs == "pictures" else f"; needs {'labels' if m.needs == 'labels' else 'no pictures'}"

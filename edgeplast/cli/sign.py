@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from edgeplast.cli.console import print_json, say
@@ -28,7 +27,7 @@ def sign(
     run(path, signer, force=force)
     file = signatures_beside(path)
     if as_json:
-        print_json(msgspec.json.encode({"path": str(path), "key_id": signer.key.public.id, "signatures": str(file)}))
+        print_json("signature", {"path": str(path), "key_id": signer.key.public.id}, file)
         return
     until = "" if expires is None else f", for {expires:g} days"
     say(f"Signed by {key.name} ({signer.key.public.id}){until}: {file}  (next: edgeplast verify {path} --key NAME.pub)")

@@ -6,7 +6,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
 
 from edgeplast.cli.console import print_json, print_table
@@ -26,7 +25,7 @@ def verify(
 
     found = run(path, key)
     if as_json:
-        print_json(msgspec.json.encode(_content(found)))
+        print_json("verification", _content(found))
         return
     statement = found.signature.statement
     until = "never" if statement.expires_at is None else _time(statement.expires_at)

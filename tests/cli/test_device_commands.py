@@ -98,7 +98,8 @@ class TestStableNames:
         code, out, err = typed("adapt", bundle.path, "--data", blobs, "-o", tmp_path / "a", *QUICK, "--json")
         report = json.loads(out)
         assert err.startswith("3 classes: blue (") and err.count("\n") == 1  # what the images were taken for
-        assert code == 0 and report == json.loads((tmp_path / "a/report.json").read_text())
+        envelope = {"kind": "adaptation", "output": str(tmp_path / "a")}
+        assert code == 0 and report == json.loads((tmp_path / "a/report.json").read_text()) | envelope
         for name, parts in {
             "memory": {"budget_bytes", "predicted_peak_bytes", "measured_peak_bytes", "enforced_by"},
             "seconds": {"total", "load", "train", "step_median"},
@@ -116,8 +117,8 @@ class TestStableNames:
         result = json.loads(out)
         assert code == 0 and result["images"] == 36
         assert result.keys() == {
-            "format_version", "accuracy", "loss", "expected_calibration_error", "images", "per_class", "unreadable",
-            "runtime", "provider", "temperature", "without_temperature",
+            "format_version", "kind", "accuracy", "loss", "expected_calibration_error", "images", "per_class",
+            "unreadable", "runtime", "provider", "temperature", "without_temperature",
         }  # fmt: skip
         assert result["per_class"]["red"].keys() == {"images", "accuracy"}
 
@@ -204,10 +205,10 @@ def test_deploy_and_predict(typed, adapted: Path, blobs: Path, tmp_path: Path) -
     code, out, err = typed("predict", model, photo, tmp_path / "bad.png", "--top", "2")
     assert code == 0 and "bad.png: it is not a JPEG" in err and out.count("%") == 2
     code, out, _ = typed("predict", model, photo, "--json")
-    (entry,) = json.loads(out)
+    (entry,) = json.loads(out)["predictions"]
     assert entry["image"] == "000.png" and sum(entry["probabilities"].values()) == pytest.approx(1)
     code, out, _ = typed("predict", model, blobs / "test", "--json")
-    assert len(json.loads(out)) == len(out.splitlines()) - 1 == 36  # a line each, as soon as it is known
+    assert len(json.loads(out)["predictions"]) == len(out.splitlines()) - 2 == 36  # a line each, as soon as it is known
     code, out, err = typed("predict", model, tmp_path / "bad.png", "--json")
     assert code == 3 and json.loads(out)["exit_code"] == 3 and "The picture could not be read" in err
 
@@ -298,7 +299,8 @@ class TestExitCodes:
             "adapt", bundle.path, "--data", blobs, "-o", tmp_path / "new", "--memory", "1MiB", "--json"
         )
         assert code == 4 and "Allow --memory" in err
-        assert json.loads(out) == {"error": err.splitlines()[-1].removeprefix("error: "), "exit_code": 4}
+        said = {"error": err.splitlines()[-1].removeprefix("error: "), "exit_code": 4}
+        assert json.loads(out) == {"format_version": 1, "kind": "error"} | said
 
     @pytest.mark.parametrize(
         ("error", "said"),

@@ -67,7 +67,7 @@ def test_json_keeps_its_meaning_in_ascii(deployed: Path, blobs: Path, tmp_path: 
         done = shell(f"cd {tmp_path} && EDGEPLAST predict model.onnx grüße→ --json", PYTHONIOENCODING=encoding)
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
-        assert [picture["image"] for picture in found] == ["über.png"]
+        assert [picture["image"] for picture in found["predictions"]] == ["über.png"]
 
 
 @pytest.mark.parametrize(

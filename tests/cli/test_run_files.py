@@ -158,3 +158,44 @@ class TestQuiet:
         assert run(["deploy", str(bundle.path), "-o", str(tmp_path / "b.onnx")]) == 0
         printed = capsys.readouterr().out
         assert "b.onnx" in printed and "a.onnx" not in printed
+
+
+class TestEnvelope:
+    """Whatever is asked for as JSON is one object that says what it is; paths are those that were typed."""
+
+    def said(self, capsys: pytest.CaptureFixture, *words: str | Path, code: int = 0) -> dict[str, Any]:
+        assert run([*map(str, words), "--json"]) == code
+        found = json.loads(capsys.readouterr().out)
+        assert list(found)[:2] == ["format_version", "kind"] and isinstance(found["format_version"], int)
+        return found
+
+    def test_of_the_device(
+        self,
+        bundle: Bundle,
+        blobs: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "b").symlink_to(bundle.path)
+        assert self.said(capsys, "evaluate", "b", "--data", blobs)["kind"] == "evaluation"
+        assert self.said(capsys, "inspect", "b")["kind"] == "bundle"
+        deployed = self.said(capsys, "deploy", "b", "-o", "./m.onnx")
+        assert deployed["kind"] == "deployment" and deployed["output"] == "m.onnx"
+        assert self.said(capsys, "predict", "m.onnx", blobs / "test")["kind"] == "predictions"
+        assert self.said(capsys, "devices")["kind"] == "devices"
+        assert self.said(capsys, "devices", "jetson-nano")["kind"] == "device"
+        assert self.said(capsys, "devices", "--detect")["kind"] == "machine"
+        assert self.said(capsys, "deploy", "nothing", "-o", "n.onnx", code=3)["kind"] == "error"
+        assert self.said(capsys, "deploy", "--wrong", code=2)["kind"] == "error"
+
+    def test_of_the_workstation(self, capsys: pytest.CaptureFixture) -> None:
+        methods = self.said(capsys, "score", "--list-methods")
+        assert methods["kind"] == "score methods" and "plasticity" in methods["methods"]
+
+    def test_one_device_means_a_board_in_every_command(self) -> None:
+        for verb in filter(lambda verb: verb != "fleet", VERBS):
+            for parameter in command(verb).params:
+                if "--device" in parameter.opts:
+                    assert "edgeplast devices" in parameter.help, verb

@@ -54,7 +54,7 @@ def said(
         ((*SCORE, *FILE, "--pairs", "1"), 2, "--pairs 1: a standard error needs at least 2"),
         ((*SCORE, *FILE, "--granularity", "block"), 2, "Unknown granularity 'block'"),
         ((*SCORE, *FILE, "--granularity", "branch", "--method", "rgn"), 2, "plasticity-branch alone; given: rgn"),
-        ((*SCORE, *FILE, "--device", "gpu"), 2, "Unknown device 'gpu'. Known: auto, cpu, cuda"),
+        ((*SCORE, *FILE, "--torch-device", "gpu"), 2, "Unknown device 'gpu'. Known: auto, cpu, cuda"),
         (("score", MODEL, "--data", "none", "-o", "s.json", *FILE), 3, "none"),
         ((*SCORE, *FILE, "--reference", "none"), 3, "none"),
         (("score", MODEL, "--data", "DATA", "-o", "taken", *FILE), 2, "taken exists already"),

@@ -175,7 +175,8 @@ class TestStopping:
         out, said = third.communicate(timeout=120)
         assert third.returncode == 0 and "Going on: 1 run is done" in said, said
         found = json.loads(out)
-        assert found == json.loads((into / COMPARISON).read_text()) and found["seconds"] < 180
+        envelope = {"kind": "comparison", "output": str(into)}
+        assert found == json.loads((into / COMPARISON).read_text()) | envelope and found["seconds"] < 180
         lines = journal.read(into / JOURNAL)
         assert lines[: len(after_interrupt)] == after_interrupt
         assert [(line["round"], line["seed"]) for line in lines if line["what"] == "run"] == [(0, 0), (1, 0)]

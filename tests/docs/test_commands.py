@@ -30,7 +30,7 @@ RUN = [
 
 INLINE = re.compile(r"`edgeplast ([a-z]+)([^`]*)`")
 WITH_A_MODEL = ("score", "compare", "export", "prune")
-QUICK = {"--distill-steps": "2", "--pairs": "4", "--epochs": "1", "--calibration": "8", "--minutes": "1.5"}
+QUICK = {"--distill-steps": "2", "--pairs": "4", "--epochs": "1", "--calibration-images": "8", "--minutes": "1.5"}
 """Options that ask for much, and what is run instead."""
 
 

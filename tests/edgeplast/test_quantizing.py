@@ -99,7 +99,7 @@ def test_the_same_pictures_give_the_same_file(plain: Path, tmp_path: Path):
 
 
 def test_what_cannot_be_quantized_is_refused(plain: Path, tmp_path: Path):
-    with pytest.raises(UsageError, match="--calibration 0: activation ranges need at least 1 picture"):
+    with pytest.raises(UsageError, match="--calibration-images 0: activation ranges need at least 1 picture"):
         quantize(plain, tmp_path / "integer.onnx", Noise(), most=0)
     model = onnx.load(plain)
     model.graph.node[3].op_type = "Nonsense"
@@ -111,11 +111,11 @@ def test_what_cannot_be_quantized_is_refused(plain: Path, tmp_path: Path):
 def test_a_drop_of_more_than_a_point_is_a_warning_with_advice():
     def deployment(after: float) -> Deployment:
         accuracy = BeforeAfter(before=0.9, after=after)
-        facts: dict = {"model": "m.onnx", "bytes": 1, "weight_bits": 8, "measured_on": "test", "images": 200}
+        facts: dict = {"output": "m.onnx", "bytes": 1, "weight_bits": 8, "measured_on": "test", "images": 200}
         return Deployment(**facts, calibrated_on=16, accuracy=accuracy)
 
     assert deployment(0.89).warning is None and deployment(0.95).warning is None
     warning = deployment(0.88).warning
     assert warning is not None
     assert "cost 2.0 points of accuracy (90.0% → 88.0% on 200 pictures)" in warning
-    assert "--calibration 64" in warning and "deploy in float32" in warning
+    assert "--calibration-images 64" in warning and "deploy in float32" in warning

@@ -82,14 +82,14 @@ def test_from_pruning_to_a_prediction_in_8_bits(
     edgeplast(capsys, "adapt", bundle, "--data", blobs, "--epochs", 5, "--lr", 3e-3, "-o", adapted)
     before = json.loads(edgeplast(capsys, "evaluate", adapted, "--data", blobs, "--json"))
     assert before["accuracy"] > 0.6
-    words = ("deploy", adapted, "-o", model, "--weight-bits", 8, "--data", blobs, "--calibration", 16)
+    words = ("deploy", adapted, "-o", model, "--weight-bits", 8, "--data", blobs, "--calibration-images", 16)
     deployed = json.loads(edgeplast(capsys, *words, "--json"))
     assert deployed["accuracy"]["before"] == pytest.approx(before["accuracy"])
     assert deployed["calibrated_on"] == 16 and deployed["measured_on"] == "test" and deployed["images"] == 36
     after = json.loads(edgeplast(capsys, "evaluate", model, "--data", blobs, "--json"))
     assert after["accuracy"] == pytest.approx(deployed["accuracy"]["after"])
     assert after["accuracy"] >= before["accuracy"] - 0.1
-    predictions = json.loads(edgeplast(capsys, "predict", model, blobs / "test", "--top", 1, "--json"))
+    predictions = json.loads(edgeplast(capsys, "predict", model, blobs / "test", "--top", 1, "--json"))["predictions"]
     right = [next(iter(p["probabilities"])) == p["image"].split("/")[0] for p in predictions]
     assert sum(right) / len(right) == pytest.approx(after["accuracy"])
     assert "exists already" in edgeplast(capsys, *words, code=2)
@@ -135,8 +135,8 @@ def test_deploying_in_8_bits_says_what_it_needs(
     assert "--weight-bits 4 is not possible" in edgeplast(
         capsys, "deploy", path, "-o", model, "--weight-bits", 4, code=2
     )
-    words = ("deploy", path, "-o", model, "--weight-bits", 8, "--data", blobs, "--calibration", 0)
-    assert "--calibration 0: activation ranges need" in edgeplast(capsys, *words, code=2)
+    words = ("deploy", path, "-o", model, "--weight-bits", 8, "--data", blobs, "--calibration-images", 0)
+    assert "--calibration-images 0: activation ranges need" in edgeplast(capsys, *words, code=2)
     assert not list(tmp_path.iterdir())
 
 

@@ -61,7 +61,7 @@ def test_from_a_checkpoint_to_a_prediction(checkpoint: Path, blobs: Path, tmp_pa
     result = json.loads(edgeplast("evaluate", adapted, "--data", blobs, "--json"))
     assert result["accuracy"] == pytest.approx(report["accuracy"]["after"])
     edgeplast("deploy", adapted, "-o", model)
-    predictions = json.loads(edgeplast("predict", model, blobs / "test", "--top", 1, "--json"))
+    predictions = json.loads(edgeplast("predict", model, blobs / "test", "--top", 1, "--json"))["predictions"]
     right = [next(iter(p["probabilities"])) == p["image"].split("/")[0] for p in predictions]
     assert sum(right) / len(right) == pytest.approx(result["accuracy"])
     assert {next(iter(p["probabilities"])) for p in predictions} <= set(CLASSES)

@@ -98,7 +98,9 @@ def test_the_command_takes_folders_and_says_what_it_wrote(
     adapted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command(["report", str(adapted), "-o", str(tmp_path / "a.html"), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"written": [str(tmp_path / "a.html")]}
+    assert json.loads(capsys.readouterr().out) == {
+        "format_version": 1, "kind": "report", "output": str(tmp_path / "a.html"), "written": [str(tmp_path / "a.html")]
+    }  # fmt: skip
     assert command(["report", str(adapted), "-o", str(tmp_path / "a.html")]) == 2
     assert "exists already" in capsys.readouterr().err
     assert command(["report", str(adapted)]) == 2
