@@ -9,13 +9,17 @@ from typing import Annotated
 import msgspec
 import typer
 
+from edgeplast.bundle import MANIFEST
 from edgeplast.cli.console import print_json, print_table, say
+from edgeplast.cli.options import TrustedOption
+from edgeplast.errors import DamagedError, UntrustedError
 from edgeplast.units import format_bytes
-from edgeplast.versions import Version
+from edgeplast.versions import Version, folders_of
 
 
 def history(
     bundle: Annotated[Path, typer.Argument(help="Folder of an adapted bundle.")],
+    trusted: TrustedOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the versions as JSON.")] = False,
 ) -> None:
     """Show what an adapted bundle was before: each version, when and by what it was made, and from which."""
@@ -24,17 +28,48 @@ def history(
 
     versions = run(bundle)
     now = current(bundle, versions)
+    signed = _signed(bundle, trusted)
     if as_json:
-        found = [{**msgspec.to_builtins(v), "name": v.name, "current": v is now} for v in versions]
-        print_json(msgspec.json.encode(found))
+        found = [
+            {**msgspec.to_builtins(v), "name": v.name, "current": v is now, "signed_by": signed[v.number]}
+            for v in versions
+        ]
+        print_json("versions", {"versions": found})
         return
     if not versions:
         say(f"{bundle} keeps no versions: it was not adapted, or with --versions 0, or before there were versions.")
         return
     names = {version.digest: version.name for version in versions}
     rows = [_row(version, names, version is now) for version in versions]
-    print_table("", ("version", "made", "from", "by", "classes", "accuracy", "weights"), rows)
+    columns: tuple[str, ...] = ("version", "made", "from", "by", "classes", "accuracy", "weights")
+    if any(signed.values()):
+        columns = (*columns, "signed by")
+        rows = [(*row, signed[version.number] or "–") for row, version in zip(rows, versions, strict=True)]
+    print_table("", columns, rows)
     say(f"\nThe arrow marks what it is now. Put one back: edgeplast roll-back {bundle} v{versions[0].number}")
+
+
+def _signed(bundle: Path, trusted: Path | None) -> dict[int, str | None]:
+    """Return by which key each version says to be signed; with keys, which of them did, or why none counts.
+
+    Raises:
+        InputError: there are no such keys.
+    """
+    from edgeplast.trust.signatures import read_envelopes
+    from edgeplast.trust.trusting import trusted_keys
+
+    keys, found = trusted_keys(trusted), dict[int, str | None]()
+    for number, folder in folders_of(bundle).items():
+        try:
+            envelopes = read_envelopes(folder)
+            found[number] = envelopes[0].signatures[0].keyid if envelopes else None
+            if keys is not None and envelopes:
+                found[number] = str(keys.check_bundle(folder, (folder / MANIFEST).read_bytes()).key)
+        except UntrustedError:
+            found[number] = f"not trusted: {found[number]}"
+        except (DamagedError, OSError):
+            found[number] = "damaged"
+    return found
 
 
 def _row(version: Version, names: dict[str, str], is_current: bool) -> tuple[str, ...]:

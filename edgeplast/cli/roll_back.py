@@ -20,6 +20,6 @@ def roll_back(
 
     chosen = run(bundle, version)
     if as_json:
-        print_json(chosen.to_json())
+        print_json("version", chosen.to_json(), bundle)
         return
     say(f"{bundle} is {chosen.name} again ({chosen.classes} classes).  (next: edgeplast deploy {bundle} -o model.onnx)")

@@ -228,7 +228,7 @@ def test_names_of_unreadable_pictures_stay_private_where_that_is_asked_for(
     code, _, err = typed(*given, "-o", tmp_path / "a", "--private")
     report = (tmp_path / "a/report.json").read_text()
     assert code == 0 and "left out: 2 pictures" in err and json.loads(report)["unreadable"] == 2
-    assert not any(b"secret" in file.read_bytes() for file in (tmp_path / "a").iterdir())
+    assert not any(b"secret" in file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file())
     code, _, err = typed(*given, "-o", tmp_path / "b")
     assert "secret-0.jpg: it is damaged" in err and "secret-0" in (tmp_path / "b/report.json").read_text()
 

@@ -106,7 +106,7 @@ def test_versions_are_listed_and_put_back(typed, bundle: Bundle, learned: Path, 
     code, out, _ = typed("roll-back", made, "v1")
     assert code == 0 and "is v1 again (3 classes)" in out
     code, out, _ = typed("history", made, "--json")
-    found = json.loads(out)
+    found = json.loads(out)["versions"]
     assert [v["name"] for v in found] == ["v0", "v1", "v2"] and [v["current"] for v in found] == [False, True, False]
     assert found[2]["parent"] == found[1]["digest"]
     code, _, err = typed("roll-back", made, "v9")

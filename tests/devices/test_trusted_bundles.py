@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -177,6 +178,27 @@ class TestChain:
         edgeplast.adapt(desk.bundle, blobs, into=desk.out, options=QUICK, sign=desk.device)
         edgeplast.sign(desk.out, desk.folder / "site.key", valid_days=3, force=True)
         assert [by for _, by in prints(desk.out, desk.keys)] == ["site.pub", "site.pub"]
+
+
+class TestVersions:
+    def test_history_says_who_signed_each_and_a_version_put_back_is_trusted(
+        self, desk: Desk, blobs: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        from edgeplast.cli.app import run
+
+        how: dict[str, Any] = {"options": QUICK, "trusted": desk.keys, "sign": desk.device}
+        edgeplast.adapt(desk.bundle, blobs, into=desk.out, **how)
+        second = desk.folder / "second"
+        edgeplast.adapt(desk.out, blobs, into=second, **how)
+        desk.trust("device")
+        assert run(["history", str(second), "--trusted", str(desk.keys), "--json"]) == 0
+        versions = json.loads(capsys.readouterr().out)["versions"]
+        assert [v["signed_by"].partition(" ")[0] for v in versions] == ["site.pub", "device.pub", "device.pub"]
+        assert run(["history", str(second), "--trusted", str(desk.folder / "site.pub"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["versions"][1]["signed_by"].startswith("not trusted: ")
+        assert run(["history", str(second)]) == 0 and "signed by" in capsys.readouterr().out
+        assert run(["roll-back", str(second), "v1"]) == 0
+        assert prints(second, desk.keys) == prints(desk.out, desk.keys)
 
 
 class TestResuming:
