@@ -11,6 +11,7 @@ from edgeplast.evaluation import Judgement
 from edgeplast.placement import ON_CPU, DeviceMemoryReport, Placement
 from edgeplast.recomputation import Recompute
 from edgeplast.units import format_bytes
+from edgeplast.unknown import Unknown
 
 
 class BeforeAfter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -156,6 +157,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         failed_steps: that changed nothing: loss or gradient was not finite, or no picture could be read.
         rung_changes: steps down the ladder, and up again.
         resumed_at: optimizer steps at which the run was resumed after an interruption.
+        unknown: when the model says that it does not know; None without a validation split of some pictures.
         device_memory: of a provider with memory of its own; None on the CPU.
         cache: what was kept of the model's prefix; None where nothing was.
         temperature: fitted on the validation split; None without one.
@@ -204,4 +206,5 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     device_memory: DeviceMemoryReport | None = None
     cache: CacheReport | None = None
     temperature: float | None = None
+    unknown: Unknown | None = None
     calibration_error_without_temperature: float | None = None

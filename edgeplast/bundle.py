@@ -33,6 +33,7 @@ from edgeplast.stored_files import StoredFile as StoredFile
 from edgeplast.stored_files import copy_of, fault_of, fault_of_name, shown_name
 from edgeplast.stored_files import describe_file as describe_file
 from edgeplast.stored_files import is_graph as is_graph
+from edgeplast.unknown import Unknown
 
 if TYPE_CHECKING:
     from edgeplast.trust.trusting import Signature, TrustedKeys
@@ -121,6 +122,7 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
         versions: the tools that wrote the bundle.
         adapted_from: SHA-256 of the manifest of the bundle this one was adapted from; None in a fresh one.
         temperature: that logits are divided by before they become probabilities; None for none.
+        unknown: when the model says that it does not know what a picture shows; None where nothing tells.
         waiting: classes that were added and of which no picture was seen yet.
     """
 
@@ -141,6 +143,7 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     versions: dict[str, str]
     adapted_from: str | None = None
     temperature: float | None = None
+    unknown: Unknown | None = None
     waiting: tuple[str, ...] = ()
     prefix: Prefix | None = None
 

@@ -238,6 +238,7 @@ def _adapted(
             folder,
             parent=bundle.fingerprint,
             temperature=run.state.temperature,
+            unknown=run.state.unknown,
             placed=run.state.placed,
             landmarks=run.landmarks,
         )

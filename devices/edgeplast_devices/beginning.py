@@ -1,4 +1,4 @@
-"""How a run begins: the head zeroed, fitted, or left as it came, and the weights as they came put aside."""
+"""How a run begins: the head zeroed, fitted, grown or left as it came, and the weights as they came put aside."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ from edgeplast_devices.protobuf import (
 from edgeplast_devices.weights import all_parameters, deployed_shapes
 
 CLASSES_KEY, PREPROCESSING_KEY = "edgeplast.classes", "edgeplast.preprocessing"
-TEMPERATURE_KEY = "edgeplast.temperature"
+TEMPERATURE_KEY, UNKNOWN_KEY = "edgeplast.temperature", "edgeplast.unknown"
 _UNSCALED, _FACTOR = "logits.unscaled", "logits.factor"
 
 
@@ -105,6 +105,7 @@ def _write(bundle: Bundle, into: Path, temperature: float | None, progress: Prog
             (CLASSES_KEY, json.dumps(manifest.classes, ensure_ascii=False)),
             (PREPROCESSING_KEY, msgspec.json.encode(manifest.preprocessing).decode()),
             (TEMPERATURE_KEY, json.dumps(temperature)),
+            (UNKNOWN_KEY, msgspec.json.encode(manifest.unknown).decode()),
             ("edgeplast.model", manifest.model),
         ):
             file.write(message(MODEL_METADATA, text(1, key) + text(2, value)))

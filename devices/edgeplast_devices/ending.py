@@ -9,7 +9,7 @@ from edgeplast.errors import DivergedError
 from edgeplast_devices.checkpoints import read_best
 from edgeplast_devices.fitted_heads import head_if_linear
 from edgeplast_devices.imprinting import landmarks
-from edgeplast_devices.temperatures import temperature_on_images
+from edgeplast_devices.unknowns import calibrated
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,13 +38,14 @@ def restore_best(run: Run, folder: Path) -> None:
         state.placed = {} if state.best.loss is None else state.placed  # the weights are those that came
 
 
-def temperature_of(run: Run) -> float | None:
-    """Return the temperature of the weights in force, None where no image was held back to fit it on."""
-    if run.options.labels == "none" or run.state.stopped_because == "placed":
-        return run.bundle.manifest.temperature
-    if "val" not in run.splits:
-        return None
-    return temperature_on_images(run.bundle.manifest, run.evaluation, run.splits["val"], **run.over("val"))
+def calibrate(run: Run) -> None:
+    """Fit the temperature of the weights that are kept, and when they do not know, where pictures were held back."""
+    state, manifest, options = run.state, run.bundle.manifest, run.options
+    if options.labels == "none" or state.stopped_because == "placed":
+        state.temperature, state.unknown = manifest.temperature, manifest.unknown
+    elif "val" in run.splits:
+        val, share = run.splits["val"], options.false_alarms
+        state.temperature, state.unknown = calibrated(manifest, run.evaluation, val, share, **run.over("val"))
 
 
 def landmarks_of(run: Run) -> dict[str, np.ndarray]:

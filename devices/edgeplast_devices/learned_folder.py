@@ -20,6 +20,7 @@ from edgeplast.files import disk_errors, possible, sha256
 from edgeplast.outputs import finish_folder, refuse_mount, refuse_unmovable
 from edgeplast.stamps import stamp_of
 from edgeplast.telemetry import TELEMETRY
+from edgeplast.unknown import Unknown
 from edgeplast.versions import VERSIONS, Version
 from edgeplast_devices.checkpoints import checkpoint_files
 from edgeplast_devices.growing import grow
@@ -124,8 +125,9 @@ def put_in_place(
             if name != TRAINABLE and (work / name).exists():
                 link(work / name, temporary / name)
         manifest = write_adapted(
-            bundle, parameters, temporary, parent=parent, temperature=report.temperature, placed=report.new_classes
-        )
+            bundle, parameters, temporary, parent=parent,
+            temperature=report.temperature, unknown=report.unknown, placed=report.new_classes,
+        )  # fmt: skip
         report.write(temporary / REPORT)
         if seal is not None:
             seal(temporary)
@@ -149,20 +151,49 @@ def grown_in_place(
         UsageError: see :func:`~.growing.check_new`.
         DiskFullError: the output is as it was.
     """
+    return _remade(bundle, lambda copy: grow(copy, names).manifest, output, parent, seal, version)
+
+
+def recalibrated(
+    bundle: Bundle,
+    temperature: float | None,
+    unknown: Unknown | None,
+    output: Path,
+    *,
+    parent: str | None,
+    seal: Callable[[Path], None] | None = None,
+    version: Callable[[Path, Adaptation | None], None] = lambda folder, report: None,  # noqa: ARG005
+) -> Bundle:
+    """Exchange the output for a folder with another temperature and threshold; arguments and result as above.
+
+    Raises:
+        DiskFullError: the output is as it was.
+    """
+    made = msgspec.structs.replace(bundle.manifest, temperature=temperature, unknown=unknown)
+    return _remade(bundle, lambda _: made, output, parent, seal, version)
+
+
+def _remade(
+    bundle: Bundle,
+    make: Callable[[Bundle], Manifest],
+    output: Path,
+    parent: str | None,
+    seal: Callable[[Path], None] | None,
+    version: Callable[[Path, Adaptation | None], None],
+) -> Bundle:
     with _beside(output) as temporary:
         for name in bundle.manifest.files:
             link(bundle.path / name, temporary / name)
         for name in (REPORT, TELEMETRY):
             if (output / name).is_file():
                 link(output / name, temporary / name)
-        copy = msgspec.structs.replace(bundle, path=temporary)
-        grown = msgspec.structs.replace(grow(copy, names).manifest, adapted_from=parent)
-        grown.write(temporary / MANIFEST)
+        manifest = msgspec.structs.replace(make(msgspec.structs.replace(bundle, path=temporary)), adapted_from=parent)
+        manifest.write(temporary / MANIFEST)
         if seal is not None:
             seal(temporary)
         version(temporary, None)
         finish_folder(temporary, output, force=True)
-    return _taken_back(bundle, grown, output, _changed(bundle, grown))
+    return _taken_back(bundle, manifest, output, _changed(bundle, manifest))
 
 
 def rolled_back(bundle: Bundle, output: Path, version: Version) -> Bundle:

@@ -17,28 +17,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 import msgspec
-import numpy as np
-from PIL import Image
 
 from edgeplast.adaptation import Adaptation, MemoryReport
 from edgeplast.arguments import LABELLED, check_kind, path_of
-from edgeplast.budget import Budget
 from edgeplast.bundle import MANIFEST, REPORT, Bundle
-from edgeplast.errors import InputError, UsageError
+from edgeplast.errors import UsageError
 from edgeplast.evaluation import Evaluation
 from edgeplast.files import possible
 from edgeplast.given import bundle_of, whom
 from edgeplast.outputs import holding
 from edgeplast.progress import Progress, silent
-from edgeplast.units import parse_bytes
+from edgeplast.unknown import Unknown
 from edgeplast.versions import Version
 from edgeplast_devices.deploying import deploy
 from edgeplast_devices.examples import Examples
-from edgeplast_devices.extent import Extent
 from edgeplast_devices.guard import guard_for
 from edgeplast_devices.images import Augmentation, ImageSet, Picture, open_images, require_labels, resized_size
 from edgeplast_devices.interrupts import Interrupts, asked_to_stop
 from edgeplast_devices.learned_folder import output_of, start_of, workplace_of
+from edgeplast_devices.learner_arguments import budget_of, extent_of, is_one, require_examples
 from edgeplast_devices.learning import Core, Kept, closed
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.predicting import Prediction
@@ -111,7 +108,7 @@ class Learner:
         self._interrupts: Interrupts | None = None
         self._is_open = False
         with contextlib.ExitStack() as opening:
-            guard = guard_for(source, _budget(memory), notice)
+            guard = guard_for(source, budget_of(memory), notice)
             guard.threads_to_come = _THREADS_TO_COME
             opening.enter_context(holding(self.into))
             start, parent = start_of(source, self.into, keys)
@@ -174,7 +171,7 @@ class Learner:
         """
         self._require_open()
         if not isinstance(pictures, ImageSet):
-            one = _is_one(pictures)
+            one = is_one(pictures)
             found = self.predict(ImageSet.of([pictures] if one else pictures))  # type: ignore[arg-type, list-item]
             return found[0] if one else found
         return self._core.predictions(pictures)
@@ -201,7 +198,7 @@ class Learner:
                 )
             given = pictures
         else:
-            several: Sequence[Picture] = [pictures] if _is_one(pictures) else pictures  # type: ignore[list-item, assignment]
+            several: Sequence[Picture] = [pictures] if is_one(pictures) else pictures  # type: ignore[list-item, assignment]
             named = [labels] * len(several) if isinstance(labels, str) else labels
             given = ImageSet.of(several, named, self.classes)
         require_labels(given, "learning")
@@ -298,7 +295,7 @@ class Learner:
             BudgetError: memory does not suffice even for the smallest step.
             InterruptedRunError: by a signal, or :meth:`close`; what was learned is kept and written.
         """
-        extent, options = self._extent(epochs, steps, seconds)
+        extent, options = extent_of(self._options, epochs, steps, seconds, self._core.step_seconds)
         options = msgspec.structs.replace(
             options, keep_within=options.keep_within if keep_within is None else keep_within
         )
@@ -308,7 +305,7 @@ class Learner:
         try:
             self._require_open()
             images = self._examples.images()
-            self._require_examples(images)
+            require_examples(images, self._kept.bundle.manifest.waiting)
             with asked_to_stop() as self._interrupts:
                 return self._core.learn(images, others, options, extent, self._interrupts, progress)
         finally:
@@ -330,6 +327,31 @@ class Learner:
         """
         self._require_open()
         return self._core.evaluation_of(self._opened(images, split, progress), progress)
+
+    def calibrate(
+        self, images: str | Path | ImageSet, *, false_alarms: float = 0.05, progress: Progress = silent
+    ) -> Unknown | None:
+        """Fit on pictures that it did not learn from how sure the model is and when it does not know; kept on disk.
+
+        After the next ``learn`` both are gone, for they belong to the weights.
+
+        Args:
+            images: labelled pictures of known classes, as of :meth:`evaluate`.
+            false_alarms: share of them that may be called unknown.
+            progress: told of each micro-batch.
+
+        Returns:
+            when it does not know; None from too few pictures. From now on :attr:`Prediction.known` says it.
+        """
+        self._require_open()
+        given, found = self._opened(images, None, progress), None
+
+        def calibrate() -> None:
+            nonlocal found
+            found = self._core.calibrate(given, false_alarms, progress)
+
+        self._changed(calibrate)
+        return found
 
     @property
     def report(self) -> Adaptation | None:
@@ -364,34 +386,6 @@ class Learner:
             return images
         return open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
 
-    def _extent(self, epochs: int | None, steps: int | None, seconds: float | None) -> tuple[Extent, TrainingOptions]:
-        if sum(given is not None for given in (epochs, steps, seconds)) > 1:
-            raise UsageError("Give one of epochs, steps and seconds, or none of them.")
-        if epochs is not None and epochs < 1:
-            raise UsageError(f"epochs is {epochs}; give 1 or more.")
-        options = self._options if epochs is None else msgspec.structs.replace(self._options, epochs=epochs)
-        return Extent(steps=steps, seconds=seconds, step_seconds=self._core.step_seconds), options
-
-    def _require_examples(self, images: ImageSet) -> None:
-        present = images.present_classes()
-        if not present:
-            raise InputError("There is nothing to learn from yet. Add pictures first: learner.add(picture, label).")
-        if len(present) < 2 and not {*present} & {*self._kept.bundle.manifest.waiting}:
-            raise InputError(
-                f"All {len(images)} pictures show {present[0]!r}; from one class alone a model learns to say nothing "
-                "else. Add pictures of a second class."
-            )
-
     def _require_open(self) -> None:
         if not self._is_open:
             raise closed()
-
-
-def _is_one(given: object) -> bool:
-    return isinstance(given, str | Path | Image.Image) or (isinstance(given, np.ndarray) and given.ndim != 4)
-
-
-def _budget(memory: str | int | None) -> Budget | None:
-    if memory is None:
-        return None
-    return Budget() if memory == "none" else Budget(memory_bytes=parse_bytes(memory))

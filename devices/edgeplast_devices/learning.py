@@ -18,8 +18,10 @@ from edgeplast.errors import DivergedError, InputError, InterruptedRunError, Usa
 from edgeplast.evaluation import Evaluation
 from edgeplast.footprint import PICTURE_BYTES
 from edgeplast.progress import Progress
+from edgeplast.unknown import Unknown
 from edgeplast.versions import Version, history, named
 from edgeplast_devices.checkpoints import clear
+from edgeplast_devices.energy import is_known
 from edgeplast_devices.evaluating import labelled, measure
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.growing import check_new
@@ -27,7 +29,13 @@ from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import ImageSet, Splits, Unreadable, UnreadableImageError, batches, preload, preprocess
 from edgeplast_devices.images.planes import Planes
 from edgeplast_devices.interrupts import Interrupts
-from edgeplast_devices.learned_folder import grown_in_place, put_in_place, rolled_back, weights_into
+from edgeplast_devices.learned_folder import (
+    grown_in_place,
+    put_in_place,
+    recalibrated,
+    rolled_back,
+    weights_into,
+)
 from edgeplast_devices.memory import peak_bytes, resident_bytes
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.predicting import Prediction, prediction
@@ -38,6 +46,7 @@ from edgeplast_devices.sessions import Evaluates, Sessions
 from edgeplast_devices.standing import Standing
 from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
 from edgeplast_devices.turns import Turns, taking_turns
+from edgeplast_devices.unknowns import calibrated
 from edgeplast_devices.versioning import next_number, take_down
 from edgeplast_devices.weights import head_is_new
 
@@ -95,6 +104,15 @@ class Kept:
                 parent=self._parent, seal=self._seal, version=self._version("add class"),
             )  # fmt: skip
         return self.bundle
+
+    def calibrate(self, temperature: float | None, unknown: Unknown | None) -> None:
+        """Let the output and the copy have another temperature and another threshold."""
+        with self.writing:
+            self.begin()
+            self.bundle = recalibrated(
+                self.bundle, temperature, unknown, self._output,
+                parent=self._parent, seal=self._seal, version=self._version("calibrate"),
+            )  # fmt: skip
 
     def versions(self) -> list[Version]:
         """Return the versions of the output, the oldest first; none before there is one."""
@@ -155,6 +173,15 @@ class Core:
         check_new(names, self._kept.bundle.manifest)
         self._exchange(lambda: self._kept.grow(names))
 
+    def calibrate(self, images: ImageSet, false_alarms: float, progress: Progress) -> Unknown | None:
+        """Fit the temperature, and when the model does not know, on pictures that it did not learn from; keep both."""
+        manifest, session = self._kept.bundle.manifest, self._open_evaluation()
+        known = self._limited(labelled(images, manifest.classes))
+        how = {"micro_batch": self._micro_batch, "unreadable": Unreadable(), "progress": progress}
+        temperature, unknown = calibrated(manifest, session, known, false_alarms, **how)  # type: ignore[arg-type]
+        self._kept.calibrate(temperature, unknown)
+        return unknown
+
     def roll_back(self, name: str) -> None:
         """Let the model be a version of it, in the copy that it works with and in the output; predictions wait.
 
@@ -183,9 +210,10 @@ class Core:
         session = self._open_evaluation()  # before the names: once there are more classes, names are there first
         images, manifest = self._limited(images), self._kept.bundle.manifest
         for batch in batches(images, manifest.preprocessing, self._micro_batch, unreadable=_NoneLeftOut()):
-            logits = session.logits(batch.images) / (manifest.temperature or 1.0)
+            logits = session.logits(batch.images)
             for index, row in zip(batch.indices.tolist(), logits, strict=True):
-                found.append(prediction(images.name(index), row, manifest.classes))
+                tempered, known = row / (manifest.temperature or 1.0), is_known(row, manifest.unknown)
+                found.append(prediction(images.name(index), tempered, manifest.classes, known))
             del batch
         return found
 

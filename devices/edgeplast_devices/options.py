@@ -91,6 +91,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         versions: how many versions an adapted bundle keeps beside the bundle as it came; 0 keeps none, not even that.
         keep_within: points of accuracy that other sets may lose; the run stops when one loses more, and the last
             weights that kept them are kept. None measures other sets and sets no limit.
+        false_alarms: share of held-out pictures of known classes that may be called unknown, 0 to 0.5.
         patience: epochs without a better validation loss before stopping early; 0 never stops early.
         seed: of the data order, the augmentation and the validation split.
         threads: of the runtime; None uses all cores this process may use.
@@ -125,6 +126,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     new_classes: str = "error"
     versions: int = 8
     keep_within: float | None = None
+    false_alarms: float = 0.05
     patience: int = 0
     seed: int = 0
     threads: int | None = None
@@ -152,7 +154,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             ("epochs", 0, 100_000), ("batch", 1, 65_536), ("micro_batch", 1, 65_536), ("learning_rate", 0.0, 1e3),
             ("head_learning_rate", 0.0, 1e3), ("warmup", 0.0, 1.0), ("weight_decay", 0.0, 1e3), ("momentum", 0.0, 1.0),
             ("clip", 0.0, 1e9), ("label_smoothing", 0.0, 1.0), ("patience", 0, 100_000),
-            ("versions", 0, 10_000), ("keep_within", 0.0, 100.0),
+            ("versions", 0, 10_000), ("keep_within", 0.0, 100.0), ("false_alarms", 0.0, 0.5),
             ("seed", 0, 2**63), ("threads", 1, 1024), ("views", 1, 1000),
         ):  # fmt: skip
             value = getattr(self, name)

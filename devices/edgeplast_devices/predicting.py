@@ -19,7 +19,9 @@ from edgeplast.prefixes import PREFIX_GRAPH
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.stamps import Stamp, kind_at, shortened, stamp_of
-from edgeplast_devices.deploying import CLASSES_KEY, PREPROCESSING_KEY, TEMPERATURE_KEY
+from edgeplast.unknown import Unknown
+from edgeplast_devices.deploying import CLASSES_KEY, PREPROCESSING_KEY, TEMPERATURE_KEY, UNKNOWN_KEY
+from edgeplast_devices.energy import is_known
 from edgeplast_devices.images import ImageSet, Unreadable, batches
 from edgeplast_devices.latents import PrefixSession
 from edgeplast_devices.memory import usable_threads
@@ -40,10 +42,13 @@ class Prediction:
     Attributes:
         name: of the picture.
         probabilities: by class name, most likely first.
+        known: whether the model knows what it shows, by the energy of its logits; False: none of the classes, it seems.
+            None where nothing tells, as the model was fitted without held-out pictures.
     """
 
     name: str
     probabilities: dict[str, float]
+    known: bool | None = None
 
     @property
     def label(self) -> str:
@@ -59,8 +64,8 @@ class Prediction:
         return iter((self.label, self.confidence))
 
 
-def prediction(name: str, logits: np.ndarray, classes: tuple[str, ...]) -> Prediction:
-    """Return what logits (classes,) say of a picture.
+def prediction(name: str, logits: np.ndarray, classes: tuple[str, ...], known: bool | None = None) -> Prediction:
+    """Return what logits (classes,) say of a picture, and whether it is known.
 
     Raises:
         InputError: one is no finite number.
@@ -70,7 +75,7 @@ def prediction(name: str, logits: np.ndarray, classes: tuple[str, ...]) -> Predi
         raise InputError("The model's outputs are no finite numbers. Take one from a run that did not diverge.")
     p = np.exp(logits - logits.max())
     p /= p.sum()
-    return Prediction(name, {classes[i]: float(p[i]) for i in np.argsort(-p, kind="stable")})
+    return Prediction(name, {classes[i]: float(p[i]) for i in np.argsort(-p, kind="stable")}, known)
 
 
 class Classifier:
@@ -90,6 +95,7 @@ class Classifier:
         classes: names of its outputs.
         preprocessing: how a picture becomes its input.
         temperature: that its logits are divided by; None for none.
+        unknown: when it says that it does not know; None where nothing tells.
 
     Raises:
         UntrustedError: no trusted key signed it, or it was changed since; no parser has seen it.
@@ -116,6 +122,7 @@ class Classifier:
             self.session: Evaluates = session_over(model, threads, self.placement)
             self.classes, self.preprocessing = model.manifest.classes, model.manifest.preprocessing
             self.temperature, self._divides = model.manifest.temperature, False
+            self.unknown = model.manifest.unknown
         else:
             self._open_file(model, threads, runtime, provider, trusted)
 
@@ -138,6 +145,7 @@ class Classifier:
             self.preprocessing = msgspec.json.decode(metadata[PREPROCESSING_KEY], type=Preprocessing)
             self._divides = True  # by the temperature, in the graph
             self.temperature = msgspec.json.decode(metadata.get(TEMPERATURE_KEY, "null"), type=float | None)
+            self.unknown = msgspec.json.decode(metadata.get(UNKNOWN_KEY, "null"), type=Unknown | None)
             check_classes(self.classes)
             check_temperature(self.temperature)
         except KeyError as error:
@@ -161,13 +169,15 @@ class Classifier:
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return logits float32 (b, classes) as they are before the temperature, of images float32 (b, 3, H, W)."""
-        found = self.session.logits(images)
-        return found * np.float32(self.temperature) if self.temperature and self._divides else found
+        return self._both(images)[0]
 
-    def _tempered(self, images: np.ndarray) -> np.ndarray:
-        """Return them divided by the temperature, where there is one."""
+    def _both(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return them as they are before the temperature and divided by it, where there is one."""
         found = self.session.logits(images)
-        return found / np.float32(self.temperature) if self.temperature and not self._divides else found
+        if not self.temperature:
+            return found, found
+        by = np.float32(self.temperature)
+        return (found * by, found) if self._divides else (found, found / by)
 
     def predict(
         self,
@@ -189,9 +199,10 @@ class Classifier:
             InputError: not one of the pictures can be read, or what the model says of one is no finite number.
         """
         for batch in batches(images, self.preprocessing, 1, unreadable=unreadable or Unreadable()):
-            logits = self._tempered(batch.images)[0] if temperature else self.logits(batch.images)[0]
+            plain, tempered = (each[0] for each in self._both(batch.images))
+            logits, known = tempered if temperature else plain, is_known(plain, self.unknown)
             index = int(batch.indices[0])
-            found = prediction(images.name(index), logits, self.classes)
+            found = prediction(images.name(index), logits, self.classes, known)
             progress("predicting", index + 1, len(images))
             yield found
 

@@ -51,6 +51,7 @@ def report_of(run: Run) -> Adaptation:
         ),
         cache=run.kept.report,
         temperature=state.temperature,
+        unknown=state.unknown,
         calibration_error_without_temperature=without.expected_calibration_error if without else None,
         images={name: len(split) for name, split in run.splits.items()},
         unreadable=sum(u.count for u in lost),

@@ -12,6 +12,7 @@ from edgeplast.adaptation import EpochReport, RungChange
 from edgeplast.documents import AtLeastOne, Count
 from edgeplast.evaluation import Evaluation, Judgement
 from edgeplast.recomputation import Recompute
+from edgeplast.unknown import Unknown
 from edgeplast_devices.curves import Curve
 from edgeplast_devices.options import TrainingOptions
 
@@ -81,6 +82,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         also_before: other sets, likewise, by name.
         also_after: with the weights that were kept.
         temperature: of the weights that were kept; None without a validation split.
+        unknown: when they do not know what a picture shows; likewise.
         rung_changes: so far.
         lost: pictures that could not be read, by split.
         seconds: that the run has taken so far.
@@ -121,6 +123,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     also_before: dict[str, Evaluation] = {}
     also_after: dict[str, Evaluation] = {}
     temperature: float | None = None
+    unknown: Unknown | None = None
     rung_changes: list[RungChange] = []
     lost: dict[str, Lost] = {}
     seconds: float = 0.0

@@ -24,7 +24,7 @@ from edgeplast_devices.beginning import begin
 from edgeplast_devices.caching import Kept
 from edgeplast_devices.checkpoints import Checkpoint, Saved, write_checkpoint, write_hashed
 from edgeplast_devices.curves import thin
-from edgeplast_devices.ending import landmarks_of, restore_best, temperature_of
+from edgeplast_devices.ending import calibrate, landmarks_of, restore_best
 from edgeplast_devices.evaluating import measure
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.fitted_heads import linear_head, no_features, with_room
@@ -176,7 +176,7 @@ class Run:
                 state.epoch + 1, folder, telemetry
             )  # it ended within one, and must be looked at all the same
         restore_best(self, folder)
-        state.temperature = temperature_of(self)
+        calibrate(self)
         if self.measured_on:
             said = f"evaluating {self.measured_on}, after"
             state.after = self._measure(self.measured_on, said, temperature=state.temperature)

@@ -10,13 +10,7 @@ import math
 
 import numpy as np
 
-from edgeplast.bundle import Manifest
-from edgeplast.progress import Progress
-from edgeplast_devices.evaluating import outputs
-from edgeplast_devices.images import ImageSet, Unreadable, batches
-from edgeplast_devices.latents import Source
 from edgeplast_devices.logistic import log_softmax
-from edgeplast_devices.sessions import Evaluates
 
 MOST_LOGITS_BYTES = 1 << 20
 """Of logits that are kept to fit one number on: 37,000 pictures of 7 classes, 262 of 1,000."""
@@ -28,37 +22,10 @@ _HALVINGS = 60
 _PIECE = 1 << 14
 
 
-def temperature_on_images(
-    manifest: Manifest,
-    session: Evaluates,
-    images: ImageSet,
-    *,
-    micro_batch: int,
-    unreadable: Unreadable,
-    progress: Progress,
-    source: Source = batches,
-) -> float | None:
-    """Return the temperature of a bundle's current weights, fitted on images that they were not trained on.
-
-    Of very many images as many are used as have logits of ``MOST_LOGITS_BYTES``, evenly spread.
-
-    Args:
-        manifest: of the bundle.
-        session: over its evaluation graph.
-        images: of the validation split.
-        micro_batch: images that pass through the graph at once.
-        unreadable: takes note of images that cannot be read.
-        progress: told of each micro-batch.
-        source: turns pictures into what the session takes.
-    """
-    most = max(MOST_LOGITS_BYTES // (4 * len(manifest.classes)), _LEAST_PICTURES)
-    order = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(np.int64))
-    over = images, manifest.preprocessing, micro_batch, unreadable, progress, "fitting the temperature"
-    found = [*outputs(session.logits, *over, order=order, source=source)]
-    if not found:
-        return None
-    logits, labels, _ = zip(*found, strict=True)
-    return fit_temperature(np.concatenate(logits), np.concatenate(labels))
+def order_to_fit_on(images: int, classes: int) -> np.ndarray:
+    """Return which of so many images are used, rising, evenly spread: as many as ``MOST_LOGITS_BYTES`` hold."""
+    most = max(MOST_LOGITS_BYTES // (4 * classes), _LEAST_PICTURES)
+    return np.unique(np.linspace(0, images - 1, min(most, images)).astype(np.int64))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:

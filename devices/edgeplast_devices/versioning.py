@@ -54,7 +54,7 @@ def take_down(
         return
     known = folders_of(before)
     for place in known.values():
-        _linked(place, folder / VERSIONS / place.name)
+        _linked(place, folder / VERSIONS / place.name, but=None if start.is_copy else before / TRAINABLE)
     if not known and (before / MANIFEST).is_file() and sha256(before / MANIFEST) == start.fingerprint:
         first = folder / VERSIONS / "v0"
         first.mkdir(parents=True)
@@ -206,12 +206,15 @@ def _of_another(version: Version, name: str) -> UsageError:
     )
 
 
-def _linked(source: Path, target: Path) -> None:
-    """Link the files of a folder into another one."""
+def _linked(source: Path, target: Path, but: Path | None = None) -> None:
+    """Link the files of a folder into another one, but for one that is a user's own: a link would change its times."""
     target.mkdir(parents=True, exist_ok=True)
     for file in source.iterdir():
         if file.is_file() and not file.is_symlink():
-            link(file, target / file.name)
+            if but is not None and file.samefile(but):
+                shutil.copyfile(file, target / file.name)
+            else:
+                link(file, target / file.name)
 
 
 def link(source: Path, target: Path) -> None:

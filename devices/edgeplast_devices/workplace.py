@@ -14,6 +14,7 @@ from edgeplast.files import disk_errors
 from edgeplast.printable import printable
 from edgeplast.stored_files import SIGNATURES
 from edgeplast.telemetry import TELEMETRY
+from edgeplast.unknown import Unknown
 from edgeplast.versions import VERSIONS
 from edgeplast_devices.checkpoints import is_checkpoint
 from edgeplast_devices.tensors import read_metadata, write_arrays
@@ -65,6 +66,7 @@ def write_adapted(
     *,
     parent: str | None,
     temperature: float | None,
+    unknown: Unknown | None = None,
     placed: Collection[str] = (),
     landmarks: Mapping[str, np.ndarray] | None = None,
 ) -> Manifest:
@@ -77,6 +79,7 @@ def write_adapted(
         parent: SHA-256 of the manifest of the bundle that was adapted.
         temperature: of these weights; None for none.
         landmarks: where the features of known classes lie; by default as the copy has them.
+        unknown: when these weights do not know what a picture shows; None where nothing tells.
         placed: classes that waited for their first picture and have seen it.
 
     Raises:
@@ -94,6 +97,7 @@ def write_adapted(
         files={**bundle.manifest.files, TRAINABLE: describe_file(folder / TRAINABLE)},
         adapted_from=parent,
         temperature=temperature,
+        unknown=unknown,
         waiting=tuple(name for name in bundle.manifest.waiting if name not in placed),
     )
     manifest.write(folder / MANIFEST)

@@ -11,7 +11,7 @@ import typer
 
 from edgeplast.adaptation import Adaptation, BeforeAfter, EpochReport, Judged
 from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar, say
-from edgeplast.cli.kept import new_ones, rows_of_others, start_of, why_it_stopped, why_nothing_trained
+from edgeplast.cli.kept import new_ones, rows_of_others, start_of, when_unknown, why_it_stopped, why_nothing_trained
 from edgeplast.cli.options import (
     DeviceOption,
     ProviderOption,
@@ -96,6 +96,9 @@ def adapt(
         float | None,
         typer.Option(help="Points of accuracy that --also may lose; the run goes back and stops when one loses more."),
     ] = None,
+    false_alarms: Annotated[
+        float, typer.Option(help="Share of known held-out pictures that predict --unknown may call unknown.")
+    ] = 0.05,
     patience: Annotated[
         int, typer.Option(help="Epochs without a better validation loss before stopping; 0: never.")
     ] = 0,
@@ -158,6 +161,7 @@ def adapt(
         new_classes=new_classes,
         versions=versions,
         keep_within=keep_within,
+        false_alarms=false_alarms,
         patience=patience,
         seed=seed,
         threads=threads,
@@ -243,6 +247,7 @@ def _show(report: Adaptation, output: Path) -> None:
             (f"accuracy ({report.measured_on})", _change(report.accuracy, ".1%")),
             ("calibration error", _change(report.expected_calibration_error, ".3f")),
             ("temperature", _temperature(report)),
+            ("unknown", when_unknown(report)),
         ]
     rows += rows_of_others(report)
     rows += [

@@ -46,6 +46,14 @@ def why_nothing_trained(report: Adaptation) -> str:
     )
 
 
+def when_unknown(report: Adaptation) -> str:
+    """Say below which energy a picture is unknown, and how many known ones that calls so."""
+    found = report.unknown
+    if found is None:
+        return "cannot tell: too few pictures held out to fit it on"
+    return f"below energy {found.energy:.2f}: {found.false_alarms:.1%} of {found.images} known pictures (false alarms)"
+
+
 def _kept(found: OtherSet) -> str:
     before, after = found.accuracy.before, found.accuracy.after
     points = found.lost_points

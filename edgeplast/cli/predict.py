@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
@@ -20,7 +20,11 @@ from edgeplast.cli.options import (
     threads_of,
     trusted_of,
 )
+from edgeplast.errors import UsageError
 from edgeplast.printable import printable
+
+if TYPE_CHECKING:
+    from edgeplast_devices.predicting import Prediction
 
 _NAME_WIDTH = 24
 
@@ -40,6 +44,9 @@ def predict(
             "--temperature/--no-temperature", help="Probabilities at the model's temperature, where it has one."
         ),
     ] = True,
+    unknown: Annotated[
+        bool, typer.Option("--unknown", help="Say 'unknown' where a picture seems to show none of the classes.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print probabilities as JSON.")] = False,
 ) -> None:
     """Classify pictures and print the most likely classes with their probabilities, as soon as each is known."""
@@ -61,8 +68,18 @@ def predict(
             trusted=trusted_of(trusted, profile),
             progress=progress,
         ):
-            write(found.name, list(found.probabilities.items())[:top])
+            if unknown and found.known is None:
+                raise nothing_tells(model)
+            write(found, top, unknown)
     name_unreadable(unreadable.count, unreadable.examples)
+
+
+def nothing_tells(model: Path) -> UsageError:
+    """Return the error for a model that cannot say that it does not know."""
+    return UsageError(
+        f"{model} cannot say what it does not know: that is fitted on pictures that are held back. Adapt it with more "
+        "pictures or a val folder (edgeplast adapt), and deploy it again; or leave out --unknown."
+    )
 
 
 class _Lines:
@@ -74,11 +91,13 @@ class _Lines:
     def __enter__(self) -> None:
         pass
 
-    def __call__(self, name: str, best: list[tuple[str, float]]) -> None:
+    def __call__(self, found: Prediction, top: int, unknown: bool) -> None:
         if not self._begun:
             say(f"{'picture':<{_NAME_WIDTH}}  most likely")
             self._begun = True
-        say(f"{printable(name):<{_NAME_WIDTH}}  {'  '.join(f'{label} {p:.1%}' for label, p in best)}")
+        best = [f"{label} {p:.1%}" for label, p in list(found.probabilities.items())[:top]]
+        said = ["unknown", *best] if unknown and found.known is False else best
+        say(f"{printable(found.name):<{_NAME_WIDTH}}  {'  '.join(said)}")
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -93,8 +112,9 @@ class _JSON:
     def __enter__(self) -> None:
         pass
 
-    def __call__(self, name: str, best: list[tuple[str, float]]) -> None:
-        element = json_text(msgspec.json.encode({"image": name, "probabilities": dict(best)}))
+    def __call__(self, found: Prediction, top: int, unknown: bool) -> None:  # noqa: ARG002
+        best = dict(list(found.probabilities.items())[:top])
+        element = json_text(msgspec.json.encode({"image": found.name, "probabilities": best, "known": found.known}))
         self._begin()
         say(f"{',' if self._elements else ''}{element}")
         self._elements = True

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_models import CLASSES, blob
+from small_models import CLASSES, blob, blob_folder
 
 import edgeplast
 from edgeplast.bundle import Bundle
@@ -113,3 +113,18 @@ def test_versions_are_listed_and_put_back(typed, bundle: Bundle, learned: Path, 
     assert code == 3 and "There is no version 'v9'. Kept are v0, v1, v2." in err
     code, out, _ = typed("history", bundle.path)
     assert code == 0 and "keeps no versions" in " ".join(out.split())
+
+
+def test_a_picture_of_nothing_known_is_called_unknown(typed, bundle: Bundle, learned: Path, tmp_path: Path) -> None:
+    data = blob_folder(tmp_path / "data", train=40, test=4)
+    code, out, _ = typed("adapt", learned, "--data", data, "--epochs", "2", *QUICK, "--false-alarms", "0.2", "-o", tmp_path / "a")  # fmt: skip  # noqa: E501
+    said = " ".join(out.replace("│", " ").split())
+    assert code == 0 and "of 18 known pictures (false alarms)" in said
+    pictures = sorted((data / "train").glob("*/*.png"))
+    code, out, _ = typed("predict", tmp_path / "a", *pictures, "--unknown")
+    assert code == 0 and 1 <= out.count("  unknown  ") <= 60
+    code, out, _ = typed("predict", tmp_path / "a", *pictures, "--json")
+    found = json.loads(out)["predictions"]
+    assert {each["known"] for each in found} == {True, False}
+    code, _, err = typed("predict", bundle.path, pictures[0], "--unknown")
+    assert code == 2 and "cannot say what it does not know" in err

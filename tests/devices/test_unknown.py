@@ -1,0 +1,132 @@
+"""Saying "I do not know": the energy of logits, a threshold on held-out pictures, in bundle and deployed file alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_models import CLASSES, blob, blob_folder
+
+import edgeplast
+from edgeplast.bundle import MANIFEST, Bundle
+from edgeplast.documents import Document
+from edgeplast.errors import InputError, UsageError
+from edgeplast.unknown import Unknown
+from edgeplast_devices.energy import energies, is_known
+from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.unknowns import fit_unknown
+
+
+def options(**more: object) -> TrainingOptions:
+    given: dict = {"epochs": 4, "learning_rate": 3e-3, "threads": 1, "augment": "none"}
+    return TrainingOptions(**(given | more))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return blob_folder(tmp_path_factory.mktemp("photos") / "data", train=40, test=30)
+
+
+@pytest.fixture(scope="module")
+def made(bundle: Bundle, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("made")
+    edgeplast.adapt(bundle, photos, into=root / "a", options=options(false_alarms=0.2))
+    edgeplast.deploy(root / "a", root / "a.onnx")
+    return root
+
+
+class TestThreshold:
+    """Arithmetic."""
+
+    @given(st.integers(5, 300), st.floats(0, 0.5), st.integers(0, 2**32 - 1))
+    @settings(max_examples=60, deadline=None)
+    def test_no_more_of_what_it_was_set_on_lies_below_than_was_allowed(self, n: int, share: float, seed: int) -> None:
+        logits = np.random.default_rng(seed).normal(size=(n, 5)).astype(np.float32) * 4
+        found = fit_unknown(logits, share)
+        assert found is not None and found.images == n
+        below = [not is_known(row, found) for row in logits]
+        assert np.mean(below) == found.false_alarms <= share
+        assert found.false_alarms > share - 1 / n - 1e-9 or share < 1 / n
+
+    def test_energy_is_the_logarithm_of_the_sum_of_exponentials(self) -> None:
+        logits = np.asarray([[1, 2, 3], [800, 0, -800], [-900, -901, -902]], np.float32)
+        expected = [np.log(np.exp([1, 2, 3]).sum()), 800.0, -900 + np.log(1 + np.exp(-1) + np.exp(-2))]
+        np.testing.assert_allclose(energies(logits), expected, rtol=1e-6)
+
+    def test_a_class_left_out_lies_below_what_the_others_make(self) -> None:
+        """Logits of a linear head: pictures of a class that it has no row for excite none of its rows much."""
+        rng = np.random.default_rng(0)
+        means = rng.normal(size=(5, 64))
+        features = [mean + rng.normal(size=(400, 64)) * 0.5 for mean in means]
+        logits = [(f @ means[:4].T / 4).astype(np.float32) for f in features]
+        held = np.concatenate([part[:50] for part in logits[:4]])
+        found = fit_unknown(held, 0.05)
+        assert found is not None
+        alarms = np.mean([not is_known(row, found) for part in logits[:4] for row in part[50:]])
+        caught = np.mean([not is_known(row, found) for row in logits[4]])
+        assert alarms < 0.1 and caught > 0.9
+
+    def test_from_few_pictures_or_broken_logits_nothing_is_told(self) -> None:
+        assert fit_unknown(np.zeros((4, 3), np.float32), 0.05) is None
+        assert fit_unknown(np.full((20, 3), np.nan, np.float32), 0.05) is None
+        assert is_known(np.zeros(3, np.float32), None) is None
+
+
+def test_it_is_fitted_on_held_out_pictures_and_told(made: Path, photos: Path) -> None:
+    report = edgeplast.Adaptation.read(made / "a" / "report.json")
+    assert report.unknown == Bundle.open(made / "a").manifest.unknown
+    assert report.unknown is not None and report.unknown.images == report.images["val"] == 18
+    assert report.unknown.false_alarms == pytest.approx(3 / 18)
+
+
+def test_bundle_deployed_file_and_learner_say_the_same(made: Path, tmp_path: Path) -> None:
+    pictures = [blob(label, 900 + i) for label in CLASSES for i in range(8)]
+    noise = [np.random.default_rng(i).integers(0, 255, (36, 36, 3), dtype=np.uint8) for i in range(8)]
+    from_bundle = edgeplast.predict(made / "a", [*pictures, *noise])
+    from_file = edgeplast.predict(made / "a.onnx", [*pictures, *noise])
+    plain = edgeplast.predict(made / "a.onnx", [*pictures, *noise], temperature=False)
+    assert [p.known for p in from_bundle] == [p.known for p in from_file] == [p.known for p in plain]
+    assert {p.known for p in from_bundle} == {True, False}
+    with edgeplast.Learner(made / "a", into=None, memory="none", options=options()) as learner:
+        assert [p.known for p in learner.predict([*pictures, *noise])] == [p.known for p in from_bundle]
+
+
+def test_where_nothing_tells_nothing_is_said(bundle: Bundle, made: Path, blobs: Path, tmp_path: Path) -> None:
+    assert edgeplast.predict(bundle, blob("red", 1))[0].known is None
+    pictures = edgeplast.ImageSet.of(
+        [blob(c, i) for c in CLASSES for i in range(4)], [c for c in CLASSES for _ in "1234"]
+    )
+    report = edgeplast.adapt(made / "a", pictures, into=tmp_path / "none", options=options(epochs=1))
+    assert report.unknown is None and edgeplast.predict(tmp_path / "none", blob("red", 1))[0].known is None
+
+
+def test_a_learner_fits_it_when_asked_and_forgets_it_with_the_weights(
+    bundle: Bundle, photos: Path, tmp_path: Path
+) -> None:
+    with edgeplast.Learner(bundle.path, into=tmp_path / "a", memory="none", options=options()) as learner:
+        learner.add([blob(c, i) for c in CLASSES for i in range(8)], [c for c in CLASSES for _ in range(8)])
+        learner.learn()
+        assert learner.predict(blob("red", 1)).known is None
+        found = learner.calibrate(photos, false_alarms=0.1)
+        assert found is not None and found.images == 90 and found.false_alarms == pytest.approx(0.1)
+        assert learner.predict(blob("red", 1)).known is not None
+        assert Bundle.open(tmp_path / "a").manifest.unknown == found and learner.versions()[-1].by == "calibrate"
+        learner.learn(steps=1)
+        assert learner.predict(blob("red", 1)).known is None
+
+
+def test_what_makes_no_sense_is_refused(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--false-alarms 0.9 is out of range; allowed is 0 to 0.5"):
+        options(false_alarms=0.9)
+    with pytest.raises(InputError, match="no finite number"):
+        Unknown(energy=float("inf"), false_alarms=0.0, images=9)
+    text = (made / "a" / MANIFEST).read_bytes()
+    content = msgspec.json.decode(text)
+    content["unknown"]["false_alarms"] = 7
+    with pytest.raises(InputError, match="false_alarms"):
+        type(Bundle.open(made / "a").manifest).from_json(msgspec.json.encode(content), where="bundle.json")
+    assert issubclass(type(Bundle.open(made / "a").manifest), Document)
