@@ -10,9 +10,9 @@ to 1.32). What would break it: another placement rule; the peak measured in the 
 
 from __future__ import annotations
 
-import bisect
 import itertools
 import math
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 
 from edgeplast.footprint import FIRST_REGION_BYTES, MemoryLine, envelope
@@ -42,9 +42,9 @@ def arena_lines(graph: Graph) -> tuple[MemoryLine, ...]:
     the margin taken off again too. Where much of what is alive does not grow with the batch (gradients of large
     kernels), holes follow no such rule, and two lines through the needs themselves are taken.
     """
-    walk, live = steps(graph), transient_lines(graph)
-    constants = [array.nbytes for array in graph.constants.values()]
-    needs = {size: _MARGIN * _smallest_region(walk, constants, size, _at(live, size)) for size in _FITTED}
+    live = transient_lines(graph)
+    trace = _Trace(steps(graph), [array.nbytes for array in graph.constants.values()])
+    needs = {size: _MARGIN * _smallest_region(trace, size, _at(live, size)) for size in _FITTED}
     candidates = []
     for stretch in {needs[size] / max(_at(live, size), 1) for size in _FITTED}:  # a head alone may hold nothing
         lift = max(0.0, *(need - stretch * _at(live, size) for size, need in needs.items()))
@@ -56,14 +56,18 @@ def arena_lines(graph: Graph) -> tuple[MemoryLine, ...]:
     lines = min(candidates, key=lambda found: found[0])[1]
     if max(_at(lines, size) - need for size, need in needs.items()) > _LOOSE_BYTES:
         most = _MICRO_BATCHES[-1]
-        needs[most] = _MARGIN * _smallest_region(walk, constants, most, _at(live, most))
+        needs[most] = _MARGIN * _smallest_region(trace, most, _at(live, most))
         lines = _closest_above(needs)
-    while not all(
-        fits(walk, constants, size, int(_at(lines, size) / margin))
-        for size in _MICRO_BATCHES
-        for margin in (_MARGIN, 1)
-    ):
+    untried = [(size, margin) for size in _MICRO_BATCHES for margin in (_MARGIN, 1)]
+    at = 0
+    while at < len(untried):
+        size, margin = untried[at]
+        if trace.fits(size, int(_at(lines, size) / margin)):
+            at += 1
+            continue
         lines = tuple(MemoryLine(line.fixed_bytes + _STEP_BYTES, line.per_image_bytes) for line in lines)
+        untried.insert(0, untried.pop(at))  # what did not fit is the most likely not to fit again
+        at = 0
     return lines
 
 
@@ -89,14 +93,14 @@ def _at(lines: tuple[MemoryLine, ...], micro_batch: int) -> int:
     return max(line.at(micro_batch) for line in lines)
 
 
-def _smallest_region(walk: Sequence[Step], constants: Sequence[int], micro_batch: int, live_bytes: int) -> int:
+def _smallest_region(trace: _Trace, micro_batch: int, live_bytes: int) -> int:
     """Return a region that holds the walk, hardly larger than the smallest that does (found by bisection)."""
-    low = high = live_bytes + _UNIT * len(constants)
-    while not fits(walk, constants, micro_batch, high):
+    low = high = live_bytes + _UNIT * len(trace.constants)
+    while not trace.fits(micro_batch, high):
         low, high = high, high * 5 // 4 + _UNIT
     while high - low > low // 50 + _UNIT:
         middle = (low + high) // 2
-        low, high = (low, middle) if fits(walk, constants, micro_batch, middle) else (middle, high)
+        low, high = (low, middle) if trace.fits(micro_batch, middle) else (middle, high)
     return high
 
 
@@ -112,66 +116,81 @@ def fits(walk: Iterable[Step], constants: Iterable[int], micro_batch: int, regio
         micro_batch: images.
         region_bytes: size of the region.
     """
-    walk, constants = list(walk), list(constants)
-    return all(
-        _fits(walk, constants, micro_batch, sizes) for sizes in ((region_bytes,), (FIRST_REGION_BYTES, region_bytes))
-    )
+    return _Trace(walk, constants).fits(micro_batch, region_bytes)
 
 
-def _fits(walk: Iterable[Step], constants: Iterable[int], micro_batch: int, regions: Iterable[int]) -> bool:
-    arena = _Arena(regions)
-    if not all(arena.take(f"constant {i}", size) for i, size in enumerate(constants)):
-        return False
-    for made, freed in walk:
-        for value in made:
-            if not arena.take(value.name, value.bytes * (micro_batch if value.batched else 1)):
+class _Trace:
+    """A walk as numbers, because it is played hundreds of times: what is taken and given back, in turn.
+
+    Attributes:
+        constants: bytes of each array that stays for good, placed first.
+    """
+
+    def __init__(self, walk: Iterable[Step], constants: Iterable[int]) -> None:
+        self.constants = list(constants)
+        number: dict[str, int] = {}
+        self._events: list[int] = list(range(len(self.constants)))  # n: taken; ~n: given back
+        self._bytes = [(size, False) for size in self.constants]
+        for made, freed in walk:
+            for value in made:
+                number[value.name] = len(self._bytes)
+                self._events.append(len(self._bytes))
+                self._bytes.append((value.bytes, value.batched))
+            self._events += [~number[value.name] for value in freed]
+        self._units: dict[int, list[int]] = {}
+
+    def fits(self, micro_batch: int, region_bytes: int) -> bool:
+        """Whether a region has room; see :func:`fits`."""
+        if micro_batch not in self._units:
+            sizes = (size * (micro_batch if batched else 1) for size, batched in self._bytes)
+            self._units[micro_batch] = [max(-(-size // _UNIT), 1) for size in sizes]
+        region = -(-region_bytes // _UNIT)
+        units = self._units[micro_batch]
+        return all(_placed(self._events, units, some) for some in ((region,), (FIRST_REGION_BYTES // _UNIT, region)))
+
+
+_ADDRESS_BITS = 40
+"""A free chunk is one number: its size, then its address in so many bits, both in units."""
+
+
+def _placed(events: Sequence[int], units: Sequence[int], regions: Iterable[int]) -> bool:
+    """Play takings and givings back of so many units in regions that do not touch, best fit; False: no room."""
+    free: list[int] = []  # size and address, sorted
+    size_at: dict[int, int] = {}  # of free chunks, by their first address
+    size_before: dict[int, int] = {}  # of free chunks, by the address after them
+    held: dict[int, tuple[int, int]] = {}
+    kept_whole, mask = _KEPT_WHOLE // _UNIT, (1 << _ADDRESS_BITS) - 1
+    address = 0
+    for size in regions:
+        insort(free, size << _ADDRESS_BITS | address)
+        size_at[address] = size_before[address + size] = size
+        address += size + 1
+    for event in events:
+        if event >= 0:
+            wanted = units[event]
+            position = bisect_left(free, wanted << _ADDRESS_BITS)
+            if position == len(free):
                 return False
-        for value in freed:
-            arena.give_back(value.name)
+            chunk = free.pop(position)
+            size, address = chunk >> _ADDRESS_BITS, chunk & mask
+            del size_at[address], size_before[address + size]
+            if size >= 2 * wanted or size - wanted >= kept_whole:
+                size, rest, behind = wanted, size - wanted, address + wanted
+                insort(free, rest << _ADDRESS_BITS | behind)
+                size_at[behind] = size_before[behind + rest] = rest
+            held[event] = size, address
+        else:
+            size, address = held.pop(~event)
+            after = size_at.pop(address + size, 0)
+            if after:
+                behind = address + size
+                del size_before[behind + after], free[bisect_left(free, after << _ADDRESS_BITS | behind)]
+                size += after
+            before = size_before.pop(address, 0)
+            if before:
+                address -= before
+                del size_at[address], free[bisect_left(free, before << _ADDRESS_BITS | address)]
+                size += before
+            insort(free, size << _ADDRESS_BITS | address)
+            size_at[address] = size_before[address + size] = size
     return True
-
-
-class _Arena:
-    """Regions that do not touch, best fit."""
-
-    def __init__(self, regions: Iterable[int]) -> None:
-        self._free: list[tuple[int, int]] = []  # size and address, sorted
-        self._size_at: dict[int, int] = {}  # of free chunks, by their first address
-        self._size_before: dict[int, int] = {}  # of free chunks, by the address after them
-        address = 0
-        for size in regions:
-            whole = -(-size // _UNIT) * _UNIT
-            self._add(whole, address)
-            address += whole + _UNIT
-        self._held: dict[str, tuple[int, int]] = {}
-
-    def take(self, name: str, wanted: int) -> bool:
-        wanted = max(-(-wanted // _UNIT), 1) * _UNIT
-        position = bisect.bisect_left(self._free, (wanted, -1))
-        if position == len(self._free):
-            return False
-        size, address = self._free[position]
-        self._remove(size, address)
-        if size >= 2 * wanted or size - wanted >= _KEPT_WHOLE:
-            self._add(size - wanted, address + wanted)
-            size = wanted
-        self._held[name] = size, address
-        return True
-
-    def give_back(self, name: str) -> None:
-        size, address = self._held.pop(name)
-        if after := self._size_at.get(address + size):
-            self._remove(after, address + size)
-            size += after
-        if before := self._size_before.get(address):
-            self._remove(before, address - before)
-            size, address = size + before, address - before
-        self._add(size, address)
-
-    def _add(self, size: int, address: int) -> None:
-        bisect.insort(self._free, (size, address))
-        self._size_at[address] = self._size_before[address + size] = size
-
-    def _remove(self, size: int, address: int) -> None:
-        del self._free[bisect.bisect_left(self._free, (size, address))]
-        del self._size_at[address], self._size_before[address + size]
