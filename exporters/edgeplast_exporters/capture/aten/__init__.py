@@ -1,6 +1,15 @@
 """How each ATen operator is written: one small function each, by kind."""
 
-from edgeplast_exporters.capture.aten import convolutions, norms, pieces, pointwise, products, reductions, views
+from edgeplast_exporters.capture.aten import (
+    convolutions,
+    norms,
+    pieces,
+    pointwise,
+    products,
+    recurrent,
+    reductions,
+    views,
+)
 from edgeplast_exporters.capture.aten.table import TABLE
 
-__all__ = ["TABLE", "convolutions", "norms", "pieces", "pointwise", "products", "reductions", "views"]
+__all__ = ["TABLE", "convolutions", "norms", "pieces", "pointwise", "products", "recurrent", "reductions", "views"]
