@@ -153,11 +153,11 @@ class Several(nn.Module):
         return self.head(x.mean((2, 3))), x
 
 
-class Sorts(Several):
+class Multiplies(Several):
     """Refused: an operator without a graph."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        return self.head(torch.sort(x.flatten(2), -1)[0].mean(-1))
+        return self.head(torch.cumprod(x.flatten(2), -1).mean(-1))
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ class Sorts(Several):
         (Picks, r"cannot be traced.*depends on the values of images.*torch\.where"),
         (Mixes, r"inner: the operator matmul cannot be written.*mixes images.*Write around it"),
         (Several, r"returns a tuple.*Wrap it in a module whose forward method picks the logits"),
-        (Sorts, r"own forward method: the operator sort has no translation here"),
+        (Multiplies, r"own forward method: the operator cumprod has no translation here"),
     ],
 )
 def test_what_cannot_be_captured_is_refused_with_what_to_write(module: type[nn.Module], message: str) -> None:
@@ -208,7 +208,7 @@ class NoPrefix(nn.Module):
         return self.head(x.mean(1))
 
 
-@pytest.mark.parametrize("prefix", [0, 5, 24])
+@pytest.mark.parametrize("prefix", [0, 5, 24, -1, -5])
 def test_an_empty_cut_that_is_joined_again_adds_nothing(prefix: int) -> None:
     model = NoPrefix(prefix).eval()
     assert check_parity(model, capture(model, (3, 8, 8))) < 1e-5

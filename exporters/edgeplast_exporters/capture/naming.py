@@ -16,7 +16,7 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from edgeplast_exporters.capture.translating import module_path, operator_name
+from edgeplast_exporters.capture.program_nodes import module_path, operator_name
 
 _PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention"}
 TOUCHING = {"add", "add_", "sub", "mul", "mul_", "div", "div_", "cat", "stack", "where", "addcmul", "lerp", "rsub"}

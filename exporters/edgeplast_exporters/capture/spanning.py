@@ -22,7 +22,7 @@ from torch.fx import Node
 
 from edgeplast.wiring import Place, Product, Span, Wiring
 from edgeplast_exporters.capture.naming import ACTIVATIONS, TOUCHING, VIEWS, Naming
-from edgeplast_exporters.capture.translating import operator_name
+from edgeplast_exporters.capture.program_nodes import operator_name
 
 _PART_OF = {"select", "slice", "index"}
 """Views that leave something out: what lies before them is another value."""

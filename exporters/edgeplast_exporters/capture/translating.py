@@ -19,8 +19,10 @@ from torch.export.graph_signature import InputKind
 from edgeplast.contract import IMAGES, LOGITS
 from edgeplast.errors import InputError
 from edgeplast.graphs.graph import Graph
+from edgeplast_exporters.capture.assigning import after_change, family
 from edgeplast_exporters.capture.aten import TABLE
 from edgeplast_exporters.capture.emitter import Emitter
+from edgeplast_exporters.capture.program_nodes import module_path, operator_name
 from edgeplast_exporters.capture.tensors import BATCH, Axis, Size, Tensor, UnfitError
 
 _IGNORED = {
@@ -125,7 +127,11 @@ class Translation:
         except UnfitError as error:
             raise self.refused(f"cannot be written here: {error}") from error
         if name.endswith("_") and isinstance(node.args[0], torch.fx.Node):
-            self._changed_in_place(node, env, result)
+            try:
+                known = {n: self._unrolled(self._resolved(env[n])) for n in family(node) if n in env}
+                env.update(after_change(self.emit, node, known, result))
+            except UnfitError as error:
+                raise self.refused(str(error)) from error
         return result
 
     def _resolved(self, x: Any) -> Any:
@@ -166,16 +172,6 @@ class Translation:
         env = dict(zip((n for n in inner.graph.nodes if n.op == "placeholder"), args[at + 1 :], strict=True))
         return self._walk(inner, env)
 
-    def _changed_in_place(self, node: torch.fx.Node, env: dict[torch.fx.Node, Any], result: Any) -> None:
-        """Let later readers of what an operator changed see the change; views of it must not be read again."""
-        target = node.args[0]
-        assert isinstance(target, torch.fx.Node)
-        env[target] = result
-        order = {n: i for i, n in enumerate(node.graph.nodes)}
-        for other in _family(target):
-            if other not in (target, node) and any(order[u] > order[node] for u in other.users):
-                raise self.refused("changes a tensor of which another view is read later")
-
     # -- what rules ask -------------------------------------------------------------------------------------
 
     def parameter(self, name: str) -> Tensor:
@@ -209,7 +205,8 @@ class Translation:
         where = module_path(self.node) or "the model's own forward method"
         return RefusedError(
             f"{where}: the operator {operator_name(self.node)} {why}. Write around it there (convolutions, products, "
-            "norms, activations, pooling and views have a graph), or export a model without that part."
+            "norms, activations, pooling and views have a graph), or export a model without that part. Freezing does "
+            "not help: the device computes the whole forward pass, whatever trains."
         )
 
 
@@ -227,21 +224,6 @@ class _Repeated:
 
     def times(self, images: int) -> torch.Tensor:
         return self.one.repeat([images if b else 1 for b in self.batched])
-
-
-def module_path(node: torch.fx.Node) -> str:
-    """Return the path of the module in whose forward method a node was traced."""
-    stack = node.meta.get("nn_module_stack") or {}
-    path = list(stack.values())[-1][0] if stack else ""
-    return path.removeprefix("L['self']").removeprefix(".")
-
-
-def operator_name(node: torch.fx.Node) -> str:
-    """Return the name of a node's operator without namespace and overload (``layer_norm``)."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.split("::")[1]
-    return getattr(target, "__name__", str(target))
 
 
 def _attribute(module: Any, path: str) -> Any:
@@ -269,20 +251,3 @@ def _times(x: Any, images: int) -> Any:
     if isinstance(x, Size):
         return x.count * images
     return x.times(images) if isinstance(x, _Repeated) else x
-
-
-_VIEWS = {"view", "reshape", "permute", "transpose", "select", "slice", "squeeze", "unsqueeze", "expand", "flatten",
-          "unflatten", "unbind", "chunk", "split", "t", "alias", "detach", "getitem"}  # fmt: skip
-
-
-def _family(node: torch.fx.Node) -> set[torch.fx.Node]:
-    """Return all nodes that may be views of the same memory."""
-    found, waiting = {node}, [node]
-    while waiting:
-        n = waiting.pop()
-        near = [u for u in n.users if operator_name(u) in _VIEWS]
-        if operator_name(n) in _VIEWS and n.op == "call_function":
-            near += [a for a in n.args[:1] if isinstance(a, torch.fx.Node)]
-        waiting += [x for x in near if x not in found]
-        found.update(near)
-    return found

@@ -89,7 +89,11 @@ def slice_(s: Any, x: Tensor, dim: int = 0, start: Any = None, end: Any = None, 
         return x
     if size.batched:
         raise UnfitError("a cut through the batch")
-    start, end = 0 if start is None else start, size.count if end is None else min(end, size.count)
+    count = size.count
+    start, end = (
+        at if bound is None else min(max(bound + count if bound < 0 else bound, 0), count)
+        for bound, at in ((start, 0), (end, count))
+    )
     if start >= end:  # such as the tokens before the patches of a model that has none; joined, it adds nothing
         return torch.empty(0)
     return s.emit.slice(x, dim, start, end, step)

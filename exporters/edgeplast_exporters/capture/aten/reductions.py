@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from edgeplast_exporters.capture.aten.table import writes
-from edgeplast_exporters.capture.tensors import Axis, Tensor, UnfitError
+from edgeplast_exporters.capture.tensors import BATCH, Axis, Tensor, UnfitError
 
 
 def _over(x: Tensor, dim: Any) -> list[int]:
@@ -113,10 +113,10 @@ def max_pool(s: Any, x: Tensor, kernel: Any, stride: Any = (), padding: Any = 0,
              ceil: bool = False) -> Any:  # fmt: skip
     """Largest of windows."""
     kernel, padding = _pair(kernel), _pair(padding)
-    if _pair(dilation) != [1, 1]:
-        raise UnfitError("a dilated window")
+    dilation = _pair(dilation)
     stride = _pair(stride) if stride else kernel
-    found = _pool(s, "MaxPool", x, kernel, stride, padding, ceil)
+    more = {} if dilation == [1, 1] else {"dilations": dilation}
+    found = _pool(s, "MaxPool", x, kernel, stride, padding, ceil, **more)
     return found if isinstance(s.node.meta["val"], torch.Tensor) else (found, None)
 
 
@@ -142,14 +142,15 @@ def _pair(x: Any) -> list[int]:
     return [x, x] if isinstance(x, int) else [*x, *x] if len(x) == 1 else list(x)
 
 
-def _pool(s: Any, op: str, x: Tensor, kernel: Any, stride: Any, padding: Any, ceil: bool, **more: int) -> Tensor:
+def _pool(s: Any, op: str, x: Tensor, kernel: Any, stride: Any, padding: Any, ceil: bool, **more: Any) -> Tensor:
     e = s.emit
     three = len(x.dims) == 3  # (channels, height, width) of one array
     if three:
         raise UnfitError("a picture without a batch dimension")
     if list(kernel) == [1, 1] and list(stride) == [1, 1]:
         return x
-    heights = [(n.count, k, st, p) for n, k, st, p in zip(x.sizes[-2:], kernel, stride, padding, strict=True)]
+    spans = [d * (k - 1) + 1 for d, k in zip(more.get("dilations", [1, 1]), kernel, strict=True)]
+    heights = [(n.count, k, st, p) for n, k, st, p in zip(x.sizes[-2:], spans, stride, padding, strict=True)]
     out, late = [], []
     for n, k, st, p in heights:
         if ceil:
@@ -176,6 +177,27 @@ def _pool(s: Any, op: str, x: Tensor, kernel: Any, stride: Any, padding: Any, ce
         **more,
     )[0]
     return e.new_picture(y)
+
+
+@writes("sort")
+def sort(s: Any, x: Tensor, dim: Any = -1, descending: bool = False, **_: Any) -> Any:
+    """Elements of a dimension in order; by ``TopK``, which has no gradient, so that what lies before stays frozen."""
+    return topk(s, x, x.sizes[dim].count, dim, descending)
+
+
+@writes("topk")
+def topk(s: Any, x: Tensor, count: int, dim: int = -1, largest: bool = True, in_order: bool = True) -> Any:
+    """The largest or smallest elements of a dimension; as above."""
+    del in_order
+    e, dim = s.emit, dim % len(x.dims)
+    x, _, groups = e.ending_in(x, [x.dims[dim]])
+    if x.dims[dim] and BATCH in x.dims[dim]:
+        raise UnfitError("an order of images")
+    head = [(BATCH,), tuple(a for a in groups[0] if a is not BATCH)] if x.batched else [groups[0]]
+    value, _ = e.graph.node("TopK", [e.shaped(x, [*head, groups[1]]), e.graph.constant([count])], largest=int(largest))
+    found = Axis(count)
+    stored = (*(a for a in x.stored if a not in groups[1]), found)
+    return e.seen_as(value, stored, [(found,) if i == dim else d for i, d in enumerate(x.dims)]), None
 
 
 def along(s: Any, x: Tensor, dim: int, weights: np.ndarray) -> Tensor:

@@ -74,6 +74,20 @@ def expand(s: Any, x: Any, *_: Any, **__: Any) -> Tensor:
     return expanded(s, s.emit.lift(x), s.sizes)
 
 
+@writes("fill", "zero", "full_like", "zeros_like", "ones_like")
+def fill(s: Any, _: Any, number: Any = None, *__: Any, **___: Any) -> Tensor:
+    """A number everywhere."""
+    name = str(s.node.target)
+    return expanded(s, s.emit.lift(number if number is not None else float("ones" in name)), s.sizes)
+
+
+@writes("copy")
+def copy(s: Any, _: Any, source: Any, *more: Any) -> Tensor:
+    """What a tensor becomes that another one is copied onto."""
+    del more
+    return expanded(s, s.emit.lift(source), s.sizes)
+
+
 def expanded(s: Any, x: Tensor, sizes: Sequence[Size]) -> Tensor:
     """Return a tensor seen in larger sizes, without writing the repetition."""
     del s
