@@ -135,12 +135,12 @@ class _Clones:
 
     def ahead_of(self, readers: list[Node]) -> dict[str, str]:
         """Write what some nodes need and is not there yet; return the new names of what they read."""
-        wanted = {name for n in readers for name in n.inputs}
+        wanted = {name for n in readers for name in n.inputs if name}
         due = []
         for node in reversed(self._waiting):
             if not wanted.isdisjoint(node.outputs):
                 due.append(node)
-                wanted.update(node.inputs)
+                wanted.update(filter(None, node.inputs))
         for node in reversed(due):
             self._write(node)
         self._waiting = [n for n in self._waiting if not any(n is other for other in due)]
@@ -149,7 +149,8 @@ class _Clones:
     def _write(self, node: Node) -> None:
         inputs = {name: self._again[name] for name in node.inputs if name in self._again}
         if not inputs:  # one input that waits for the gradient is enough
-            first = next((name for name in node.inputs if name not in self._standing), node.inputs[0])
+            read = [name for name in node.inputs if name]  # an optional one may be left out
+            first = next((name for name in read if name not in self._standing), read[0])
             inputs = {first: self._anchored(first, node)}
         for name in filter(None, node.outputs):
             self._graph.values[self._again[name]] = replace(self._graph.values[name], name=self._again[name])
