@@ -14,15 +14,27 @@ each with torch autograd.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from edgeplast.contract import gradient_input, gradient_output
 from edgeplast.errors import InputError
 from edgeplast.graphs.graph import Graph, Node, Value
-from edgeplast.graphs.operators import OPERATORS, operator
+from edgeplast.graphs.operators import operator
 from edgeplast.graphs.operators.record import Backward, Onto, ShapeError
 from edgeplast.graphs.operators.sums import sum_rows
+
+
+class NoGradientError(InputError):
+    """An operator has no gradient, and something that trains lies before it.
+
+    Attributes:
+        node: the operator's.
+    """
+
+    def __init__(self, message: str, node: Node) -> None:
+        super().__init__(message)
+        self.node = node
 
 
 def differentiate(graph: Graph, seed: dict[str, Value], trainable: Collection[str]) -> dict[str, Value]:
@@ -38,7 +50,8 @@ def differentiate(graph: Graph, seed: dict[str, Value], trainable: Collection[st
         for each trainable name, the value ``accumulator + gradient``.
 
     Raises:
-        InputError: an operator on the way has no gradient rule, or a parameter does not reach the seed.
+        NoGradientError: an operator on the way has no gradient rule.
+        InputError: a parameter does not reach the seed.
     """
     return _Sweep(graph, seed, trainable).run()
 
@@ -84,11 +97,7 @@ class _Sweep:
         """Write the gradients of what a node reads, as far as they are wanted, and hand them on."""
         rule = operator(node.op, node.component).gradient
         if rule is None:
-            known = ", ".join(sorted(name for name, record in OPERATORS.items() if record.gradient is not None))
-            raise InputError(
-                f"{node.component}: the operator {node.op} has no gradient here, and a trainable parameter "
-                f"lies before it. Known: {known}. Freeze what comes before {node.component}."
-            )
+            raise self.refused(node)
         values = self.graph.values
         wanted = tuple(name in self.needed for name in node.inputs)
         step = Backward(
@@ -112,14 +121,27 @@ class _Sweep:
                         gradient = how.write(None, None) if isinstance(how, Onto) else how()
                         written[index] = self.unbroadcast(gradient, values[name])
         except ShapeError as error:
-            raise InputError(
-                f"{node.component}: {node.op} has no gradient here ({error}), and a trainable parameter lies before "
-                f"it. Freeze what comes before {node.component}."
-            ) from error
+            raise self.refused(node, f" ({error})") from error
         for index in sorted(written):
             gradient_of_input = written[index]
             assert gradient_of_input is not None
             self.receive(node.inputs[index], gradient_of_input)
+
+    def refused(self, node: Node, why: str = "") -> NoGradientError:
+        """Return the error that names the operator, what must be frozen for it, and what can train all the same."""
+        before = ancestors(self.forward, node)
+        owner: dict[str, str] = {}
+        for reader in self.forward:
+            owner |= {name: reader.component for name in reader.inputs if name in self.trainable and name not in owner}
+        closed = list(dict.fromkeys(c for name, c in owner.items() if name in before))
+        free = [c for c in dict.fromkeys(owner.values()) if c not in closed]
+        known = f"{node.component}: the operator {node.op} has no gradient here{why}, and what trains lies before it"
+        behind = (
+            f"What lies behind it can train: --train {','.join(free[-6:])}."
+            if free
+            else "Nothing of what was to train lies behind it; the head always can."
+        )
+        return NoGradientError(f"{known}. Freeze {_some(closed)}. {behind}", node)
 
     def slope(self, node: Node) -> Value:
         """Declare a value that the forward pass will compute beside the output of an activation."""
@@ -167,3 +189,17 @@ class _Sweep:
             summed = sum_rows(g, gradient, [*range(extra), *axes], keep=False)
             return g.reshape(summed, like.shape)
         return sum_rows(g, gradient, axes) if axes else gradient
+
+
+def ancestors(nodes: Collection[Node], node: Node) -> set[str]:
+    """Return the names of all values that a node depends on, given the nodes that stand before it in order."""
+    found = {name for name in node.inputs if name}
+    for earlier in reversed([*nodes]):
+        if not found.isdisjoint(earlier.outputs):
+            found.update(filter(None, earlier.inputs))
+    return found
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return names for a sentence, of many the first and the last."""
+    return ", ".join(names) if len(names) <= 6 else f"{names[0]} to {names[-1]} ({len(names)} components)"

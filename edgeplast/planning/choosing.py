@@ -188,12 +188,13 @@ def _search(
     front = _nothing()
     always = set(w.always)
     latest = min(i for i, unit in enumerate(w.units) if always.intersection(unit.components))
-    for index in reversed(range(len(w.units))):
+    for index in reversed(range(w.first_open, len(w.units))):
         if index <= latest:
             started = _extended(front, _options(w, scores, index, False, micro_batch, recompute), limited)
             if len(started.score):
                 yield started, _complete(w, started, index, micro_batch, recompute)
-        front = _extended(front, _options(w, scores, index, True, micro_batch, recompute), limited)
+        if index > w.first_open:
+            front = _extended(front, _options(w, scores, index, True, micro_batch, recompute), limited)
 
 
 def _nothing() -> Front:

@@ -18,6 +18,7 @@ import msgspec
 from edgeplast.contract import LOGITS, packed_name, quantized_name, scale_name
 from edgeplast.errors import UsageError
 from edgeplast.footprint import ASSUMED_RESIDENT_BYTES, SESSIONS, Footprint, MemoryLine, peak_bytes
+from edgeplast.graphs.closing import closed
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.flops import flops_per_image
 from edgeplast.graphs.measures.footprints import footprint_of
@@ -146,10 +147,24 @@ class Workload:
         """Size of the graph that predicts."""
         return serialized_bytes(self.reading(self.graph))
 
+    @cached_property
+    def closed(self) -> dict[str, str]:
+        """Components that cannot train, each with the operator without a gradient that lies behind it."""
+        return {self.owner[name]: where for name, where in closed(self.graph, [*self.owner]).items()}
+
+    @cached_property
+    def first_open(self) -> int:
+        """Index of the first unit in which something can train; the gradient goes no further back."""
+        last = max((i for i, u in enumerate(self.units) if self.closed.keys() & {*u.components}), default=-1)
+        operators = set(self.closed.values())
+        holding = [i for i, u in enumerate(self.units) if operators & {f"{n.component}: {n.op}" for n in u.graph.nodes}]
+        return max([last, *holding], default=-1) if self.closed else 0
+
     @property
     def always(self) -> tuple[str, ...]:
         """What trains in every plan that has room for it: the head and the norms before it, which cost hardly more."""
-        return tuple(c.name for c in self.outline.components if c.role in ("norm", "head"))
+        ends = (c.name for c in self.outline.components if c.role in ("norm", "head"))
+        return tuple(name for name in ends if name not in self.closed)
 
     @property
     def state_bytes_per_parameter(self) -> int:

@@ -64,7 +64,6 @@ class Planner:
             )
         self.scores = {name: entry.score for name, entry in self._table.items()}
         inner = [c.name for c in outline.components if c.role == "inner"]
-        self.block_scores = {name: self.scores[name] for name in inner if name in self.scores}
         self.classes: tuple[str, ...] = scores.classes if classes is None else ()
         if classes is not None and not isinstance(classes, int):
             self.classes = tuple(classes)
@@ -77,6 +76,8 @@ class Planner:
             raise UsageError(f"micro_batch_size={micro_batch_size} must lie between 1 and the batch size {batch_size}.")
         outline, graph = resized(outline, restored(scores.graph), count)
         self.workload = Workload(outline, graph, bits, optimizer, batch_size, flops_per_second)
+        closed = self.workload.closed
+        self.block_scores = {name: self.scores[name] for name in inner if name in self.scores and name not in closed}
         self.micro_batches = [micro_batch_size] if micro_batch_size else micro_batches(batch_size)
         self._progress = progress
         self._candidates: dict[bool, Candidates] = {}
@@ -113,9 +114,20 @@ class Planner:
 
     def _by_names(self, budget: Budget, strategy: str, train: Sequence[str] | str | None = None) -> Plan | None:
         """Plan what a strategy names whatever it takes; None: it does not fit."""
-        names = names_of(strategy, train, self.block_scores, self.workload.outline)
+        names = self._open(names_of(strategy, train, self.block_scores, self.workload.outline), asked=bool(train))
         way = fastest_measured(self.workload, names, self.micro_batches, budget)
         return None if way is None else self._written(names, way, budget, strategy)
+
+    def _open(self, names: Sequence[str], *, asked: bool) -> list[str]:
+        """Leave out what cannot train, or say so where it was asked for by name."""
+        closed = self.workload.closed
+        if asked and (first := next((name for name in names if name in closed), None)):
+            free = [name for name in self.workload.outline.names if name not in closed]
+            raise UsageError(
+                f"{first} cannot train: an operator without a gradient lies behind it ({closed[first]}). "
+                f"Freeze it; what can train is {', '.join(free[-6:])}: --train {','.join(free[-6:])}."
+            )
+        return [name for name in names if name not in closed]
 
     def usual(self, budget: Budget) -> dict[str, Plan]:
         """Return the plans of the usual ways to choose that fit, by name; see :data:`USUAL`."""
@@ -264,5 +276,14 @@ class Planner:
             recompute=way.recompute,
             predicted_peak_bytes=way.peak_bytes,
             classes=self.classes,
-            notes=(f"Scores: {self.method}.", *notes),
+            notes=(f"Scores: {self.method}.", *notes, *_closing(w.closed)),
         )
+
+
+def _closing(closed: Mapping[str, str]) -> list[str]:
+    """Say what cannot train, and why, in one line for each operator."""
+    return [
+        f"No gradient goes through {where}: what lies before it stays frozen "
+        f"({sum(w == where for w in closed.values())} components)."
+        for where in dict.fromkeys(closed.values())
+    ]

@@ -1,4 +1,4 @@
-"""Lookups: elements that an index names, and what is put back to where an index says."""
+"""Lookups: elements that an index names, what is put back to where an index says, and the largest in order."""
 
 from __future__ import annotations
 
@@ -45,7 +45,17 @@ def _scatter_forms(call: Call) -> list[Form]:
     return same(call)
 
 
+def _top_forms(call: Call) -> list[Form]:
+    x, (count,) = call.value(0), call.numbers(1)
+    axis = call.along(int(call.attributes.get("axis", -1)))
+    if not 1 <= count <= x.shape[axis]:
+        raise ShapeError(f"{count} of {x.shape[axis]} are not to be had")
+    shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
+    return [Form(shape, x.batched, x.dtype), Form(shape, x.batched, "int64")]
+
+
 OPERATORS = (
     Operator("Gather", "lookup", _gather_forms, _gather),
     Operator("ScatterElements", "lookup", _scatter_forms),
+    Operator("TopK", "lookup", _top_forms),
 )
