@@ -61,8 +61,8 @@ def _joined(emit: Emitter, whole: Tensor, view: torch.fx.Node, part: Tensor) -> 
         end = start + 1
         part = part.with_dims([*part.dims[:dim], (), *part.dims[dim:]])
     else:
-        left_out: tuple[object, ...] = (None, None, 1)
-        first, last, step = (*bounds, *left_out[len(bounds) :])
+        given: list[object] = [*bounds, None, None]
+        first, last, step = given[0], given[1], bounds[2] if len(bounds) > 2 else 1
         if step != 1 or not isinstance(first, int | None) or not isinstance(last, int | None):
             raise UnfitError("changes every other element of a tensor")
         start, end, _ = slice(first, last).indices(size)
