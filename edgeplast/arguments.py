@@ -9,8 +9,8 @@ from edgeplast.errors import UsageError
 from edgeplast.files import possible
 
 LABELLED = (
-    "the path of a folder CLASS/name.jpg, of a tar archive of one, or of an .npz in the MedMNIST layout; or what "
-    "edgeplast_devices.images.open_images returns. Write a data set of another library as such a folder first"
+    "the path of a folder CLASS/name.jpg, of a tar or zip archive of one, or of an .npz in the MedMNIST layout; or "
+    "what edgeplast_devices.images.open_images returns. Write a data set of another library as such a folder first"
 )
 SCORES = "a score table, or the file of one as edgeplast score writes it"
 PLAN = "a plan, or the file of one as edgeplast plan writes it"

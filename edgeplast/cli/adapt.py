@@ -38,7 +38,7 @@ def adapt(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder from `edgeplast export`, or an adapted one.")],
     data: Annotated[
         Path,
-        typer.Option(help="Images: a folder class/name.jpg (optionally under train/ val/ test/), a tar, or an npz."),
+        typer.Option(help="Images: a folder class/name.jpg (optionally under train/ val/ test/), a tar, zip or npz."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the adapted bundle and its report.")],
     memory: Annotated[

@@ -24,7 +24,7 @@ from edgeplast.cli.options import (
 
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder, fresh or adapted, or a deployed ONNX file.")],
-    data: Annotated[Path, typer.Option(help="Labelled images: folder, tar or npz.")],
+    data: Annotated[Path, typer.Option(help="Labelled images: folder, tar, zip or npz.")],
     split: Annotated[str | None, typer.Option(help="train, val or test (default: test, else val, else train).")] = None,
     micro_batch: Annotated[int, typer.Option(help="Images in the graph at once.", min=1)] = 4,
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).", min=1)] = None,

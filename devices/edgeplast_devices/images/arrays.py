@@ -253,7 +253,7 @@ def open_archive(path: Path) -> Archive:
     found = Archive(path, members)
     if not found.splits:
         held = ", ".join(sorted(members or others)[:6]) or "nothing"
-        advice = "" if members else " If it is a zip of pictures, unpack it and give the folder."
+        advice = "" if members else " If it is a zip of pictures, call it .zip."
         raise InputError(
             f"{path} holds {held}; expected is the MedMNIST layout: train_images and train_labels, and the same "
             f"for val and test.{advice}"

@@ -6,6 +6,7 @@ import errno
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,6 +21,13 @@ from edgeplast_devices.images.reaching import UnreachableImagesError, any_there,
 if TYPE_CHECKING:
     from PIL import Image
 
+    from edgeplast_devices.images.tables import Rows
+
+
+Table = tuple[tuple[str, ...], str, Callable[[], BinaryIO]]
+"""A table of labels: its folder, its name in small letters, and how it is opened."""
+
+TABLE_NAMES = ("metadata.csv", "metadata.jsonl", "labels.csv", "labels.jsonl")
 
 _NEIGHBOURS = 12
 """Pictures to look at before a place counts as gone."""
@@ -34,6 +42,8 @@ class Files:
         listing: their names.
         left_out: what lies beside them and is no picture.
         formats: those that they have, as far as names and first bytes tell.
+        tables: of labels beside them: folder, name, and how each is opened.
+        labels_beside: of a WebDataset shard: the label of each sample, by the sample's key; None of others.
     """
 
     def __init__(
@@ -43,9 +53,11 @@ class Files:
         sizes: array[int] | None = None,
         left_out: LeftOut | None = None,
         formats: Iterable[str] = (),
+        tables: Iterable[Table] = (),
+        labels_beside: Rows | None = None,
     ) -> None:
         self.listing, self.left_out = listing, left_out or LeftOut()
-        self.formats = frozenset(formats)
+        self.formats, self.tables, self.labels_beside = frozenset(formats), tuple(tables), labels_beside
         self._open = opener
         self._sizes = sizes
 
@@ -120,8 +132,11 @@ def from_folder(root: Path) -> Files:
         InputError: a folder cannot be read.
     """
     listing, left_out = Listing(), LeftOut()
-    inside, formats = _Inside(root), set()
+    inside, formats, tables = _Inside(root), set(), list[Table]()
     for parts, entry in _entries(root, inside, left_out):
+        if entry.name.lower() in TABLE_NAMES:
+            tables.append((parts, entry.name.lower(), partial(_opened, Path(entry.path))))
+            continue
         try:
             kind = promised_format(entry.name) or format_or_reason(read_head(Path(entry.path)))
         except OSError as error:
@@ -138,7 +153,7 @@ def from_folder(root: Path) -> Files:
             raise OSError(errno.ELOOP, "a link that leads out of the data set")
         return path.open("rb")
 
-    return Files(listing, opened, left_out=left_out, formats=formats)
+    return Files(listing, opened, left_out=left_out, formats=formats, tables=tables)
 
 
 def from_file(path: Path) -> Files:
@@ -146,6 +161,16 @@ def from_file(path: Path) -> Files:
     listing = Listing()
     listing.add((), path.name)
     return Files(listing, lambda _: path.open("rb"), formats=filter(None, [format_of(read_head(path))]))
+
+
+def key_of(path: str) -> str:
+    """Return what a WebDataset's files of one sample have in common: the path up to the first dot of the name."""
+    folder, _, name = path.rpartition("/")
+    return f"{folder}/{name.partition('.')[0]}" if folder else name.partition(".")[0]
+
+
+def _opened(path: Path) -> BinaryIO:
+    return path.open("rb")
 
 
 def read_head(path: Path) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,13 +13,13 @@ import numpy as np
 from edgeplast.errors import InputError, one_of
 from edgeplast.progress import Progress, silent
 from edgeplast_devices.images.decoding import DECODE_LIMIT_BYTES, preload
-from edgeplast_devices.images.files import Files, from_file, from_folder, read_head
-from edgeplast_devices.images.formats import FORMATS, foreign_format_of, format_of, promised_format
+from edgeplast_devices.images.files import Files, from_file, from_folder
 from edgeplast_devices.images.imageset import NO_LABEL, ImageSet, Source
+from edgeplast_devices.images.kinds import is_arrays, is_picture, is_zip
 from edgeplast_devices.images.layout import SPLITS, Place, read_layout, split_called, wrapping_folders
 from edgeplast_devices.images.splitting import stratified_split
 
-KINDS = "a folder, a .tar (also .tar.gz, .tar.xz, .tar.bz2) or an .npz in the MedMNIST layout"
+KINDS = "a folder, a .tar (also .tar.gz, .tar.xz, .tar.bz2), a .zip or an .npz in the MedMNIST layout"
 """What a data set can be, for messages."""
 
 
@@ -195,7 +196,7 @@ def open_splits_without_labels(
         InputError: the path is missing or holds no picture, or it is no data set.
     """
     beside: ImageSet | None = None
-    if _existing(path).is_file() and _is_zip(path):
+    if _existing(path).is_file() and is_arrays(path):
         data: _DataSet | None = _arrays(path, progress)
     else:
         files, _ = _unlabelled(path, progress)
@@ -238,11 +239,11 @@ def _if_laid_out(path: Path, files: Files, folders: Sequence[tuple[str, ...]]) -
 
 def _unlabelled(path: Path, progress: Progress) -> tuple[Files, np.ndarray]:
     _existing(path)
-    if path.is_file() and _is_picture(path):
+    if path.is_file() and is_arrays(path):
+        raise InputError(f"{path} is an .npz; to predict, give a picture, a folder, a tar or a zip archive.")
+    if path.is_file() and not is_zip(path) and is_picture(path):
         files = from_file(path)
         preload(files.formats)
-    elif path.is_file() and _is_zip(path):
-        raise InputError(f"{path} is an .npz or zip; to predict, give a picture, a folder or a tar archive.")
     else:
         files = _files(path, progress)
     if not len(files):
@@ -251,31 +252,8 @@ def _unlabelled(path: Path, progress: Progress) -> tuple[Files, np.ndarray]:
 
 
 def _place(path: Path) -> str:
-    place = path.parent if path.is_file() and _is_picture(path) else path
+    place = path.parent if path.is_file() and is_picture(path) else path
     return "" if place == Path() else str(place)
-
-
-def _is_picture(path: Path) -> bool:
-    """Tell whether a file is one picture, by its contents, or by its name where the contents say nothing.
-
-    Raises:
-        InputError: it is a picture of a format that cannot be read, or it cannot be opened.
-    """
-    head = _head(path)
-    with path.open("rb") as file:
-        file.seek(257)
-        if file.read(5) == b"ustar":  # a tar begins with a name, which may look like anything
-            return False
-    if (foreign := foreign_format_of(head)) is not None:
-        raise InputError(f"{path} is a {foreign} picture; readable are {FORMATS}. Convert it.")
-    return (format_of(head) or promised_format(path.name)) is not None
-
-
-def _head(path: Path) -> bytes:
-    try:
-        return read_head(path)
-    except OSError as error:
-        raise InputError(f"Cannot read {path}: {error.strerror}.") from error
 
 
 def _without_labels(source: Source, order: np.ndarray, decode_limit_bytes: int) -> ImageSet:
@@ -299,13 +277,13 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _is_zip(path: Path) -> bool:
-    return _head(path)[:4] in (b"PK\3\4", b"PK\5\6")
-
-
 def _files(path: Path, progress: Progress) -> Files:
     if path.is_dir():
         files = from_folder(path)
+    elif is_zip(path):
+        from edgeplast_devices.images.zips import from_zip
+
+        files = from_zip(path, progress)
     else:
         from edgeplast_devices.images.tars import from_tar  # a start on a folder need not load tarfile
 
@@ -316,12 +294,30 @@ def _files(path: Path, progress: Progress) -> Files:
 
 def _look_at(path: Path, progress: Progress) -> _DataSet:
     _existing(path)
-    if path.is_file() and _is_zip(path):
+    if path.is_file() and is_arrays(path):
         return _arrays(path, progress)
-    if path.is_file() and _is_picture(path):
+    if path.is_file() and not is_zip(path) and is_picture(path):
         raise InputError(f"{path} is one picture; a data set is {KINDS}.")
     files = _files(path, progress)
+    if files.tables or files.labels_beside is not None:
+        return _said(path, files)
     return _laid_out(path, files, files.listing.folders)
+
+
+def _said(path: Path, files: Files) -> _DataSet:
+    """Return the data set of files whose labels a table says, or else their folders."""
+    from edgeplast_devices.images.tables import labels_of_shard, labels_of_tables  # few data sets have any
+
+    try:
+        labels = labels_of_tables(files, path) or labels_of_shard(files, path)
+    except InputError:
+        data = _if_laid_out(path, files, files.listing.folders)
+        if data is None or len(data.part(None).present_classes()) < 2:
+            raise
+        return data  # a table of something else, beside class folders
+    if labels is None:
+        return _laid_out(path, files, files.listing.folders)
+    return _DataSet(path, labels.splits, partial(labels.images, files))
 
 
 def _laid_out(path: Path, files: Files, folders: Sequence[tuple[str, ...]]) -> _DataSet:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from edgeplast.errors import InputError
 from edgeplast.progress import Bytes, Progress
 from edgeplast.units import format_bytes
-from edgeplast_devices.images.files import Files, format_or_reason
+from edgeplast_devices.images.files import TABLE_NAMES, Files, Table, format_or_reason, key_of
 from edgeplast_devices.images.formats import FORMAT_NAMES, HEAD_BYTES, promised_format
 from edgeplast_devices.images.listing import LeftOut, Listing, is_junk_file, is_junk_folder
 from edgeplast_devices.images.storage import PIECE_BYTES, SharedFile, spool
+from edgeplast_devices.images.tables import Rows, label_in
 
 if TYPE_CHECKING:
     import tarfile
@@ -43,12 +45,22 @@ def from_tar(path: Path, progress: Progress) -> Files:
         raise InputError(f"{path} is damaged or cut short ({error}). Fetch or pack it again.") from error
     listing, left_out, offsets, sizes = Listing(), LeftOut(), array("q"), array("q")
     formats: set[str] = set()
+    tables: list[Table] = []
+    beside: Rows | None = None
     for member in _members(path, data):
         folders = [part for part in member.name.split("/") if part not in ("", ".")]
         if not folders or not member.isreg() or member.issparse() or ".." in folders:
             continue
         name = folders.pop()
         if is_junk_file(name) or any(map(is_junk_folder, folders)):
+            continue
+        if name.lower() in TABLE_NAMES:
+            tables.append((tuple(folders), name.lower(), partial(data.window, member.offset_data, member.size)))
+            continue
+        if name.lower().endswith(".cls"):
+            beside = beside or Rows()
+            said = data.read_at(member.offset_data, min(member.size, PIECE_BYTES))
+            beside.add(key_of("/".join((*folders, name))), label_in(said, f"{name} in {path}"))
             continue
         kind = promised_format(name) or format_or_reason(data.read_at(member.offset_data, min(HEAD_BYTES, member.size)))
         if kind in FORMAT_NAMES:
@@ -58,7 +70,9 @@ def from_tar(path: Path, progress: Progress) -> Files:
             formats.add(kind)
         else:
             left_out.add(tuple(folders), name, kind)
-    return Files(listing, lambda index: data.window(offsets[index], sizes[index]), sizes, left_out, formats)
+    return Files(
+        listing, lambda index: data.window(offsets[index], sizes[index]), sizes, left_out, formats, tables, beside
+    )
 
 
 def _members(path: Path, data: SharedFile) -> Iterator[tarfile.TarInfo]:

@@ -114,11 +114,11 @@ def test_a_compression_that_numpy_does_not_write_is_refused(save, tmp_path, meth
         open_images(tmp_path / "x.npz")
 
 
-def test_a_zip_of_pictures_is_told_apart(tmp_path):
-    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+def test_a_zip_of_pictures_that_is_called_npz_is_told_apart(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("a/1.png", b"x")
-    with pytest.raises(InputError, match=r"holds a/1\.png; .* If it is a zip of pictures, unpack it"):
-        open_images(tmp_path / "x.zip")
+    with pytest.raises(InputError, match=r"holds a/1\.png; .* If it is a zip of pictures, call it"):
+        open_images(tmp_path / "x.npz")
 
 
 def test_an_npz_cut_short(save):

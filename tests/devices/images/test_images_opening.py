@@ -152,7 +152,7 @@ def test_pictures_to_predict_on(make_folder, make_tar, tmp_path):
     assert names(open_unlabelled(root / "top.png")) == ["top.png"]
     assert open_unlabelled(root / "top.png").open(0).size == (20, 16)
     np.savez(tmp_path / "x.npz", a=np.zeros(3))
-    with pytest.raises(InputError, match=r"to predict, give a picture, a folder or a tar archive"):
+    with pytest.raises(InputError, match=r"to predict, give a picture, a folder, a tar or a zip archive"):
         open_unlabelled(tmp_path / "x.npz")
     with pytest.raises(InputError, match=r"holds no pictures. Give a picture, or a folder or tar"):
         open_unlabelled(make_folder({}, "empty"))
