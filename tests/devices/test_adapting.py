@@ -45,7 +45,7 @@ def adapt(bundle: Bundle, blobs: Path, tmp_path: Path) -> Adapt:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.is_file()}
 
 
 @pytest.mark.parametrize("damaged", ["red", "green blue"])
