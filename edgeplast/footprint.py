@@ -37,6 +37,9 @@ _SESSION_BYTES = 1_500_000
 """What a session allocates beside its graph, kernels' scratch above all (2.2 MB for training, 0.3 for evaluation,
 hardly more with 8 threads than with 1)."""
 
+_PREFIX_SESSION_BYTES = 500_000
+"""The same of the session over a prefix, which has no gradients: one over an evaluation graph took 0.3 MB."""
+
 _GRAPH_FACTOR = 60
 """Memory of a loaded graph over its file size: nodes, kernels and the execution plan, 5 KB a node (30 to 57 on graphs
 of 26 to 92 kB, onnxruntime 1.19 and 1.32)."""
@@ -65,14 +68,15 @@ def peak_bytes(
         state_bytes: trainable parameters, gradients and optimizer state.
         pictures_bytes: one micro-batch of pictures as float32, and of their latents where there is a prefix.
         transient_bytes: the region in which the graphs place what is alive at once.
-        sessions: how many graphs are open.
+        sessions: how many graphs are open; a third is a prefix.
     """
     return (
         resident_bytes
         + FIRST_REGION_BYTES
         + CODE_BYTES
         + STACK_BYTES
-        + sessions * _SESSION_BYTES
+        + SESSIONS * _SESSION_BYTES
+        + (sessions - SESSIONS) * _PREFIX_SESSION_BYTES
         + _GRAPH_FACTOR * graph_bytes
         + mapped_bytes
         + state_bytes

@@ -15,7 +15,7 @@ from edgeplast.prefixes import PREFIX_GRAPH
 from edgeplast.units import parse_bytes
 from edgeplast_devices.cache import Cache, Rounding, cache_file, clear_latents, slot_bytes
 from edgeplast_devices.images import ImageSet, Splits, batches
-from edgeplast_devices.latents import Source, latents_of
+from edgeplast_devices.latents import Latents, Source
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.sessions import MakesLatents
 
@@ -142,7 +142,7 @@ class Kept:
         return self._source(split if split != _TRAIN or self._plain else "")
 
     def _source(self, split: str) -> Source:
-        return batches if self._prefix is None else latents_of(self._prefix.latents, self._caches.get(split))
+        return batches if self._prefix is None else Latents(self._prefix.latents, self._caches.get(split))
 
     def close(self) -> None:
         """Let go of the files; they stay for a run that goes on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -63,8 +64,8 @@ class Source(Protocol):
         """Yield batches whose ``images`` are pictures (b, C, H, W), or latents (b, n, …)."""
 
 
-def latents_of(compute: Callable[[np.ndarray], np.ndarray], cache: Cache | None = None) -> Source:
-    """Return a source of latents of one set of pictures.
+class Latents:
+    """A source of latents of one set of pictures.
 
     What trains is what is kept: latents come back from the cache's rounding before they are used for the first time,
     so that a run that goes on after a crash sees what it would have seen. A micro-batch is computed as a whole, or
@@ -75,7 +76,11 @@ def latents_of(compute: Callable[[np.ndarray], np.ndarray], cache: Cache | None 
         cache: where they are kept, as many views of a picture as it holds; None computes them anew each time.
     """
 
-    def source(
+    def __init__(self, compute: Callable[[np.ndarray], np.ndarray], cache: Cache | None = None) -> None:
+        self._compute, self._cache = compute, cache
+
+    def __call__(
+        self,
         images: ImageSet,
         how: Preprocessing,
         size: int,
@@ -86,41 +91,19 @@ def latents_of(compute: Callable[[np.ndarray], np.ndarray], cache: Cache | None 
         epoch: int = 0,
         unreadable: Unreadable,
     ) -> Iterator[Batch]:
+        """Yield batches of latents; see :class:`Source`."""
         chosen = np.arange(len(images)) if order is None else np.asarray(order, dtype=np.int64)
-        view = epoch if cache is None else epoch % cache.views
+        view = epoch if self._cache is None else epoch % self._cache.views
+        varied = partial(
+            batches, images, how, size, augmentation=augmentation, seed=seed, epoch=view, unreadable=unreadable
+        )
         found = False
-
-        def read(indices: np.ndarray) -> Batch | None:
-            over = batches(
-                images, how, size, order=indices, augmentation=augmentation, seed=seed, epoch=view,
-                unreadable=unreadable,
-            )  # fmt: skip
-            return next(over, None)
-
-        def made(indices: np.ndarray) -> Batch | None:
-            batch = read(indices)
-            if batch is None:
-                return None
-            latents = halved(compute, batch.images)
-            return Batch(
-                latents if cache is None else cache.keep(view, batch.indices, latents), batch.labels, batch.indices
-            )
-
-        def kept(cache: Cache, indices: np.ndarray) -> Batch | None:
-            latents, whole = cache.read(view, indices)
-            missing = [i for i in indices[~whole].tolist() if not cache.is_left_out(i)]
-            if missing and (not whole.any() or read(np.asarray(missing)) is not None):
-                del latents
-                batch = made(indices)
-                cache.leave_out(set(indices.tolist()) - set(batch.indices.tolist() if batch else ()))
-                return batch
-            cache.leave_out(missing)
-            there = indices[whole]
-            return Batch(latents, images.labels[there].astype(np.int64), there) if len(there) else None
-
         for start in range(0, len(chosen), size):
             indices = chosen[start : start + size]
-            batch = made(indices) if cache is None else kept(cache, indices)
+            if self._cache is None:
+                batch = self._made(view, _first(varied(order=indices)))
+            else:
+                batch = self._kept(self._cache, view, indices, images.labels, lambda some: _first(varied(order=some)))
             if batch is not None:
                 found = True
                 yield batch
@@ -129,7 +112,39 @@ def latents_of(compute: Callable[[np.ndarray], np.ndarray], cache: Cache | None 
         if not found and len(chosen) and len(chosen) >= len(images):
             unreadable.check(len(images))
 
-    return source
+    def _made(self, view: int, pictures: Batch | None) -> Batch | None:
+        """Return the latents of a batch of pictures, as they are kept."""
+        if pictures is None:
+            return None
+        latents = halved(self._compute, pictures.images)
+        if self._cache is not None:
+            latents = self._cache.keep(view, pictures.indices, latents)
+        return Batch(latents, pictures.labels, pictures.indices)
+
+    def _kept(
+        self,
+        cache: Cache,
+        view: int,
+        indices: np.ndarray,
+        labels: np.ndarray,
+        read: Callable[[np.ndarray], Batch | None],
+    ) -> Batch | None:
+        """Return the latents of some pictures from the cache where all of them are there that can be read."""
+        latents, whole = cache.read(view, indices)
+        missing = [i for i in indices[~whole].tolist() if not cache.is_left_out(i)]
+        # Some may be missing because they cannot be read; a process that goes on has yet to find that out.
+        if missing and (not whole.any() or read(np.asarray(missing)) is not None):
+            del latents
+            batch = self._made(view, read(indices))
+            cache.leave_out(set(indices.tolist()) - set(batch.indices.tolist() if batch else ()))
+            return batch
+        cache.leave_out(missing)
+        there = indices[whole]
+        return Batch(latents, labels[there].astype(np.int64), there) if len(there) else None
+
+
+def _first(found: Iterator[Batch]) -> Batch | None:
+    return next(found, None)
 
 
 def halved(work: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:

@@ -19,12 +19,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from failures import Failures
 from workloads import SEVEN, wanted, write_pictures
 
 from edgeplast.recomputation import IN_WORDS
+
+if TYPE_CHECKING:
+    from edgeplast_devices.running import Run
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[2]
@@ -112,40 +115,49 @@ def _row(
 
 
 def _measure(work: dict[str, Any]) -> dict[str, Any]:
-    """Take the steps of one rung in this process."""
+    """Take the steps of one rung in this process, latents kept where the bundle has a prefix."""
     import msgspec
-    import numpy as np
 
     from edgeplast.bundle import Bundle
     from edgeplast.progress import silent
     from edgeplast_devices.guard import Guard
-    from edgeplast_devices.images import Unreadable, batches, open_splits
+    from edgeplast_devices.images import open_splits
     from edgeplast_devices.interrupts import Interrupts
-    from edgeplast_devices.memory import machine_bytes, peak_bytes
+    from edgeplast_devices.memory import machine_bytes
     from edgeplast_devices.options import TrainingOptions
     from edgeplast_devices.running import Run
-    from edgeplast_devices.runtime import runtime_name
 
     bundle = Bundle.open(Path(work["bundle"]))
     tier = next(t for t in bundle.manifest.tiers if t.name == work["tier"])
     graph = next(g for g in tier.graphs if g.file == work["file"])
     only = msgspec.structs.replace(tier, graphs=(graph,))
     bundle = Bundle(bundle.path, msgspec.structs.replace(bundle.manifest, tiers=(only,)))
-    options = TrainingOptions(batch=BATCH, micro_batch=work["micro_batch"], threads=work["threads"], head="kept")
+    options = TrainingOptions(
+        batch=BATCH, micro_batch=work["micro_batch"], threads=work["threads"], head="kept", cache="1GiB", views=2
+    )
     guard = Guard(None, machine_bytes())
-    with guard.standing():
-        run = Run(bundle, open_splits(Path(work["pictures"]), seed=0), guard, options, silent, None, Interrupts())
+    with guard.standing(), tempfile.TemporaryDirectory() as kept:
+        splits = open_splits(Path(work["pictures"]), seed=0)
+        run = Run(bundle, splits, guard, options, silent, None, Interrupts(), folder=Path(kept))
         run.open()
         rung = run.trainer.rung
         assert (rung.graph, rung.micro_batch) == (graph, work["micro_batch"]), rung
-        batch = next(
-            batches(run.splits["val"], bundle.manifest.preprocessing, work["micro_batch"], unreadable=Unreadable())
-        )
-        run.evaluation.logits(batch.images)
-        del batch
-        for step in range(2):
-            taken = run.trainer.step(np.arange(step * BATCH, (step + 1) * BATCH), 0, 1e-4)
-            assert taken.applied
+        return _steps_of(run)
+
+
+def _steps_of(run: Run) -> dict[str, Any]:
+    """Evaluate one micro-batch, take two steps, and return what they took."""
+    import numpy as np
+
+    from edgeplast_devices.evaluating import outputs
+    from edgeplast_devices.memory import peak_bytes
+    from edgeplast_devices.runtime import runtime_name
+
+    how = run.bundle.manifest.preprocessing
+    next(outputs(run.evaluation.logits, run.splits["val"], how, **run.over("val")))
+    for step in range(2):
+        taken = run.trainer.step(np.arange(step * BATCH, (step + 1) * BATCH), 0, 1e-4)
+        assert taken.applied
     return {
         "runtime": runtime_name(),
         "predicted_bytes": run.predicted,
