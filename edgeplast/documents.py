@@ -71,7 +71,8 @@ class Document(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         try:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                data = file.read(cls.MOST_BYTES + 1) if size <= cls.MOST_BYTES else b""
+                # Not of the largest size: room for what is asked for is made first, and a budget may have none.
+                data = file.read(size + 1) if size <= cls.MOST_BYTES else b""
         except (OSError, ValueError) as error:  # the latter for a zero byte in the name
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"Cannot read the {cls.KIND} {shortened(path)}: {reason}.") from error
