@@ -20,7 +20,7 @@ from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.sessions import MakesLatents
 
 DEFAULT_VIEWS = 2
-"""Of each training picture where it is varied (README.md, What never changes)."""
+"""Of each training picture where it may be varied: as it is, and one variation (README.md, What never changes)."""
 
 _SHARE_OF_DISK = 0.5
 """Of what is free, that ``--cache auto`` may take."""
@@ -95,7 +95,6 @@ class Kept:
     ) -> None:
         self._prefix: MakesLatents | None = None
         self._caches: dict[str, Cache] = {}
-        self._plain = options.augment == "none"  # then training sees what evaluation sees
         self._bundle, self._splits, self._options, self._folder = bundle, splits, options, folder
         prefix = bundle.manifest.prefix
         is_kept = prefix is not None and folder is not None and options.cache != "none"
@@ -134,12 +133,12 @@ class Kept:
         return cache_file(folder, kind, name, *made_of, how, self._splits[name].fingerprint(), str(bits), *varied)
 
     def training(self) -> Source:
-        """Return the source of training pictures, varied."""
+        """Return the source of training pictures, varied; of those that are kept the first view is as they are."""
         return self._source(_TRAIN)
 
     def evaluating(self, split: str) -> Source:
         """Return the source of pictures as they are."""
-        return self._source(split if split != _TRAIN or self._plain else "")
+        return self._source(split)
 
     def _source(self, split: str) -> Source:
         return batches if self._prefix is None else Latents(self._prefix.latents, self._caches.get(split))

@@ -95,8 +95,9 @@ class Latents:
         chosen = np.arange(len(images)) if order is None else np.asarray(order, dtype=np.int64)
         view = epoch if self._cache is None else epoch % self._cache.views
         varied = partial(
-            batches, images, how, size, augmentation=augmentation, seed=seed, epoch=view, unreadable=unreadable
-        )
+            batches, images, how, size, augmentation=None if self._is_plain(view) else augmentation, seed=seed,
+            epoch=view, unreadable=unreadable,
+        )  # fmt: skip
         found = False
         for start in range(0, len(chosen), size):
             indices = chosen[start : start + size]
@@ -111,6 +112,10 @@ class Latents:
         # As of pictures themselves: a resumed epoch may have only a damaged rest to go through.
         if not found and len(chosen) and len(chosen) >= len(images):
             unreadable.check(len(images))
+
+    def _is_plain(self, view: int) -> bool:
+        """Whether a view is the picture as it is: the first that is kept, which evaluation sees too."""
+        return self._cache is not None and view == 0
 
     def _made(self, view: int, pictures: Batch | None) -> Batch | None:
         """Return the latents of a batch of pictures, as they are kept."""

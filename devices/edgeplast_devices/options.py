@@ -97,7 +97,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         threads: of the runtime; None uses all cores this process may use.
         cache: what the run may keep on disk of the model's prefix: ``auto`` (up to half of what is free), ``none``, or
             a size such as ``2GiB``.
-        views: ways in which each training picture is varied and kept; epochs take turns. None chooses, see ``caching``.
+        views: of each training picture that are kept, the first as it is, others varied; epochs take turns. None
+            chooses, see ``caching``.
         cache_bits: of one number that is kept; one of ``cache.BITS``.
         checkpoint_every: how often the state is saved: ``20steps``, ``5min``, ``30s``; see :class:`Interval`.
         runtime: the build of onnxruntime: ``ort-training``, ``stock``, or ``auto`` for the one that is installed.
@@ -197,9 +198,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         if self.cache not in ("auto", "none"):
             parse_bytes(self.cache)
         elif self.cache == "none" and self.views is not None:
-            raise UsageError(
-                "--views says how many ways of varying a picture are cached; --cache none keeps none of them."
-            )
+            raise UsageError("--views says how many views of a picture are kept; --cache none keeps none of them.")
         Augmentation.named(self.augment)
         Interval.parse(self.checkpoint_every)
 

@@ -112,7 +112,9 @@ def adapt(
     cache: Annotated[
         str, typer.Option(help="Disk for what never changes of a picture: auto (half of what is free), none, 2GiB …")
     ] = "auto",
-    views: Annotated[int | None, typer.Option(help="Ways to vary a picture that are cached (default: 2).")] = None,
+    views: Annotated[
+        int | None, typer.Option(help="Views of a picture to keep: as it is, and variations (default: 2).")
+    ] = None,
     cache_bits: Annotated[int, typer.Option(help="Of one number in the cache: 32, 16 or 8.")] = 16,
     checkpoint_every: Annotated[
         str, typer.Option(help="How often the state is saved: 20steps, 30s, 5min, 1h.")

@@ -33,7 +33,6 @@ CONTESTANTS: dict[str, list[object]] = {
     "4 views": ["--views", 4],
     "2 views": ["--views", 2],
     "1 view": ["--views", 1],
-    "not varied": ["--augment", "none"],
     "2 views, 32 bits": ["--views", 2, "--cache-bits", 32],
     "2 views, 8 bits": ["--views", 2, "--cache-bits", 8],
 }
