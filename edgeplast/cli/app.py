@@ -52,7 +52,7 @@ _INTRODUCTION = """edgeplast lets a pretrained vision model keep learning on the
     edgeplast deploy adapted/ -o model.onnx
     edgeplast predict model.onnx photo.jpg
   Every verb has --help, --json, --quiet and --config run.toml. Also: score, plan, compare, prune, report,
-  keygen, sign, verify, inspect, devices, doctor."""
+  keygen, sign, verify, inspect, fleet, devices, doctor."""
 
 
 class _Verb(typer.core.TyperCommand):
@@ -73,20 +73,39 @@ class _Verbs(typer.core.TyperGroup):
             raise one_of("command", cmd_name, tuple(VERBS))
         name = cmd_name.replace("-", "_")
         module = import_module(f"edgeplast.cli.{name}")
-        if isinstance(group := getattr(module, name), typer.Typer):
-            return _grouped(group, module, cmd_name)
-        verb = typer.Typer(add_completion=False, rich_markup_mode=None)
-        verb.command(cmd_name, cls=_Verb, short_help=VERBS[cmd_name])(getattr(module, name))
-        return add_to(_explained(typer.main.get_command(verb), getattr(module, name)))
+        if inner := getattr(module, "VERBS", None):
+            return _inner(module, cmd_name, inner)
+        return _verb(module, cmd_name, VERBS[cmd_name])
 
 
-def _grouped(group: typer.Typer, module: Any, name: str) -> Any:
-    """Return a verb that has verbs of its own, each a function of its name in the same file."""
-    command: Any = typer.main.get_command(group)
-    command.name, command.short_help = name, VERBS[name]
-    for inner in command.commands.values():
-        add_to(_explained(inner, getattr(module, inner.callback.__name__)))
-    return command
+class _Inner(typer.core.TyperGroup):
+    """A verb that has verbs of its own."""
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands:
+            raise one_of(f"command of {self.name}", cmd_name, tuple(self.commands))
+        return super().get_command(ctx, cmd_name)
+
+
+def _inner(module: Any, name: str, verbs: dict[str, str]) -> Any:
+    """Return a verb with verbs of its own, each a function of its name in the same file."""
+    short = VERBS[name]
+    return _Inner(
+        name=name,
+        help=f"{short[0].upper()}{short[1:]}.",
+        short_help=short,
+        commands={word: _verb(module, word, said) for word, said in verbs.items()},
+        no_args_is_help=False,
+        rich_markup_mode=None,
+    )
+
+
+def _verb(module: Any, name: str, short_help: str) -> Any:
+    """Return the command of a function."""
+    function = getattr(module, name.replace("-", "_"))
+    verb = typer.Typer(add_completion=False, rich_markup_mode=None)
+    verb.command(name, cls=_Verb, short_help=short_help)(function)
+    return add_to(_explained(typer.main.get_command(verb), function))
 
 
 def _explained(command: Any, function: Any) -> Any:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 _DEFAULTS = Settings(bundle="", output="")
 
-fleet = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=True)
+VERBS = {"init": "write the app of a fleet, for flwr run", "report": "what a fleet's rounds brought"}
+"""Functions of this file, each a command behind ``edgeplast fleet``."""
 
 
-@fleet.command("init", short_help="write the app of a fleet, for flwr run")
 def init(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder that every device has, fresh or adapted.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the app.")],
@@ -38,7 +38,7 @@ def init(
     least_devices: Annotated[
         int | None, typer.Option(help="A round waits for so many (default: 2, with --secure 3, simulated all).")
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Of the first round (default: by what trains).")] = 0.0,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the first round (default: by what trains).")] = None,
     rounds_into: Annotated[
         Path | None, typer.Option(help="Folder for bundles and report (default: beside the app, …-rounds).")
     ] = None,
@@ -68,7 +68,7 @@ def init(
         privacy=privacy,
         secure=secure,
         least_devices=least,
-        learning_rate=learning_rate,
+        learning_rate=learning_rate or 0.0,
         output=_text(rounds_into),
         data=_text(data),
         test=_text(test),
@@ -89,7 +89,6 @@ def init(
     say(f"Rounds:\n  edgeplast fleet report {settings.output}")
 
 
-@fleet.command("report", short_help="what a fleet's rounds brought")
 def report(
     rounds: Annotated[Path, typer.Argument(help="Folder that the server writes: …-rounds.")],
     number: Annotated[

@@ -78,6 +78,24 @@ def test_what_cannot_be_is_told_before_anything_is_written(
     assert said in capsys.readouterr().err and not (tmp_path / "fleet").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("inti",), "Unknown command of fleet 'inti'. Did you mean 'init'? Known: init, report."),
+        ((), "Missing command. See: edgeplast fleet --help"),
+        (("init",), "Missing argument 'BUNDLE'. See: edgeplast fleet init --help"),
+    ],
+)
+def test_a_typing_mistake_is_told(words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_lists_arguments_once(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("init", "--help") == 0
+    assert capsys.readouterr().out.count("Bundle folder that every device has") == 1
+
+
 def test_no_bundle_no_app(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("init", tmp_path / "none", "-o", tmp_path / "fleet") == 3
     assert "There is no" in capsys.readouterr().err
