@@ -98,7 +98,8 @@ def splits_of(
         images = Splits(images, None, None)
     elif not isinstance(images, Splits):
         opening = open_splits if options.labels == "given" else open_splits_without_labels
-        images = opening(path_of(images, "images", LABELLED), seed=options.seed, progress=progress)
+        path = path_of(images, "images", LABELLED)
+        images = opening(path, seed=options.seed, exclude=options.exclude, progress=progress)
     return replace(images, also={**images.also, **other_sets(also, progress)})
 
 

@@ -86,6 +86,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         augment: ``default`` (random resized crop and flip) or ``none``.
         labels: ``given``, or ``none``: what the pictures show is not known, or not to be looked at.
         method: how to learn without labels; one of :data:`METHODS`.
+        exclude: patterns of folders, names or paths of pictures that are left out.
         add_classes: names of classes that are added to the bundle's.
         new_classes: ``add`` what pictures show and the bundle does not know, or ``error``.
         versions: how many versions an adapted bundle keeps beside the bundle as it came; 0 keeps none, not even that.
@@ -123,6 +124,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     augment: str = "default"
     labels: str = "given"
     method: str = "information"
+    exclude: tuple[str, ...] = ()
     add_classes: tuple[str, ...] = ()
     new_classes: str = "error"
     versions: int = 8

@@ -14,6 +14,7 @@ from edgeplast.cli.console import name_unreadable, print_json, print_table, prog
 from edgeplast.cli.kept import new_ones, rows_of_others, start_of, when_unknown, why_it_stopped, why_nothing_trained
 from edgeplast.cli.options import (
     DeviceOption,
+    ExcludeOption,
     ProviderOption,
     RuntimeOption,
     SignOption,
@@ -132,6 +133,7 @@ def adapt(
     force: Annotated[
         bool, typer.Option("--force", help="Replace the output folder, and an interrupted run of it.")
     ] = False,
+    exclude: ExcludeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Fine-tune the plastic components of a bundle on images, and write an adapted bundle with a report."""
@@ -159,6 +161,7 @@ def adapt(
         augment=augment,
         labels=labels,
         method=method,
+        exclude=tuple(exclude or ()),
         add_classes=tuple(add_class or ()),
         new_classes=new_classes,
         versions=versions,

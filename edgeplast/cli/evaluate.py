@@ -10,6 +10,7 @@ import typer
 from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar
 from edgeplast.cli.options import (
     DeviceOption,
+    ExcludeOption,
     ProviderOption,
     RuntimeOption,
     TrustedOption,
@@ -38,6 +39,7 @@ def evaluate(
             "--temperature/--no-temperature", help="Divide logits by the model's temperature, where it has one."
         ),
     ] = True,
+    exclude: ExcludeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure accuracy, loss and calibration of a bundle or deployed model on labelled images."""
@@ -48,7 +50,7 @@ def evaluate(
     with progress_bar(as_json) as progress:
         result = run(
             bundle,
-            labelled_images(data, split=split, prefer=("test", "val"), progress=progress),
+            labelled_images(data, exclude=exclude or (), split=split, prefer=("test", "val"), progress=progress),
             micro_batch=micro_batch,
             threads=threads_of(threads, profile),
             runtime=runtime,

@@ -17,6 +17,7 @@ from edgeplast.cli.options import (
     CheckpointOption,
     CropOption,
     DeviceOption,
+    ExcludeOption,
     ExpiresOption,
     ImageSizeOption,
     InterpolationOption,
@@ -114,6 +115,7 @@ def export(
     sign: SignOption = None,
     expires: ExpiresOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
+    exclude: ExcludeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Score a model, plan what trains, check the graphs against torch, and write a bundle for the device."""
@@ -129,6 +131,8 @@ def export(
     check_way(planned=plan is not None, pictured=data is not None, keep=prune, distill_steps=distill_steps)
     check_choice(choose, strategy, train, planned=plan is not None)
     if choose == "measured":
+        if exclude:
+            raise UsageError("--choose measured opens the pictures itself, without --exclude. Leave one of them out.")
         check_minutes(minutes)
         claim(contest_of(output), force=force, folder=True)
     target = size is not None or max_accuracy_drop is not None
@@ -150,7 +154,7 @@ def export(
     trained_bits = _bits_for(choose, "8" if automatic else weight_bits)
     with progress_bar(as_json, told_otherwise=TOLD_BY_RUNS) as progress:
         contested = choose == "measured"  # its runs open the pictures themselves, and it says what they are
-        images = None if data is None or contested else labelled_images(data, progress=progress)
+        images = None if data is None or contested else labelled_images(data, exclude=exclude or (), progress=progress)
         network = network_of(
             model,
             checkpoint=checkpoint,

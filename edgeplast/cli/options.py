@@ -85,6 +85,12 @@ TrustedOption = Annotated[
 SignOption = Annotated[
     Path | None, typer.Option("--sign", help="Sign the result with this private key; see `edgeplast keygen`.")
 ]
+ExcludeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--exclude", help="Leave out pictures whose path, folder or name is like this (* is anything); repeatable."
+    ),
+]
 ExpiresOption = Annotated[
     float | None, typer.Option("--expires", help="Days after which the signature expires (default: never).")
 ]

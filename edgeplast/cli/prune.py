@@ -13,6 +13,7 @@ from edgeplast.cli.options import (
     MODEL_HELP,
     CheckpointOption,
     CropOption,
+    ExcludeOption,
     ImageSizeOption,
     InterpolationOption,
     MeanOption,
@@ -69,6 +70,7 @@ def prune(
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Of pairs, pictures and projections.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
+    exclude: ExcludeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record as JSON.")] = False,
 ) -> None:
     """Take out the attention heads and hidden units that are worth least; components that are smooth give more."""
@@ -90,7 +92,7 @@ def prune(
     check_device(device)
     claim(output, force=force, folder=True)
     with progress_bar(as_json) as progress:
-        images = labelled_images(data, progress=progress)
+        images = labelled_images(data, exclude=exclude or (), progress=progress)
         network = network_of(
             model,
             checkpoint=checkpoint,

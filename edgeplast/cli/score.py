@@ -14,6 +14,7 @@ from edgeplast.cli.options import (
     MODEL_HELP,
     CheckpointOption,
     CropOption,
+    ExcludeOption,
     ImageSizeOption,
     InterpolationOption,
     MeanOption,
@@ -64,6 +65,7 @@ def score(
     device: Annotated[str, typer.Option("--torch-device", help="auto, cpu, cuda or cuda:N.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of pairs, directions and drawn labels.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file.")] = False,
+    exclude: ExcludeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON.")] = False,
 ) -> None:
     """Score the components of a model on images: which answer a change of input with a large change of output."""
@@ -84,7 +86,7 @@ def score(
     from edgeplast_devices.images import open_images
 
     with progress_bar(as_json or not first_process) as progress:
-        images = labelled_images(data, quiet=not first_process, progress=progress)
+        images = labelled_images(data, exclude=exclude or (), quiet=not first_process, progress=progress)
         source = None if reference is None else open_images(reference, progress=progress)
         network = network_of(
             model,

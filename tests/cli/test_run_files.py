@@ -43,7 +43,20 @@ class TestRunFiles:
         words = ("adapt", bundle.path, "--data", blobs, "-o", "out", *QUICK, "--label-smoothing", "0.1", "--private")
         first = json.loads(edgeplast(*words, "--json", cwd=tmp_path).stdout)
         assert str(blobs) not in first["run_file"]
-        words = ("adapt", bundle.path, "--data", blobs, "-o", "out", *QUICK, "--label-smoothing", "0.1", "--force")
+        words = (
+            "adapt",
+            bundle.path,
+            "--data",
+            blobs,
+            "-o",
+            "out",
+            *QUICK,
+            "--label-smoothing",
+            "0.1",
+            "--force",
+            "--exclude",
+            "*3.png",
+        )
         first = json.loads(edgeplast(*words, "--json", cwd=tmp_path).stdout)
         (tmp_path / "run.toml").write_text(first["run_file"])
         shutil.rmtree(tmp_path / "out")
@@ -58,13 +71,13 @@ class TestRunFiles:
 
         options = TrainingOptions(
             batch=4, micro_batch=2, optimizer="sgd", learning_rate=1e-3, head_learning_rate=1e-2, head="kept",
-            weight_decay=0.1, threads=1, add_classes=("lynx", "wolf"),
+            weight_decay=0.1, threads=1, add_classes=("lynx", "wolf"), exclude=("a", "b"),
         )  # fmt: skip
         budget = Budget(memory_bytes=256 << 20)
         (tmp_path / "run.toml").write_text(of_adaptation("b", "d", "o", ["x", "y"], budget, options, trusted="k"))
         read = read_config(tmp_path / "run.toml", "adapt", command("adapt"))
         given = {name: value for name in options.__struct_fields__ if (value := getattr(options, name)) is not None}
-        given |= {"add_class": list(given.pop("add_classes"))}
+        given |= {"add_class": list(given.pop("add_classes")), "exclude": list(options.exclude)}
         assert {name: read[name] for name in given} == given
         assert read["also"] == ["x", "y"] and read["memory"] == f"{256 << 20}B" and read["trusted"] == "k"
 

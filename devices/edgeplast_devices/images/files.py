@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,7 +15,7 @@ import numpy as np
 from edgeplast.errors import InputError
 from edgeplast_devices.images.decoding import UnreadableImageError, decode
 from edgeplast_devices.images.formats import FORMAT_NAMES, HEAD_BYTES, foreign_format_of, format_of, promised_format
-from edgeplast_devices.images.listing import LeftOut, Listing, is_junk_file, is_junk_folder
+from edgeplast_devices.images.listing import LeftOut, Listing, is_junk_file, is_junk_folder, like_one_of
 from edgeplast_devices.images.reaching import UnreachableImagesError, any_there, is_gone, reason_of
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class Files:
         left_out: what lies beside them and is no picture.
         formats: those that they have, as far as names and first bytes tell.
         tables: of labels beside them: folder, name, and how each is opened.
+        notes: what was asked to be left out, a line.
         labels_beside: of a WebDataset shard: the label of each sample, by the sample's key; None of others.
     """
 
@@ -58,6 +59,7 @@ class Files:
     ) -> None:
         self.listing, self.left_out = listing, left_out or LeftOut()
         self.formats, self.tables, self.labels_beside = frozenset(formats), tuple(tables), labels_beside
+        self.notes: tuple[str, ...] = ()
         self._open = opener
         self._sizes = sizes
 
@@ -116,6 +118,39 @@ class Files:
         # Spread over all of them: whoever deletes some often deletes those that lie together.
         some = among[np.unique(np.linspace(0, len(among) - 1, _NEIGHBOURS).astype(int))]
         return [other for other in some.tolist() if other != index]
+
+    def without(self, patterns: Sequence[str]) -> Files:
+        """Return all but those whose path, or a folder or file name in it, is like one of these patterns.
+
+        Raises:
+            InputError: a pattern is like none.
+        """
+        kept, seen = array("i"), dict.fromkeys(patterns, 0)
+        listing, left_out = Listing(), LeftOut()
+        for index in range(len(self)):
+            parts = self.listing.parts(index)
+            if (pattern := like_one_of(parts, patterns)) is None:
+                kept.append(index)
+                listing.add(parts[:-1], parts[-1])
+            else:
+                seen[pattern] += 1
+        for (folder, reason), (count, first) in self.left_out.found.items():
+            if (pattern := like_one_of((*folder, first), patterns)) is None:
+                left_out.found[folder, reason] = count, first
+            else:
+                seen[pattern] += count
+        if unused := [repr(pattern) for pattern, count in seen.items() if not count]:
+            raise InputError(
+                f"Nothing is like {', '.join(unused)}, which was to be excluded. Patterns are names of folders or "
+                "files, or paths from the top on, with * for anything: --exclude unsure, --exclude 'train/*/IMG_*'"
+            )
+        sizes = None if self._sizes is None else array("q", (self._sizes[index] for index in kept))
+        found = Files(
+            listing, lambda index: self._open(kept[index]), sizes, left_out, self.formats, self.tables,
+            self.labels_beside,
+        )  # fmt: skip
+        found.notes = (f"excluded: {sum(seen.values())} files like {', '.join(map(repr, seen))}",)
+        return found
 
     def ordered(self, members: np.ndarray) -> np.ndarray:
         """Return these pictures by path, int32; of two with one path the later one."""

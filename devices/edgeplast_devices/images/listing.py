@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from heapq import merge
 
 import numpy as np
@@ -117,6 +118,18 @@ class LeftOut:
         """
         count, first = self.found.get((folder, reason), (0, file_name))
         self.found[folder, reason] = (count + 1, first)
+
+
+def like_one_of(parts: Sequence[str], patterns: Sequence[str]) -> str | None:
+    """Return the pattern that a path, or a folder or name in it, is like (``*`` is anything); None if none is."""
+    path = "/".join(parts)
+    for pattern in patterns:
+        plain = pattern.strip("/")
+        if fnmatchcase(path, plain) or ("/" not in plain and any(fnmatchcase(part, plain) for part in parts)):
+            return pattern
+        if "/" in plain and fnmatchcase(path, f"{plain}/*"):
+            return pattern
+    return None
 
 
 def is_junk_file(name: str) -> bool:

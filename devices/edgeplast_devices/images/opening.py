@@ -71,6 +71,7 @@ def open_images(
     *,
     prefer: Sequence[str] = (),
     decode_limit_bytes: int = DECODE_LIMIT_BYTES,
+    exclude: Sequence[str] = (),
     progress: Progress = silent,
 ) -> ImageSet:
     """Open the pictures of a data set; nothing is decoded yet.
@@ -83,6 +84,7 @@ def open_images(
             else everything.
         prefer: without ``split``, the first of these that there is, before train.
         decode_limit_bytes: the most memory that decoding one picture may take.
+        exclude: patterns of folders, names or paths to leave out; see :meth:`~.files.Files.without`.
         progress: called while an archive is unpacked.
 
     Raises:
@@ -93,7 +95,7 @@ def open_images(
         if (meant := split_called(split)) is None:
             raise one_of("split", split, SPLITS)
         split = meant
-    data = _look_at(Path(path), progress)
+    data = _look_at(Path(path), progress, exclude)
     if split is None:
         split = next((name for name in prefer if name in data.splits), None)
     images = data.part(split)
@@ -107,6 +109,7 @@ def open_splits(
     seed: int,
     val_fraction: float = 0.15,
     decode_limit_bytes: int = DECODE_LIMIT_BYTES,
+    exclude: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Splits:
     """Open a data set in its parts; without a ``val`` one is cut from train, the same one for the same seed.
@@ -116,6 +119,7 @@ def open_splits(
         seed: decides which pictures go to ``val``.
         val_fraction: how many of each class go there, 0 to below 1; each class keeps at least one in train.
         decode_limit_bytes: the most memory that decoding one picture may take.
+        exclude: patterns of folders, names or paths to leave out; see :meth:`~.files.Files.without`.
         progress: called while an archive is unpacked.
 
     Returns:
@@ -125,7 +129,7 @@ def open_splits(
         UsageError: ``val_fraction`` or ``seed`` is out of range.
         InputError: see :func:`open_images`; or val or test show a class that train does not.
     """
-    data = _look_at(Path(path), progress)
+    data = _look_at(Path(path), progress, exclude)
     train = data.part("train" if data.splits else None)
     train.decode_limit_bytes = decode_limit_bytes
     held: dict[str, ImageSet | None] = {}
@@ -177,6 +181,7 @@ def open_splits_without_labels(
     seed: int,
     val_fraction: float = 0.15,
     decode_limit_bytes: int = DECODE_LIMIT_BYTES,
+    exclude: Sequence[str] = (),
     progress: Progress = silent,
 ) -> Splits:
     """Open pictures to learn from without labels: any folder, or a data set whose training labels are not looked at.
@@ -186,6 +191,7 @@ def open_splits_without_labels(
         seed: decides which pictures are held back.
         val_fraction: how many of them.
         decode_limit_bytes: the most memory that decoding one picture may take.
+        exclude: patterns of folders, names or paths to leave out; see :meth:`~.files.Files.without`.
         progress: called while an archive is unpacked.
 
     Returns:
@@ -199,7 +205,7 @@ def open_splits_without_labels(
     if _existing(path).is_file() and is_arrays(path):
         data: _DataSet | None = _arrays(path, progress)
     else:
-        files, _ = _unlabelled(path, progress)
+        files, _ = _unlabelled(path, progress, exclude)
         data = _if_laid_out(path, files, files.listing.folders)
         if data is None or (data.splits and "train" not in data.splits):
             data, beside = _beside_test(path, files)
@@ -237,7 +243,7 @@ def _if_laid_out(path: Path, files: Files, folders: Sequence[tuple[str, ...]]) -
         return None
 
 
-def _unlabelled(path: Path, progress: Progress) -> tuple[Files, np.ndarray]:
+def _unlabelled(path: Path, progress: Progress, exclude: Sequence[str] = ()) -> tuple[Files, np.ndarray]:
     _existing(path)
     if path.is_file() and is_arrays(path):
         raise InputError(f"{path} is an .npz; to predict, give a picture, a folder, a tar or a zip archive.")
@@ -245,7 +251,7 @@ def _unlabelled(path: Path, progress: Progress) -> tuple[Files, np.ndarray]:
         files = from_file(path)
         preload(files.formats)
     else:
-        files = _files(path, progress)
+        files = _files(path, progress, exclude)
     if not len(files):
         raise InputError(f"{path} holds no pictures. Give a picture, or a folder or tar archive with some.")
     return files, files.ordered(np.arange(len(files), dtype=np.int32))
@@ -277,7 +283,7 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _files(path: Path, progress: Progress) -> Files:
+def _files(path: Path, progress: Progress, exclude: Sequence[str] = ()) -> Files:
     if path.is_dir():
         files = from_folder(path)
     elif is_zip(path):
@@ -289,16 +295,18 @@ def _files(path: Path, progress: Progress) -> Files:
 
         files = from_tar(path, progress)
     preload(files.formats)
-    return files
+    return files.without(exclude) if exclude else files
 
 
-def _look_at(path: Path, progress: Progress) -> _DataSet:
+def _look_at(path: Path, progress: Progress, exclude: Sequence[str]) -> _DataSet:
     _existing(path)
     if path.is_file() and is_arrays(path):
+        if exclude:
+            raise InputError(f"{path} holds arrays, whose pictures have no names to exclude them by.")
         return _arrays(path, progress)
     if path.is_file() and not is_zip(path) and is_picture(path):
         raise InputError(f"{path} is one picture; a data set is {KINDS}.")
-    files = _files(path, progress)
+    files = _files(path, progress, exclude)
     if files.tables or files.labels_beside is not None:
         return _said(path, files)
     return _laid_out(path, files, files.listing.folders)
@@ -328,7 +336,7 @@ def _laid_out(path: Path, files: Files, folders: Sequence[tuple[str, ...]]) -> _
     """
     layout = read_layout(folders, path, files.left_out)
     folder_of = np.frombuffer(files.listing.folder_numbers, dtype=np.int32)
-    notes = _loose(files, layout.places) + layout.notes
+    notes = files.notes + _loose(files, layout.places) + layout.notes
 
     def take(split: str | None) -> ImageSet:
         of_folder = [place[1] if place and place[0] == split else NO_LABEL for place in layout.places]

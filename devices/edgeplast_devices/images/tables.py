@@ -190,7 +190,7 @@ def _matched(files: Files, rows: Rows, where: Path, what: str, keys: np.ndarray 
     of = np.where(found, splits[place], -1).astype(np.int8)
     ranked = sorted(names, key=_rank(names))
     table = np.asarray([*(ranked.index(name) for name in names), NO_LABEL], np.int32)
-    notes = []
+    notes = list(files.notes)
     if lost := int((numbers == NO_LABEL).sum()):
         first = files.name(int((numbers == NO_LABEL).argmax()))
         notes.append(f"left out: {lost} picture{'s' if lost > 1 else ''} without a label (such as {first})")

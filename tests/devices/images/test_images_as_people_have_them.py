@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_models import CLASSES, blob, blob_folder
+from small_models import CLASSES, blob, blob_folder, blob_npz
 
 from edgeplast.errors import InputError
 from edgeplast_devices.images import open_images, open_splits, open_unlabelled, understood
@@ -264,3 +264,49 @@ class TestZips:
         (tmp_path / "z.zip").write_bytes(data[:at] + b"\1" + data[at + 1 :])
         with pytest.raises(InputError, match=r"is encrypted \(blue/0\.png\)"):
             open_images(tmp_path / "z.zip")
+
+
+class TestExcluded:
+    def test_a_class_a_name_and_a_path(self, tmp_path: Path) -> None:
+        root = blob_folder(tmp_path / "data", 4, 2)
+        images = open_images(root, exclude=("red", "*1.png", "train/blue/002*"))
+        assert images.classes == ("blue", "green")
+        names = {images.name(i) for i in range(len(images))}
+        assert names == {"train/blue/000.png", "train/blue/003.png"} | {f"train/green/00{i}.png" for i in (0, 2, 3)}
+        assert understood(images)[1].startswith("excluded: ")
+
+    def test_a_folder_that_is_in_the_way(self, tmp_path: Path) -> None:
+        root = blob_folder(tmp_path / "data", 4, 2)
+        (root / "elsewhere").mkdir()
+        blob("red", 0).save(root / "elsewhere" / "x.png")
+        with pytest.raises(InputError, match="which is no split"):
+            open_splits(root, seed=0)
+        assert len(open_splits(root, seed=0, val_fraction=0, exclude=("elsewhere/",)).train) == 12
+
+    @pytest.mark.parametrize("pack", ["tar", "zip"])
+    def test_in_an_archive(self, tmp_path: Path, pack: str) -> None:
+        root = blob_folder(tmp_path / "data", 3, 0)
+        archive = Path(shutil.make_archive(str(tmp_path / "data"), pack, root))
+        images, folder = open_images(archive, exclude=("green",)), open_images(root, exclude=("green",))
+        assert shown(images) == shown(folder) and len(images) == 6
+        for i in range(6):
+            np.testing.assert_array_equal(np.asarray(images.open(i)), np.asarray(folder.open(i)))
+
+    def test_a_pattern_that_is_like_nothing_is_a_mistake(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"Nothing is like 'rde', which was to be excluded"):
+            open_images(blob_folder(tmp_path / "data", 2, 0), exclude=("red", "rde"))
+
+    def test_everything(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="holds no pictures"):
+            open_images(blob_folder(tmp_path / "data", 2, 0), exclude=("*",))
+
+    def test_arrays_have_no_names(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="no names to exclude them by"):
+            open_images(blob_npz(tmp_path / "x.npz"), exclude=("a",))
+
+
+def test_a_folder_with_train_alone(tmp_path: Path) -> None:
+    root = blob_folder(tmp_path / "data", 8, 2)
+    shutil.rmtree(root / "test")
+    splits = open_splits(root, seed=0)
+    assert splits.test is None and splits.val is not None and len(splits.train) + len(splits.val) == 24
