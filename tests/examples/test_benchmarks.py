@@ -66,3 +66,35 @@ def test_step_cost_prints_who_got_through(
     assert f"failed: {lost}: unsupported model IR version" in said and tried.count(broken) == 1
     for name in contestants:
         assert (f"\n{name} " in shown) == (name != lost), name
+
+
+def test_a_fleets_table_has_a_row_for_each_way() -> None:
+    import fleet
+
+    run = {"set": "cells", "trained": "head", "devices": 10}
+    runs = [
+        run | {"way": "fedavg", "accuracy": 0.9, "bytes_up": 10**6, "bytes_down": 2 * 10**6, "round_seconds": 20.0},
+        run | {"way": "fedavg", "accuracy": 1.0, "bytes_up": 10**6, "bytes_down": 2 * 10**6, "round_seconds": 22.0},
+        run | {"way": "pooled", "accuracy": 0.97},
+    ]
+    rows = fleet.table(runs).splitlines()[2:]
+    assert rows == [
+        "| cells | head | fedavg | 10 | 95.0 (2) | 3.0 | 21 |",
+        "| cells | head | pooled | 10 | 97.0 (1) | – | – |",
+    ]
+
+
+def test_a_simulated_device_alone_has_the_pictures_that_it_has_in_the_fleet(tmp_path: Path) -> None:
+    from argparse import Namespace
+
+    import fleet
+    from small_models import blob_folder
+
+    from edgeplast.fleet.dealing import dealt
+    from edgeplast_devices.images import open_images
+
+    data = blob_folder(tmp_path / "blobs")
+    options = Namespace(work=tmp_path, devices=3, spread=0.3)
+    places = [fleet.one_device(options, data, 0, number) for number in range(3)]
+    hands = dealt(open_images(data / "train", None).labels, 3, 0.3, 0)
+    assert [len(list(place.glob("*/*.png"))) for place in places] == [len(hand) for hand in hands]
