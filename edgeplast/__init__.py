@@ -20,6 +20,7 @@ _HOMES = {
     "deploy_quantized": "edgeplast.compressing",
     "evaluate": "edgeplast.verbs",
     "export": "edgeplast.verbs",
+    "forget_replay": "edgeplast_devices.replaying",
     "history": "edgeplast.versions",
     "keygen": "edgeplast.trust.keys",
     "make_bundle": "edgeplast.pipeline",
@@ -77,6 +78,7 @@ if TYPE_CHECKING:
     from edgeplast_devices.images import ImageSet as ImageSet
     from edgeplast_devices.learner import Learner as Learner
     from edgeplast_devices.options import TrainingOptions as TrainingOptions
+    from edgeplast_devices.replaying import forget_replay as forget_replay
     from edgeplast_devices.versioning import roll_back as roll_back
 
 

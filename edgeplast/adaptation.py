@@ -111,6 +111,20 @@ class OtherSet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return None if most is None or lost[most] <= 0 else (most, lost[most])
 
 
+class ReplayReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Pictures that were kept of what was learned, for later runs.
+
+    Attributes:
+        mixed_in: pictures that the bundle kept before, which this run learned from too.
+        kept: of each class, in the folder ``replay`` of the adapted bundle.
+        bytes: that they take.
+    """
+
+    mixed_in: int
+    kept: dict[str, int]
+    bytes: int
+
+
 class RungChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A step down the ladder, or up again: at which optimizer step, from what to what, and why."""
 
@@ -143,6 +157,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         judged: predictions on held-out images without labels, by the bundle as it came and by the adapted model; None
             where labels were given.
         new_classes: classes that were seen for the first time, and how many pictures their rows were placed by.
+        replay: pictures that were kept for later runs, and mixed in; None where there were none.
         also: other sets by name: what was known before, and what of it is left.
         images: images used per split; of another set as ``also NAME``.
         unreadable: images that could not be read and were left out.
@@ -202,6 +217,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     judged: Judged | None = None
     also: dict[str, OtherSet] = {}
     new_classes: dict[str, int] = {}
+    replay: ReplayReport | None = None
     provider: Placement = ON_CPU
     device_memory: DeviceMemoryReport | None = None
     cache: CacheReport | None = None

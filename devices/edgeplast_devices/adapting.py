@@ -43,6 +43,7 @@ from edgeplast_devices.images import Splits
 from edgeplast_devices.interrupts import asked_to_stop
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.patience import Patience
+from edgeplast_devices.replaying import keep_pictures, with_replay
 from edgeplast_devices.reports import report_of
 from edgeplast_devices.running import Run
 from edgeplast_devices.runtime import OutOfMemoryError
@@ -121,8 +122,10 @@ def adapt(
         folder = unfinished(into)
         checkpoint = _found(folder, into, resume=resume, force=force, notice=notice)
         before = checkpoint.state.options if checkpoint else None
-        options = settled(options or TrainingOptions(), bundle, images, folder, before)
-        new = classes_to_add(bundle.manifest, images, options.add_classes, options.new_classes)
+        given = images
+        options, images, mixed = with_replay(options or TrainingOptions(), bundle, images)
+        options = settled(options, bundle, images, folder, before)
+        new = classes_to_add(bundle.manifest, given, options.add_classes, options.new_classes)
         run = Run(
             planned(bundle, new),
             _patient(images, Patience(interrupts, notice)),
@@ -147,7 +150,7 @@ def adapt(
             run.bundle = grow(prepare(bundle, folder), new)
             _require_room(bundle, folder, run.optimizer)
             cut_telemetry(folder, checkpoint.state.steps if checkpoint else None)
-            report = _adapted(run, bundle, folder, into, seal, run_file)
+            report = _adapted(run, bundle, folder, into, seal, run_file, mixed)
         except BaseException as error:
             # Asked of memory, not of the folder: a drive that is away for a moment must not look like an empty one.
             if isinstance(error, DivergedError) or (checkpoint is None and not run.saved.anything):
@@ -219,7 +222,7 @@ def _patient(images: Splits, patience: Patience) -> Splits:
 
 
 def _adapted(
-    run: Run, bundle: Bundle, folder: Path, into: Path, seal: Callable[[Path], None] | None, run_file: str
+    run: Run, bundle: Bundle, folder: Path, into: Path, seal: Callable[[Path], None] | None, run_file: str, mixed: int
 ) -> Adaptation:
     """Train, write the adapted bundle and give it its name."""
     telemetry = TelemetryWriter(folder)
@@ -242,6 +245,9 @@ def _adapted(
             placed=run.state.placed,
             landmarks=run.landmarks,
         )
+        if mixed or len(run.to_keep):
+            replay = keep_pictures(run.bundle, run.splits["train"], run.to_keep, folder, mixed)
+            report = msgspec.structs.replace(report, replay=replay)
         report.write(folder / REPORT)
         if seal is not None:
             seal(folder)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgeplast.errors import DivergedError
 from edgeplast_devices.checkpoints import read_best
+from edgeplast_devices.evaluating import outputs
 from edgeplast_devices.fitted_heads import head_if_linear
 from edgeplast_devices.imprinting import landmarks
+from edgeplast_devices.replaying import candidates, herded, per_class
 from edgeplast_devices.unknowns import calibrated
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from edgeplast_devices.running import Run
 
 
@@ -53,3 +55,29 @@ def landmarks_of(run: Run) -> dict[str, np.ndarray]:
     manifest = run.bundle.manifest
     known = run.options.labels == "given" and run.evaluation.feature_width and head_if_linear(manifest)
     return landmarks(manifest, run.evaluation.features, run.splits["train"], **run.over("train")) if known else {}
+
+
+def worth_keeping(run: Run) -> np.ndarray:
+    """Return which training images are kept for later runs, int64: those that stand for their class.
+
+    By their features where the head hands them back, else evenly spread.
+    """
+    count, train = (0 if run.part else per_class(run.options.replay)), run.splits["train"]
+    if not count or not train.classes:
+        return np.zeros(0, np.int64)
+    order = candidates(train.labels, count)
+    rows: dict[int, tuple[list[int], list[np.ndarray]]] = {}
+    if run.evaluation.feature_width:
+        how, over = run.bundle.manifest.preprocessing, run.over("train")
+        for features, labels, indices in outputs(
+            run.evaluation.features, train, how, order=order, activity="choosing pictures to keep", **over
+        ):
+            for row, label, index in zip(features, labels.tolist(), indices.tolist(), strict=True):
+                known = rows.setdefault(label, ([], []))
+                known[0].append(index)
+                known[1].append(row)
+        chosen = [np.asarray(known)[herded(np.stack(features), count)] for known, features in rows.values()]
+    else:
+        labels = train.labels[order]
+        chosen = [order[labels == label][:: 1 + (int((labels == label).sum()) - 1) // count] for label in set(labels)]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)

@@ -24,6 +24,7 @@ from edgeplast.unknown import Unknown
 from edgeplast.versions import VERSIONS, Version
 from edgeplast_devices.checkpoints import checkpoint_files
 from edgeplast_devices.growing import grow
+from edgeplast_devices.replaying import carry
 from edgeplast_devices.tensors import open_arrays
 from edgeplast_devices.versioning import link, restore
 from edgeplast_devices.workplace import unfinished, write_adapted
@@ -129,6 +130,7 @@ def put_in_place(
             temperature=report.temperature, unknown=report.unknown, placed=report.new_classes,
         )  # fmt: skip
         report.write(temporary / REPORT)
+        carry(output, temporary)
         if seal is not None:
             seal(temporary)
         version(temporary, report)
@@ -187,6 +189,7 @@ def _remade(
         for name in (REPORT, TELEMETRY):
             if (output / name).is_file():
                 link(output / name, temporary / name)
+        carry(output, temporary)
         manifest = msgspec.structs.replace(make(msgspec.structs.replace(bundle, path=temporary)), adapted_from=parent)
         manifest.write(temporary / MANIFEST)
         if seal is not None:
@@ -207,6 +210,7 @@ def rolled_back(bundle: Bundle, output: Path, version: Version) -> Bundle:
         manifest = restore(
             bundle, version, temporary, lambda name: (output if name == VERSIONS else bundle.path) / name
         )
+        carry(output, temporary)
         finish_folder(temporary, output, force=True)
     return _taken_back(bundle, manifest, output, _changed(bundle, manifest))
 

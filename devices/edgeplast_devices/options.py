@@ -89,6 +89,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         exclude: patterns of folders, names or paths of pictures that are left out.
         add_classes: names of classes that are added to the bundle's.
         new_classes: ``add`` what pictures show and the bundle does not know, or ``error``.
+        replay: pictures of each class that are kept in the adapted folder and mixed into later runs: ``20/class``, or
+            ``none``; None goes on as the bundle does, a fresh one with none.
         versions: how many versions an adapted bundle keeps beside the bundle as it came; 0 keeps none, not even that.
         keep_within: points of accuracy that other sets may lose; the run stops when one loses more, and the last
             weights that kept them are kept. None measures other sets and sets no limit.
@@ -127,6 +129,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     exclude: tuple[str, ...] = ()
     add_classes: tuple[str, ...] = ()
     new_classes: str = "error"
+    replay: str | None = None
     versions: int = 8
     keep_within: float | None = None
     false_alarms: float = 0.05
@@ -185,6 +188,10 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             )
         if self.new_classes not in ("error", "add"):
             raise one_of("--new-classes", self.new_classes, ("error", "add"))
+        if self.replay is not None and self.replay != "none" and not re.fullmatch(r"[1-9]\d{0,5}/class", self.replay):
+            raise UsageError(f"--replay {self.replay[:40]!r} is not possible; give for example 20/class, or none.")
+        if self.labels == "none" and self.replay not in (None, "none"):
+            raise UsageError("Without labels no pictures are kept by class. Leave out --replay.")
         if self.labels == "none" and (self.add_classes or self.new_classes == "add"):
             raise UsageError("Without labels no class can be added. Leave out --add-class and --new-classes.")
         if self.labels == "none" and self.class_weights != "none":

@@ -24,7 +24,7 @@ from edgeplast_devices.beginning import begin
 from edgeplast_devices.caching import Kept
 from edgeplast_devices.checkpoints import Checkpoint, Saved, write_checkpoint, write_hashed
 from edgeplast_devices.curves import thin
-from edgeplast_devices.ending import calibrate, landmarks_of, restore_best
+from edgeplast_devices.ending import calibrate, landmarks_of, restore_best, worth_keeping
 from edgeplast_devices.evaluating import measure
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.fitted_heads import linear_head, no_features, with_room
@@ -70,6 +70,7 @@ class Run:
 
     Attributes:
         state: where the run stands.
+        to_keep: which training images are kept for later runs; none before the end.
         landmarks: see ``imprinting.landmarks``; none before the end.
         parameters: what trains, by name; float32, changed in place.
     """
@@ -137,6 +138,7 @@ class Run:
         self._seconds_before = self.state.seconds
         self.saved = Saved.of(self.state)
         self.landmarks: dict[str, np.ndarray] = {}
+        self.to_keep = np.zeros(0, np.int64)
 
     def open(self) -> None:
         """Load weights and graphs, and take up the checkpoint's state."""
@@ -182,7 +184,7 @@ class Run:
             state.after = self._measure(self.measured_on, said, temperature=state.temperature)
         self._measure_others(state.also_after, telemetry, "after")
         if self._keep is None:  # a run that nobody waits for
-            self.landmarks = landmarks_of(self)
+            self.landmarks, self.to_keep = landmarks_of(self), worth_keeping(self)
         self.look()
 
     def look(self) -> None:

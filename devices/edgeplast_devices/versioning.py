@@ -139,6 +139,9 @@ def roll_back(bundle: str | Path, version: str) -> Version:
         found = Bundle.open(folder)
         with building_folder(folder, force=True) as temporary:
             restore(found, chosen, temporary, lambda name: folder / name)
+            for file in (folder / "replay").glob("*/*.jpg"):  # kept pictures are no part of a version
+                (temporary / "replay" / file.parent.name).mkdir(parents=True, exist_ok=True)
+                link(file, temporary / "replay" / file.parent.name / file.name)
     return chosen
 
 

@@ -107,7 +107,7 @@ def write_adapted(
 def _of_a_run(name: str) -> bool:
     """Whether a run, of this bundle or another, writes a file of this name; hidden ones are half-written."""
     return (
-        name in (FROZEN, TRAINABLE, MANIFEST, REPORT, TELEMETRY, SIGNATURES, VERSIONS)
+        name in (FROZEN, TRAINABLE, MANIFEST, REPORT, TELEMETRY, SIGNATURES, VERSIONS, "replay")
         or is_graph(name)
         or is_checkpoint(name)
         or name.startswith(".")

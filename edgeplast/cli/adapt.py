@@ -11,7 +11,15 @@ import typer
 
 from edgeplast.adaptation import Adaptation, BeforeAfter, EpochReport, Judged
 from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar, say
-from edgeplast.cli.kept import new_ones, rows_of_others, start_of, when_unknown, why_it_stopped, why_nothing_trained
+from edgeplast.cli.kept import (
+    new_ones,
+    rows_of_others,
+    start_of,
+    what_is_kept,
+    when_unknown,
+    why_it_stopped,
+    why_nothing_trained,
+)
 from edgeplast.cli.options import (
     DeviceOption,
     ExcludeOption,
@@ -86,6 +94,10 @@ def adapt(
     new_classes: Annotated[
         str, typer.Option(help="What becomes of folders that are no class of the bundle: error, or add.")
     ] = "error",
+    replay: Annotated[
+        str | None,
+        typer.Option(help="Pictures kept in the output, for later runs: 20/class, or none (default: as before)."),
+    ] = None,
     versions: Annotated[
         int, typer.Option(help="Versions to keep in the output beside the bundle as it came; 0: none, nor that.")
     ] = 8,
@@ -164,6 +176,7 @@ def adapt(
         exclude=tuple(exclude or ()),
         add_classes=tuple(add_class or ()),
         new_classes=new_classes,
+        replay=replay,
         versions=versions,
         keep_within=keep_within,
         false_alarms=false_alarms,
@@ -270,6 +283,8 @@ def _show(report: Adaptation, output: Path) -> None:
     ]
     if report.cache is not None:
         rows.append(("cached", str(report.cache)))
+    if report.replay is not None:
+        rows.append(("replay", what_is_kept(report, output)))
     if report.new_classes:
         rows.append(("new classes", new_ones(report)))
     if not report.steps and report.stopped_because != "placed":

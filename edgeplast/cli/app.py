@@ -26,6 +26,7 @@ VERBS = {
     "evaluate": "accuracy of a bundle on labelled images",
     "history": "versions of an adapted bundle",
     "roll-back": "an adapted bundle becomes one of its versions again",
+    "forget": "delete pictures that an adapted bundle keeps",
     "deploy": "adapted bundle to one ONNX file",
     "predict": "classify pictures with a deployed model",
     "keygen": "a key that signs bundles, and its public half",

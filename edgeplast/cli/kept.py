@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from edgeplast.adaptation import Adaptation, OtherSet
+from edgeplast.units import format_bytes
 
 _SHOWN_POINTS = 0.05
 """Less is shown as none."""
@@ -52,6 +55,20 @@ def when_unknown(report: Adaptation) -> str:
     if found is None:
         return "cannot tell: too few pictures held out to fit it on"
     return f"below energy {found.energy:.2f}: {found.false_alarms:.1%} of {found.images} known pictures (false alarms)"
+
+
+def what_is_kept(report: Adaptation, output: Path) -> str:
+    """Say which pictures lie in the output, that nobody is surprised, and how to be rid of them."""
+    found = report.replay
+    assert found is not None
+    mixed = f"{found.mixed_in} kept pictures were learned from too; " if found.mixed_in else ""
+    count = sum(found.kept.values())
+    if not count:
+        return f"{mixed}none is kept now"
+    return (
+        f"{mixed}{count} pictures are kept in {output / 'replay'} ({format_bytes(found.bytes)}); "
+        f"edgeplast forget {output} --replay deletes them"
+    )
 
 
 def _kept(found: OtherSet) -> str:

@@ -128,3 +128,14 @@ def test_a_picture_of_nothing_known_is_called_unknown(typed, bundle: Bundle, lea
     assert {each["known"] for each in found} == {True, False}
     code, _, err = typed("predict", bundle.path, pictures[0], "--unknown")
     assert code == 2 and "cannot say what it does not know" in err
+
+
+def test_kept_pictures_are_told_of_and_deleted(typed, learned: Path, blobs: Path, tmp_path: Path) -> None:
+    how = ["--data", blobs, "--epochs", "1", *QUICK, "--replay", "2/class", "-o", tmp_path / "a"]
+    code, out, _ = typed("adapt", learned, *how)
+    said = " ".join(out.replace("│", " ").split())
+    assert code == 0 and "6 pictures are kept in" in said and "--replay deletes them" in said
+    code, _, err = typed("forget", tmp_path / "a")
+    assert code == 2 and "--replay, the pictures that it keeps" in err
+    code, out, _ = typed("forget", tmp_path / "a", "--replay")
+    assert code == 0 and "6 pictures of" in out and not (tmp_path / "a" / "replay").exists()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeplast_devices.images.decoding import UnreadableImageError
-from edgeplast_devices.images.imageset import Source
+from edgeplast_devices.images.imageset import ImageSet, Source
 from edgeplast_devices.images.planes import Planes
 from edgeplast_devices.images.reaching import UnreachableImagesError
 
@@ -53,3 +53,25 @@ class Joined:
         number = int(np.searchsorted(self._ends, index, side="right"))
         where, source = self._parts[number]
         return where, source, index - (self._ends[number] - len(source))
+
+
+def together(one: ImageSet, other: ImageSet, where: str) -> ImageSet:
+    """Return the pictures of two labelled sets as one, with the classes of both.
+
+    Args:
+        one: comes first; what it says of limits and of places that are gone holds for all.
+        other: its pictures' names begin with ``where``.
+        where: a word.
+    """
+    classes = (*one.classes, *(name for name in other.classes if name not in one.classes))
+    first, second = one.aligned_to(classes), other.aligned_to(classes)
+    source = Joined([("", first._source), (where, second._source)])
+    return ImageSet(
+        source,
+        np.concatenate([first._positions, second._positions + len(first._source)]),
+        np.concatenate([first.labels, second.labels]),
+        classes,
+        decode_limit_bytes=one.decode_limit_bytes,
+        unreachable=one.unreachable,
+        notes=one.notes,
+    )

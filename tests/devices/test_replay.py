@@ -1,0 +1,159 @@
+"""Pictures that are kept of what was learned: chosen, small, mixed into later runs, deleted when that is asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_models import CLASSES, blob, blob_folder, small_bundle
+
+import edgeplast
+from edgeplast.bundle import Bundle
+from edgeplast.errors import InputError, UsageError
+from edgeplast_devices.images import ImageSet
+from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.replaying import candidates, herded
+
+KNOWN = CLASSES[:2]
+
+
+def options(**more: object) -> TrainingOptions:
+    given: dict = {"epochs": 4, "learning_rate": 3e-3, "threads": 1, "augment": "none"}
+    return TrainingOptions(**(given | more))
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return blob_folder(tmp_path_factory.mktemp("known") / "data", classes=KNOWN)
+
+
+@pytest.fixture(scope="module")
+def keeping(known: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that tells blue from green, and keeps five pictures of each."""
+    root = tmp_path_factory.mktemp("keeping")
+    fresh = small_bundle(root / "fresh", classes=KNOWN)
+    edgeplast.adapt(fresh, known, into=root / "a", options=options(epochs=6, replay="5/class"))
+    return root / "a"
+
+
+def reds(count: int) -> ImageSet:
+    return ImageSet.of([blob("red", i) for i in range(count)], ["red"] * count)
+
+
+def pictures(folder: Path) -> list[Path]:
+    return sorted((folder / "replay").glob("*/*"))
+
+
+def test_so_many_of_each_class_are_kept_small_and_without_their_names(keeping: Path) -> None:
+    report = edgeplast.Adaptation.read(keeping / "report.json")
+    assert report.replay is not None and report.replay.kept == {"blue": 5, "green": 5} and report.replay.mixed_in == 0
+    found = pictures(keeping)
+    assert len(found) == 10 and sum(p.stat().st_size for p in found) == report.replay.bytes < 10 * 5000
+    assert all(p.stem.isdigit() and Image.open(p).format == "JPEG" for p in found)
+    assert Bundle.open(keeping).manifest.classes == KNOWN
+
+
+def test_nothing_is_kept_unless_it_was_asked_for(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
+    report = edgeplast.adapt(bundle, blobs, into=tmp_path / "a", options=options(epochs=1))
+    assert report.replay is None and not (tmp_path / "a" / "replay").exists()
+
+
+def test_a_new_class_that_comes_alone_is_learned_beside_what_was_kept(
+    keeping: Path, known: Path, tmp_path: Path
+) -> None:
+    without = edgeplast.adapt(
+        keeping, reds(12), into=tmp_path / "none", also=[known], options=options(new_classes="add", replay="none")
+    )
+    how = options(new_classes="add", epochs=16)
+    report = edgeplast.adapt(keeping, reds(12), into=tmp_path / "a", also=[known], options=how)
+    assert without.stopped_because == "placed" and without.replay is None and not pictures(tmp_path / "none")
+    assert report.steps > 0 and report.replay is not None and report.replay.mixed_in == 10
+    assert report.images["train"] == 12 + 10 and report.replay.kept == {"blue": 5, "green": 5, "red": 5}
+    assert report.also[str(known)].lost_points < 40
+    again = edgeplast.adapt(tmp_path / "a", reds(4), into=tmp_path / "b", options=options(replay="2/class", epochs=1))
+    assert again.replay is not None and again.replay.mixed_in == 15 and set(again.replay.kept.values()) == {2}
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_same_pictures(keeping: Path, tmp_path: Path) -> None:
+    from wrapped_sessions import Wrapped
+
+    from edgeplast.errors import InterruptedRunError
+    from edgeplast_devices import adapting
+    from edgeplast_devices.images import Splits
+
+    def adapt(into: str, resume: bool = False) -> edgeplast.Adaptation:
+        wrapped = Wrapped(tmp_path / into)
+        if into == "cut" and not resume:
+            wrapped.at_step(5, stop)
+        how = options(new_classes="add", checkpoint_every="2steps")
+        images = Splits(reds(12), None, None)
+        return adapting.adapt(
+            Bundle.open(keeping), images, into=tmp_path / into, options=how, resume=resume, sessions=wrapped.sessions
+        )
+
+    def stop() -> None:
+        raise InterruptedRunError("stopped")
+
+    whole = adapt("whole")
+    with pytest.raises(InterruptedRunError):
+        adapt("cut")
+    again = adapt("cut", resume=True)
+    assert again.losses == whole.losses and again.replay == whole.replay
+    for one, other in zip(pictures(tmp_path / "cut"), pictures(tmp_path / "whole"), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_what_was_kept_stays_through_versions_and_goes_when_it_is_to_go(
+    keeping: Path, known: Path, tmp_path: Path
+) -> None:
+    edgeplast.adapt(keeping, known, into=tmp_path / "a", options=options(epochs=1))
+    assert len(pictures(tmp_path / "a")) == 10
+    edgeplast.roll_back(tmp_path / "a", "v1")
+    assert len(pictures(tmp_path / "a")) == 10
+    with edgeplast.Learner(tmp_path / "a", memory="none", options=options(epochs=1)) as learner:
+        learner.add([blob(c, i) for c in KNOWN for i in range(3)], [c for c in KNOWN for _ in range(3)])
+        learner.learn()
+    assert len(pictures(tmp_path / "a")) == 10
+    before = Bundle.open(tmp_path / "a").fingerprint
+    assert edgeplast.forget_replay(tmp_path / "a") == 10 and not (tmp_path / "a" / "replay").exists()
+    assert edgeplast.forget_replay(tmp_path / "a") == 0 and Bundle.open(tmp_path / "a").fingerprint == before
+    report = edgeplast.adapt(tmp_path / "a", known, into=tmp_path / "b", options=options(epochs=1))
+    assert report.replay is None
+
+
+def test_herding_takes_what_together_lies_nearest_to_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(80, 12)) + 3
+    chosen = herded(features, 10)
+    assert len({*chosen}) == 10
+    far = np.linalg.norm(features[chosen].mean(0) - features.mean(0))
+    random = [np.linalg.norm(features[rng.permutation(80)[:10]].mean(0) - features.mean(0)) for _ in range(50)]
+    assert far < min(random)
+    assert sorted(herded(features[:3], 10)) == [0, 1, 2]
+    labels = np.repeat([0, 1], [500, 4])
+    found = candidates(labels, 5)
+    assert (labels[found] == 0).sum() == 15 and (labels[found] == 1).sum() == 4
+
+
+def test_what_cannot_be_kept_is_refused(bundle: Bundle, keeping: Path, tmp_path: Path) -> None:
+    for text in ("20", "0/class", "many", "20/klass"):
+        with pytest.raises(UsageError, match="give for example 20/class, or none"):
+            options(replay=text)
+    with pytest.raises(UsageError, match="Without labels no pictures are kept by class"):
+        options(replay="5/class", labels="none")
+    with pytest.raises(InputError, match=r"is no bundle: it has no bundle\.json"):
+        edgeplast.forget_replay(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_a_link_in_place_of_the_folder_is_left_alone(bundle: Bundle, known: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(bundle.path, tmp_path / "a")
+    (tmp_path / "a" / "replay").symlink_to(known / "train")
+    with pytest.raises(InputError, match="is a link; nothing was deleted"):
+        edgeplast.forget_replay(tmp_path / "a")
+    assert len(list(known.glob("train/*/*"))) == 32
