@@ -1,4 +1,4 @@
-"""What planning must know of a model: its sizes and how many parameters each component holds."""
+"""The sizes of a plain vision transformer: what pruning and the scores that need one know of it."""
 
 from __future__ import annotations
 

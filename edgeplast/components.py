@@ -1,9 +1,8 @@
-"""The one vocabulary for the parts of a vision transformer, and the mapping from parameter names to it.
+"""The parts of a plain vision transformer by name, for what needs one: pruning, and the scores of embeddings and heads.
 
-A model is cut into ``patch_embed``, then for each block ``blocks.i.norm1``, ``blocks.i.attn``,
-``blocks.i.norm2``, ``blocks.i.fc1``, ``blocks.i.fc2``, then ``norm`` and ``head``. These names are used in
-scores, plans, bundles, messages and on the command line. Parameter names are timm's
-(``blocks.3.mlp.fc1.weight``) and are also the names of the initializers in every exported graph.
+Such a model is cut into ``patch_embed``, then for each block ``blocks.i.norm1``, ``blocks.i.attn``, ``blocks.i.norm2``,
+``blocks.i.fc1``, ``blocks.i.fc2``, then ``norm`` and ``head``: the names that its outline gives them too, which is what
+everything else goes by (``outline.py``). Parameter names are timm's (``blocks.3.mlp.fc1.weight``).
 """
 
 from __future__ import annotations
