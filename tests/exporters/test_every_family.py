@@ -53,7 +53,7 @@ def made(name: str) -> tuple[nn.Module, tuple[int, int, int]]:
             b.uniform_(0.6, 1.6)
     full = input_shape_of(model)
     fixed = model.default_cfg.get("fixed_input_size")
-    for shape in [full] if fixed else [(3, side, side) for side in (64, 96, 128)]:
+    for shape in [full] if fixed else [(3, side, side) for side in (64, 96, 128, 126)]:
         try:
             with torch.no_grad():
                 model(torch.zeros(2, *shape))
