@@ -73,7 +73,7 @@ def take_down(
     weights, classes = start.manifest.files[TRAINABLE].sha256, len(start.manifest.classes)
     same = [v.digest for v in history(folder) if v.weights_sha256 == weights and v.classes == classes]
     parent = same[-1] if same else start.fingerprint
-    place.mkdir()
+    place.mkdir(parents=True)
     for name in _OF_A_VERSION:
         if (folder / name).is_file():
             link(folder / name, place / name)

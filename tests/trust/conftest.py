@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from edgeplast.bundle import Bundle
 from edgeplast.trust.keys import PrivateKey, keygen, read_private
-
-NOON = datetime(2026, 6, 15, 12, tzinfo=timezone.utc)
-DAY = 24 * 3600.0
 
 
 @pytest.fixture

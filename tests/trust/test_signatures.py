@@ -8,13 +8,12 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from conftest import DAY, NOON
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +28,9 @@ from edgeplast.trust.signing import Signer, sign, verify
 from edgeplast.trust.trusting import TrustedKeys
 
 pytest.importorskip("nacl", reason="signatures need edgeplast[signing]")
+
+NOON = datetime(2026, 6, 15, 12, tzinfo=timezone.utc)
+DAY = 24 * 3600.0
 
 KeyOf = Callable[[str], PrivateKey]
 
