@@ -25,7 +25,7 @@ from edgeplast_devices.evaluating import outputs
 from edgeplast_devices.images import ImageSet, Unreadable
 from edgeplast_devices.latents import Source
 from edgeplast_devices.logistic import STATE_ARRAYS, fit_logistic
-from edgeplast_devices.losses import class_weights, weighted_targets
+from edgeplast_devices.losses import CrossEntropy
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.rungs import Shares
 from edgeplast_devices.runtime import release_arena
@@ -195,8 +195,12 @@ def fit_on_images(
             rows,
             head,
             parameters,
-            weights=class_weights(options.class_weights, images.labels, head.classes),
-            label_smoothing=options.label_smoothing,
+            loss=CrossEntropy.over(
+                images.labels,
+                head.classes,
+                class_weighting=options.class_weights,
+                smoothing=options.label_smoothing,
+            ),
             between=between,
         )
 
@@ -206,21 +210,19 @@ def fit_head(
     head: LinearHead,
     parameters: dict[str, np.ndarray],
     *,
-    weights: np.ndarray,
-    label_smoothing: float,
+    loss: CrossEntropy,
     between: Callable[[], None] = lambda: None,
 ) -> float:
     """Put the head's parameters where the loss on the rows, with a penalty, is smallest.
 
-    The loss is training's, class weights and label smoothing included, plus ‖W‖²/(2n) on features scaled to a mean
+    It is training's, class weights and label smoothing included, plus ‖W‖²/(2n) on features scaled to a mean
     square of 1 (C = 1, as is usual).
 
     Args:
         rows: features and labels of the training pictures.
         head: whose parameters.
         parameters: by name, float32; the head's are changed in place.
-        weights: of classes, float32 (classes,).
-        label_smoothing: in 0..1.
+        loss: training's.
         between: called again and again; an exception leaves the parameters as they were.
 
     Returns:
@@ -233,7 +235,7 @@ def fit_head(
     labels, scale = rows.labels, rows.scale
     if not len(labels):
         raise InputError("Not one training picture could be read, and a head cannot be fitted on none.")
-    total = float(weights[labels].sum())
+    total = loss.mass(labels)
     size = max(_PIECE // (head.width + 4 * head.classes), 1)
 
     def pieces() -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -242,10 +244,7 @@ def fit_head(
             between()
             own = labels[done : done + len(features)]
             done += len(features)
-            targets = weighted_targets(
-                own, head.classes, weights=weights, total_weight=total, smoothing=label_smoothing
-            )
-            yield features.astype(np.float64) / scale, targets.astype(np.float64)
+            yield features.astype(np.float64) / scale, loss.targets(own, total).astype(np.float64)
 
     try:
         fit = fit_logistic(pieces, head.classes, head.width, decay=1 / len(labels), bias=head.bias is not None)

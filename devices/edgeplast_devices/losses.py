@@ -2,38 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from edgeplast.errors import InputError, one_of
 
 
-def weighted_targets(
-    labels: np.ndarray, classes: int, *, weights: np.ndarray, total_weight: float, smoothing: float = 0.0
-) -> np.ndarray:
-    """Return what the training graph needs to compute its share of the batch's mean loss.
+@dataclass(frozen=True)
+class CrossEntropy:
+    """What a batch with labels asks of a model: torch's ``cross_entropy``, as targets for the training graph.
 
-    The loss of a batch is torch's ``cross_entropy``: ``−Σ_i Σ_c w_c·t_ic·log p_ic / Σ_i w_yi`` with
-    ``t = (1 − s)·onehot + s/classes``. The weights and the division go into t, so that micro-batches simply add up.
+    The loss of a batch is ``−Σ_i Σ_c w_c·t_ic·log p_ic / Σ_i w_yi`` with ``t = (1 − s)·onehot + s/classes``. The
+    weights and the division go into t, so that micro-batches simply add up. Objectives without labels, which need the
+    logits of the whole batch first, are in ``objectives.py``.
 
-    Args:
-        labels: int64 (b,).
-        classes: number of classes.
-        weights: float32 (classes,), one per class.
-        total_weight: Σ w over the whole accumulated batch.
+    Attributes:
+        weights: w, float32 (classes,).
         smoothing: s, in 0..1.
-
-    Returns:
-        float32 (b, classes).
-
-    Raises:
-        InputError: a label is not in 0..classes−1 (the runtime would read beyond the logits).
     """
-    if labels.size and not (labels.min() >= 0 and labels.max() < classes):
-        raise InputError(f"Labels run from {labels.min()} to {labels.max()}; this bundle knows 0 to {classes - 1}.")
-    targets = np.full((len(labels), classes), smoothing / classes, np.float32)
-    targets[np.arange(len(labels)), labels] += np.float32(1 - smoothing)
-    targets *= weights / np.float32(total_weight)
-    return targets
+
+    weights: np.ndarray
+    smoothing: float = 0.0
+
+    @classmethod
+    def over(cls, labels: np.ndarray, classes: int, *, class_weighting: str, smoothing: float) -> CrossEntropy:
+        """Return the loss of a run.
+
+        Args:
+            labels: of the training images.
+            classes: number of classes.
+            class_weighting: see :func:`class_weights`.
+            smoothing: s.
+        """
+        return cls(class_weights(class_weighting, labels, classes), smoothing)
+
+    def mass(self, labels: np.ndarray) -> float:
+        """Return Σ w over some pictures: what their share of a batch's mean loss is divided by."""
+        return float(self.weights[labels].sum())
+
+    def targets(self, labels: np.ndarray, mass: float) -> np.ndarray:
+        """Return what the training graph needs to compute its share of the batch's mean loss.
+
+        Args:
+            labels: int64 (b,), of a micro-batch.
+            mass: of the whole accumulated batch.
+
+        Returns:
+            float32 (b, classes).
+
+        Raises:
+            InputError: a label is not in 0..classes−1 (the runtime would read beyond the logits).
+        """
+        classes = len(self.weights)
+        if labels.size and not (labels.min() >= 0 and labels.max() < classes):
+            raise InputError(f"Labels run from {labels.min()} to {labels.max()}; this bundle knows 0 to {classes - 1}.")
+        targets = np.full((len(labels), classes), self.smoothing / classes, np.float32)
+        targets[np.arange(len(labels)), labels] += np.float32(1 - self.smoothing)
+        targets *= self.weights / np.float32(mass)
+        return targets
 
 
 def class_weights(text: str, labels: np.ndarray, classes: int) -> np.ndarray:

@@ -221,7 +221,7 @@ class TrainingSession:
 
         Args:
             images: float32 (b, C, H, W), or latents (b, n, …) where the graph goes on from a prefix.
-            targets: float32 (b, classes), weighted; see ``losses.weighted_targets``.
+            targets: float32 (b, classes), weighted; see ``losses.CrossEntropy``.
 
         Returns:
             its contribution to the loss, and logits float32 (b, classes).

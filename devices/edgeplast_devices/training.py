@@ -17,7 +17,7 @@ from edgeplast.placement import ON_CPU, Placement
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Augmentation, Batch, ImageSet, Unreadable, batches
 from edgeplast_devices.latents import Source
-from edgeplast_devices.losses import class_weights, weighted_targets
+from edgeplast_devices.losses import CrossEntropy
 from edgeplast_devices.objectives import OBJECTIVES
 from edgeplast_devices.optimizers import SGD, AdamW, admit, forget, gradient_norm, make_optimizer
 from edgeplast_devices.options import TrainingOptions
@@ -118,7 +118,9 @@ class Trainer:
         self._climbing = Climbing()
         self._augmentation = Augmentation.named(options.augment)
         classes = len(bundle.manifest.classes)
-        self._weights = class_weights(options.class_weights, images.labels, classes)
+        self._loss = CrossEntropy.over(
+            images.labels, classes, class_weighting=options.class_weights, smoothing=options.label_smoothing
+        )
         trained = self._trained(self.rung)
         if hasattr(self, "optimizer"):
             del self.optimizer  # before there is another one: a budget has room for one
@@ -200,18 +202,11 @@ class Trainer:
         session = self._current()
         if self.options.labels == "none":
             return self._accumulate_without_labels(session, indices, epoch)
-        total = float(self._weights[self.images.labels[indices]].sum())
+        total = self._loss.mass(self.images.labels[indices])
         loss = seen = 0.0
         for batch in self._micro_batches(indices, epoch):
-            targets = weighted_targets(
-                batch.labels,
-                len(self._weights),
-                weights=self._weights,
-                total_weight=total,
-                smoothing=self.options.label_smoothing,
-            )
-            loss += session.accumulate(batch.images, targets)[0]
-            seen += float(self._weights[batch.labels].sum())
+            loss += session.accumulate(batch.images, self._loss.targets(batch.labels, total))[0]
+            seen += self._loss.mass(batch.labels)
             del batch
             self._take_breath()
         self.saw_none = seen == 0

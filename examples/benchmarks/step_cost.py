@@ -342,7 +342,7 @@ def _edgeplast(arguments: argparse.Namespace, folder: Path, contestant: str) -> 
     from edgeplast.bundle import Bundle
     from edgeplast.footprint import ASSUMED_RESIDENT_BYTES
     from edgeplast.optimizers import DEFAULT_OPTIMIZER
-    from edgeplast_devices.losses import weighted_targets
+    from edgeplast_devices.losses import CrossEntropy
     from edgeplast_devices.optimizers import AdamW, gradient_norm
     from edgeplast_devices.rungs import Rung, ladder, predicted_peak, region_bytes
     from edgeplast_devices.runtime import reserve_arena, runtime_name
@@ -370,15 +370,14 @@ def _edgeplast(arguments: argparse.Namespace, folder: Path, contestant: str) -> 
     rng = np.random.default_rng(0)
     images = rng.standard_normal((arguments.batch, 3, *bundle.manifest.preprocessing.image_size), dtype=np.float32)
     labels = rng.integers(0, 7, arguments.batch)
-    weights = np.ones(7, np.float32)
+    loss = CrossEntropy(np.ones(7, np.float32))
 
     def step() -> None:
         for gradient in gradients.values():
             gradient.fill(0)
         for start in range(0, arguments.batch, micro):
             part = slice(start, start + micro)
-            targets = weighted_targets(labels[part], 7, weights=weights, total_weight=arguments.batch)
-            session.accumulate(images[part], targets)
+            session.accumulate(images[part], loss.targets(labels[part], arguments.batch))
         gradient_norm(gradients)
         optimizer.update(gradients, 1e-4)
 

@@ -27,7 +27,7 @@ from edgeplast_devices.adapting import unfinished
 from edgeplast_devices.fitted_heads import LinearHead, Rows, fit_head, linear_head, with_room
 from edgeplast_devices.images import Unreadable, batches, open_splits
 from edgeplast_devices.logistic import fit_logistic
-from edgeplast_devices.losses import class_weights, weighted_targets
+from edgeplast_devices.losses import CrossEntropy
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.rungs import Shares
 from edgeplast_devices.runtime import EvaluationSession
@@ -101,7 +101,7 @@ class TestRows:
     def test_nothing_to_fit_on_is_an_error(self) -> None:
         head = LinearHead("w", "b", 2, 3)
         with pytest.raises(InputError, match="Not one training picture could be read"):
-            fit_head(Rows(3), head, {}, weights=np.ones(2, np.float32), label_smoothing=0)
+            fit_head(Rows(3), head, {}, loss=CrossEntropy(np.ones(2, np.float32)))
 
     def test_too_little_memory_for_the_fit_names_the_way_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def fails(*_: object, **__: object) -> None:
@@ -111,7 +111,7 @@ class TestRows:
         rows, head = Rows(3), LinearHead("w", "b", 1000, 3)
         rows.add(np.ones((1, 3), np.float32), np.zeros(1, np.int64))
         with pytest.raises(BudgetError, match=r"1000 classes times 3 features .* --head zero"):
-            fit_head(rows, head, {}, weights=np.ones(1000, np.float32), label_smoothing=0)
+            fit_head(rows, head, {}, loss=CrossEntropy(np.ones(1000, np.float32)))
 
 
 @pytest.fixture
@@ -151,11 +151,13 @@ def test_alone_it_is_the_optimum_on_the_training_pictures_features(
     (batch,) = batches(images, bundle.manifest.preprocessing, len(images), unreadable=Unreadable())
     features = session.features(batch.images).astype(np.float64)
     scale = float(np.sqrt(np.square(features).mean()))
-    weights = class_weights(options.get("class_weights", "none"), images.labels, 3)
-    targets = weighted_targets(
-        batch.labels, 3, weights=weights, total_weight=float(weights[batch.labels].sum()),
+    loss = CrossEntropy.over(
+        images.labels,
+        3,
+        class_weighting=options.get("class_weights", "none"),
         smoothing=options.get("label_smoothing", 0.0),
-    ).astype(np.float64)  # fmt: skip
+    )
+    targets = loss.targets(batch.labels, loss.mass(batch.labels)).astype(np.float64)
     decay = 1 / len(images)
     slope = _slope(after[head.weight] * scale, after[head.bias], features / scale, targets, decay)
     at_zero = _slope(0 * after[head.weight], 0 * after[head.bias], features / scale, targets, decay)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeplast.errors import InputError, UsageError
-from edgeplast_devices.losses import class_weights, weighted_targets
+from edgeplast_devices.losses import CrossEntropy, class_weights
 from edgeplast_devices.metrics import Metrics
 
 torch = pytest.importorskip("torch", reason="the losses are compared with torch's")
@@ -41,13 +41,11 @@ def test_micro_batches_add_up_to_torchs_cross_entropy(
         weight=torch.from_numpy(weights),
         label_smoothing=smoothing,
     )
-    total = float(weights[labels].sum())
+    loss = CrossEntropy(weights, smoothing)
     found = sum(
         _loss(
             logits[start : start + micro_batch],
-            weighted_targets(
-                labels[start : start + micro_batch], classes, weights=weights, total_weight=total, smoothing=smoothing
-            ),
+            loss.targets(labels[start : start + micro_batch], loss.mass(labels)),
         )
         for start in range(0, images, micro_batch)
     )
@@ -55,7 +53,7 @@ def test_micro_batches_add_up_to_torchs_cross_entropy(
 
 
 def test_targets_are_what_the_runtime_takes() -> None:
-    targets = weighted_targets(np.array([1, 0]), 3, weights=np.ones(3, np.float32), total_weight=2.0, smoothing=0.3)
+    targets = CrossEntropy(np.ones(3, np.float32), 0.3).targets(np.array([1, 0]), 2.0)
     assert targets.dtype == np.float32 and targets.flags.c_contiguous
     np.testing.assert_allclose(targets, [[0.05, 0.4, 0.05], [0.4, 0.05, 0.05]], rtol=1e-6)
 
@@ -63,7 +61,7 @@ def test_targets_are_what_the_runtime_takes() -> None:
 @pytest.mark.parametrize("label", [-1, 3])
 def test_a_label_the_bundle_does_not_know_never_reaches_the_runtime(label: int) -> None:
     with pytest.raises(InputError, match="this bundle knows 0 to 2"):
-        weighted_targets(np.array([label]), 3, weights=np.ones(3, np.float32), total_weight=1.0)
+        CrossEntropy(np.ones(3, np.float32)).targets(np.array([label]), 1.0)
 
 
 def test_balanced_weights_let_each_class_that_is_there_count_the_same() -> None:

@@ -160,13 +160,14 @@ def test_micro_batches_add_up_to_the_batch() -> None:
 
 
 def test_smoothed_and_weighted_targets_give_torchs_cross_entropy() -> None:
-    from edgeplast_devices.losses import weighted_targets
+    from edgeplast_devices.losses import CrossEntropy
 
     model = small()
     names = [n for n, _ in model.named_parameters()]
     images, answers = pictures(model, 5), labels(5)
     weights = np.array([0.5, 2.0, 1.0], np.float32)
-    targets = weighted_targets(answers, 3, weights=weights, total_weight=float(weights[answers].sum()), smoothing=0.2)
+    wanted = CrossEntropy(weights, 0.2)
+    targets = wanted.targets(answers, wanted.mass(answers))
     found = run_graph(training_graph_of(model, names), parameters(model), images, targets)
     loss = nn.functional.cross_entropy(
         model(torch.from_numpy(images)),
