@@ -243,7 +243,7 @@ class TestCommands:
         edgeplast.deploy(into, model)
         assert run(["predict", str(model), data + "/test/red", "--provider", "coreml", "--json"]) == 0
         shown = capsys.readouterr()
-        assert len(json.loads(shown.out)) == 12 and shown.err.startswith("note: Computing on the CPU")
+        assert len(json.loads(shown.out)["predictions"]) == 12 and shown.err.startswith("note: Computing on the CPU")
 
     def test_a_runtime_that_is_not_installed_ends_with_3_and_nothing_is_written(
         self, bundle: Bundle, blobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

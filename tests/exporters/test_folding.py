@@ -86,7 +86,7 @@ def test_a_bundle_has_no_norm_left_where_all_is_frozen(tmp_path: Path) -> None:
     assert "norm.weight" not in bundle.manifest.parameters
     assert {p.component for p in bundle.manifest.parameters.values()} == {*captured.outline.names}
     onnx = pytest.importorskip("onnx")
-    graph = onnx.load(tmp_path / "bundle" / "evaluate.onnx", load_external_data=False).graph
+    graph = onnx.load(tmp_path / "bundle" / "prefix.onnx", load_external_data=False).graph
     assert [n.op_type for n in graph.node].count("BatchNormalization") == 1
 
 
