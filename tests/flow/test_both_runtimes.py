@@ -128,7 +128,7 @@ from pathlib import Path
 import numpy as np
 from edgeplast.bundle import Bundle
 from edgeplast.components import component_of
-from edgeplast_devices.runtime import TrainingSession
+from edgeplast_devices.sessions import trains_on_pictures
 from edgeplast_devices.weights import read_trainable
 
 bundle, found = Bundle.open(Path(sys.argv[1])), {}
@@ -137,7 +137,7 @@ images, targets = rng.normal(size=(4, 3, 32, 32)).astype(np.float32), np.eye(3, 
 for tier in bundle.manifest.tiers:
     for graph in tier.graphs:
         gradients = {n: np.zeros_like(a) for n, a in parameters.items() if component_of(n) in tier.components}
-        TrainingSession(bundle.path / graph.file, parameters, gradients, 1).accumulate(images, targets)
+        trains_on_pictures(bundle, graph.file, parameters, gradients, 1).accumulate(images, targets)
         found |= {f"{graph.file} {name}": array for name, array in gradients.items()}
 np.savez(sys.argv[2], **found)
 """
