@@ -62,7 +62,9 @@ def test_scores_are_written_and_shown_with_bars(
 def test_json_is_the_table_itself(given: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output = tmp_path / "scores.json"
     assert run(["score", *given, "--granularity", "head", "--pairs", "2", "--json", "-o", str(output)]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(output.read_text())
+    told = json.loads(capsys.readouterr().out)
+    assert told.pop("kind") == "scores" and told.pop("output") == str(output)
+    assert told == json.loads(output.read_text())
     assert "blocks.0.attn.head.2" in ScoreTable.read(output).components
 
 
@@ -72,7 +74,8 @@ def test_methods_are_listed_with_a_line_and_a_cost_each(capsys: pytest.CaptureFi
     for name, method in METHODS.items():
         assert f"{name} " in shown and method.explanation in shown and method.cost in shown
     assert run(["score", "--list-methods", "--json"]) == 0
-    assert list(json.loads(capsys.readouterr().out)) == list(METHODS)
+    told = json.loads(capsys.readouterr().out)
+    assert told["kind"] == "score methods" and list(told["methods"]) == list(METHODS)
 
 
 def test_mistakes_are_usage_errors_and_leave_no_file(
