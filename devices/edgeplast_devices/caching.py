@@ -19,8 +19,8 @@ from edgeplast_devices.latents import Latents, Source
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.sessions import MakesLatents
 
-DEFAULT_VIEWS = 2
-"""Of each training picture where it may be varied: as it is, and one variation (README.md, What never changes)."""
+DEFAULT_VIEWS = 4
+"""Of each training picture where it may be varied: as it is, and three variations (README.md, What never changes)."""
 
 _SHARE_OF_DISK = 0.5
 """Of what is free, that ``--cache auto`` may take."""

@@ -126,7 +126,7 @@ def adapt(
         str, typer.Option(help="Disk for what never changes of a picture: auto (half of what is free), none, 2GiB …")
     ] = "auto",
     views: Annotated[
-        int | None, typer.Option(help="Views of a picture to keep: as it is, and variations (default: 2).")
+        int | None, typer.Option(help="Views of a picture to keep: as it is, and variations (default: 4).")
     ] = None,
     cache_bits: Annotated[int, typer.Option(help="Of one number in the cache: 32, 16 or 8.")] = 16,
     checkpoint_every: Annotated[

@@ -164,13 +164,13 @@ def test_what_a_run_keeps_is_what_fits(late: Bundle, blobs: Path, tmp_path: Path
     assert report.cache is None
 
 
-def test_views_are_two_where_there_are_more_epochs_than_that(late: Bundle, blobs: Path, tmp_path: Path) -> None:
+def test_views_are_kept_where_there_are_more_epochs_than_that(late: Bundle, blobs: Path, tmp_path: Path) -> None:
     views = {}
-    for epochs in (2, 3):
+    for epochs in (DEFAULT_VIEWS, DEFAULT_VIEWS + 1):
         report, _ = adapted(late, blobs, tmp_path / str(epochs), epochs=epochs)
         assert report.cache is not None
         views[epochs] = report.cache.views
-    assert views == {2: 0, 3: DEFAULT_VIEWS}
+    assert views == {DEFAULT_VIEWS: 0, DEFAULT_VIEWS + 1: DEFAULT_VIEWS}
 
 
 def test_a_run_that_was_interrupted_goes_on_bit_for_bit(late: Bundle, blobs: Path, tmp_path: Path) -> None:
