@@ -8,6 +8,7 @@ memory beside what is trained.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def pulled_back(to: Path, strength: float, sessions: Sessions = ONNXRUNTIME) -> 
         real = sessions.training(graph, parameters, gradients, threads, placement)
         return _Pulled(real, parameters, gradients, to, strength)
 
-    return Sessions(training, sessions.evaluation)
+    return replace(sessions, training=training)
 
 
 class _Pulled:

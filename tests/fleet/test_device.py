@@ -132,7 +132,9 @@ def test_the_pull_is_the_gradient_of_the_proximal_term(bundle: Bundle, images: S
     anchor = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
     write_arrays(tmp_path / "w0", anchor)
     parameters, gradients = {"w": anchor["w"] + 2}, {"w": np.zeros((2, 3), np.float32)}
-    sessions = pulled_back(tmp_path / "w0", 0.5, Sessions(lambda *_: Still(), lambda *_: None))  # type: ignore[arg-type, return-value]
+    given = Sessions(lambda *_: Still(), lambda *_: None, lambda *_: None)  # type: ignore[arg-type, return-value]
+    sessions = pulled_back(tmp_path / "w0", 0.5, given)
+    assert (sessions.evaluation, sessions.prefix) == (given.evaluation, given.prefix)
     session = sessions.training(tmp_path, parameters, gradients, 1, None)  # type: ignore[arg-type]
     for share in (0.25, 0.75):
         session.accumulate(np.zeros((1, 3, 2, 2), np.float32), np.array([[share, 0.0]], np.float32))
