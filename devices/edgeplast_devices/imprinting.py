@@ -24,6 +24,7 @@ from edgeplast.contract import LIKENESS, MEANS
 from edgeplast_devices.evaluating import outputs
 from edgeplast_devices.growing import head_of
 from edgeplast_devices.images import ImageSet
+from edgeplast_devices.images.sampling import evenly_spread, of_each_label
 
 MOST_OF_A_NEW_CLASS, MOST_OF_AN_OLD_CLASS = 64, 8
 """Pictures looked at: more would not move a mean by much."""
@@ -57,10 +58,10 @@ def landmarks(
         shown.
     """
     shown = np.unique(images.labels)
-    shown = shown[np.unique(np.linspace(0, len(shown) - 1, min(_LANDMARK_CLASSES, len(shown))).astype(np.int64))]
+    shown = shown[evenly_spread(len(shown), _LANDMARK_CLASSES)]
     if len(shown) < 2:
         return {}
-    order = chosen(images, {int(label): _LANDMARK_PICTURES for label in shown})
+    order = of_each_label(images.labels, dict.fromkeys(shown.tolist(), _LANDMARK_PICTURES))
     of_class = [*_features(manifest, features, images, order, "looking at what is known", **over).values()]
     if len(of_class) < 2:
         return {}
@@ -97,7 +98,7 @@ def place(
     most = {
         int(k): MOST_OF_A_NEW_CLASS if int(k) in numbers else MOST_OF_AN_OLD_CLASS for k in np.unique(images.labels)
     }
-    of_class = _features(manifest, features, images, chosen(images, most), "placing new classes", **over)
+    of_class = _features(manifest, features, images, of_each_label(images.labels, most), "placing new classes", **over)
     weight = parameters[head.weight]
     bias = parameters[head.bias] if head.bias is not None else None
     unseen = {manifest.classes.index(name) for name in manifest.waiting}
@@ -115,15 +116,6 @@ def place(
         unseen.discard(label)
         placed[name] = len(of_class[label])
     return placed
-
-
-def chosen(images: ImageSet, most: Mapping[int, int]) -> np.ndarray:
-    """Return which pictures are looked at, rising: of each label so many at most, evenly spread."""
-    indices = []
-    for label, count in most.items():
-        own = np.flatnonzero(images.labels == label)
-        indices.append(own[np.unique(np.linspace(0, len(own) - 1, min(count, len(own))).astype(np.int64))])
-    return np.sort(np.concatenate(indices))
 
 
 def _features(

@@ -23,6 +23,7 @@ from edgeplast_devices.examples import Examples, folder_name
 from edgeplast_devices.images import Augmentation, ImageSet, Splits, UnreadableImageError, resized_size
 from edgeplast_devices.images.joined import together
 from edgeplast_devices.images.planes import Planes
+from edgeplast_devices.images.sampling import of_each_label
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.versioning import link
 
@@ -73,11 +74,7 @@ def with_replay(options: TrainingOptions, bundle: Bundle, images: Splits) -> tup
 
 def candidates(labels: np.ndarray, count: int) -> np.ndarray:
     """Return which pictures are looked at, rising: of each class as many as are kept three times over."""
-    found = []
-    for label in np.unique(labels):
-        own = np.flatnonzero(labels == label)
-        found.append(own[np.unique(np.linspace(0, len(own) - 1, min(_CANDIDATES * count, len(own))).astype(np.int64))])
-    return np.sort(np.concatenate(found))
+    return of_each_label(labels, dict.fromkeys(np.unique(labels).tolist(), _CANDIDATES * count))
 
 
 def herded(features: np.ndarray, count: int) -> list[int]:

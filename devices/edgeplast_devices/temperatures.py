@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from edgeplast_devices.images.sampling import evenly_spread
 from edgeplast_devices.logistic import log_softmax
 
 MOST_LOGITS_BYTES = 1 << 20
@@ -25,7 +26,7 @@ _PIECE = 1 << 14
 def order_to_fit_on(images: int, classes: int) -> np.ndarray:
     """Return which of so many images are used, rising, evenly spread: as many as ``MOST_LOGITS_BYTES`` hold."""
     most = max(MOST_LOGITS_BYTES // (4 * classes), _LEAST_PICTURES)
-    return np.unique(np.linspace(0, images - 1, min(most, images)).astype(np.int64))
+    return evenly_spread(images, most)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float | None:

@@ -17,6 +17,7 @@ from edgeplast_devices.images.decoding import UnreadableImageError, decode
 from edgeplast_devices.images.formats import FORMAT_NAMES, HEAD_BYTES, foreign_format_of, format_of, promised_format
 from edgeplast_devices.images.listing import LeftOut, Listing, is_junk_file, is_junk_folder, like_one_of
 from edgeplast_devices.images.reaching import UnreachableImagesError, any_there, is_gone, reason_of
+from edgeplast_devices.images.sampling import evenly_spread
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -116,7 +117,7 @@ class Files:
         beside = np.flatnonzero(of == of[index])
         among = beside if len(beside) > 1 else np.arange(len(self))
         # Spread over all of them: whoever deletes some often deletes those that lie together.
-        some = among[np.unique(np.linspace(0, len(among) - 1, _NEIGHBOURS).astype(int))]
+        some = among[evenly_spread(len(among), _NEIGHBOURS)]
         return [other for other in some.tolist() if other != index]
 
     def without(self, patterns: Sequence[str]) -> Files:
