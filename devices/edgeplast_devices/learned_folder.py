@@ -24,9 +24,10 @@ from edgeplast.unknown import Unknown
 from edgeplast.versions import VERSIONS, Version
 from edgeplast_devices.checkpoints import checkpoint_files
 from edgeplast_devices.growing import grow
+from edgeplast_devices.linking import link
 from edgeplast_devices.replaying import carry
 from edgeplast_devices.tensors import open_arrays
-from edgeplast_devices.versioning import link, restore
+from edgeplast_devices.versioning import restore
 from edgeplast_devices.workplace import unfinished, write_adapted
 
 if TYPE_CHECKING:

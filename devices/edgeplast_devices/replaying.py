@@ -24,8 +24,8 @@ from edgeplast_devices.images import Augmentation, ImageSet, Splits, UnreadableI
 from edgeplast_devices.images.joined import together
 from edgeplast_devices.images.planes import Planes
 from edgeplast_devices.images.sampling import of_each_label
+from edgeplast_devices.linking import link
 from edgeplast_devices.options import TrainingOptions
-from edgeplast_devices.versioning import link
 
 REPLAY = "replay"
 """The folder of kept pictures, in that of the bundle: a folder for each class."""

@@ -22,9 +22,10 @@ from edgeplast.outputs import building_folder, only_writer
 from edgeplast.stored_files import SIGNATURES, fault_of, is_graph
 from edgeplast.versions import RECORD, VERSIONS, Version, folders_of, history, named
 from edgeplast_devices.growing import axes_of, head_of
+from edgeplast_devices.linking import link
 from edgeplast_devices.protobuf import resized_values
+from edgeplast_devices.replaying import carry
 
-_OF_A_FINISHED_FILE = 0o644
 _OF_A_VERSION = (MANIFEST, TRAINABLE, REPORT, SIGNATURES)
 
 
@@ -139,9 +140,7 @@ def roll_back(bundle: str | Path, version: str) -> Version:
         found = Bundle.open(folder)
         with building_folder(folder, force=True) as temporary:
             restore(found, chosen, temporary, lambda name: folder / name)
-            for file in (folder / "replay").glob("*/*.jpg"):  # kept pictures are no part of a version
-                (temporary / "replay" / file.parent.name).mkdir(parents=True, exist_ok=True)
-                link(file, temporary / "replay" / file.parent.name / file.name)
+            carry(folder, temporary)  # kept pictures are no part of a version
     return chosen
 
 
@@ -218,13 +217,3 @@ def _linked(source: Path, target: Path, but: Path | None = None) -> None:
                 shutil.copyfile(file, target / file.name)
             else:
                 link(file, target / file.name)
-
-
-def link(source: Path, target: Path) -> None:
-    """Give a file another name, or copy it where the file system has no links."""
-    try:
-        if source.stat().st_mode & 0o777 != _OF_A_FINISHED_FILE:  # a finished folder's files get it, links and all
-            raise OSError
-        os.link(source, target, follow_symlinks=False)
-    except OSError:  # FAT and some shares have none
-        shutil.copyfile(source, target)
