@@ -6,6 +6,8 @@ can be kept in place of it.
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from edgeplast.documents import AtLeastOne
@@ -30,10 +32,7 @@ class Prefix(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     @property
     def elements(self) -> int:
         """How many numbers the latents of one image are."""
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     @property
     def latent_bytes(self) -> int:

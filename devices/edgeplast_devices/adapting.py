@@ -159,7 +159,6 @@ def adapt(
                 raise _with_hint(InterruptedRunError("Interrupted at once."), folder, run) from error
             raise
         clear(into)  # not before: killed in between, the run would have nothing to go on from
-        clear_latents(into)
     return report
 
 
@@ -209,7 +208,6 @@ def _tidied(into: Path, bundle: Bundle, notice: Callable[[str], None]) -> Adapta
         return None
     report = Adaptation.read(into / REPORT)
     clear(into)
-    clear_latents(into)
     notice(f"The run of {into} had finished; its checkpoints are removed.")
     return report
 
@@ -233,6 +231,7 @@ def _adapted(
         telemetry.close()
         run.kept.close()
     try:
+        clear_latents(folder)  # nothing reads them any more; what is finished has none, whenever it is killed
         report = msgspec.structs.replace(report_of(run), run_file=run_file)
         run.bundle.check_unchanged()
         write_adapted(

@@ -12,6 +12,7 @@ before it is used for the first time.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import struct
@@ -57,10 +58,7 @@ class Rounding:
 
     @cached_property
     def _elements(self) -> int:
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     @property
     def size(self) -> int:

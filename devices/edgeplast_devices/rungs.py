@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edgeplast.bundle import Manifest, Tier, TrainingGraph
 from edgeplast.errors import BudgetError
-from edgeplast.footprint import FIRST_REGION_BYTES, PICTURE_BYTES, peak_bytes
+from edgeplast.footprint import FIRST_REGION_BYTES, PICTURE_BYTES, Footprint, peak_bytes
 from edgeplast.micro_batches import slowdown
 from edgeplast.recomputation import IN_WORDS
 from edgeplast.units import format_bytes
@@ -43,15 +43,14 @@ def predicted_peak(manifest: Manifest, rung: Rung, optimizer: str, resident_byte
         optimizer: whose state is held.
         resident_bytes: of the process before the bundle's graphs and weights are opened.
     """
-    footprint, prefix = rung.graph.footprint, manifest.prefix
+    graphs, prefix = _open_at_once(manifest, rung), manifest.prefix
     height, width = manifest.preprocessing.image_size
     picture = manifest.preprocessing.channels * height * width * 4
-    graphs = [footprint, manifest.evaluation, *([prefix.footprint] if prefix else [])]
     return peak_bytes(
         resident_bytes=resident_bytes,
         graph_bytes=sum(graph.graph_bytes for graph in graphs),
         mapped_bytes=sum(graph.frozen_bytes for graph in graphs),
-        state_bytes=footprint.state_bytes(optimizer),
+        state_bytes=rung.graph.footprint.state_bytes(optimizer),
         pictures_bytes=rung.micro_batch * (picture + (prefix.latent_bytes if prefix else 0)),
         transient_bytes=region_bytes(manifest, rung),
         sessions=len(graphs),
@@ -60,8 +59,13 @@ def predicted_peak(manifest: Manifest, rung: Rung, optimizer: str, resident_byte
 
 def region_bytes(manifest: Manifest, rung: Rung) -> int:
     """Return the arena's region in which each of the graphs that a run opens finds room."""
-    graphs = [rung.graph.footprint, manifest.evaluation, *([manifest.prefix.footprint] if manifest.prefix else [])]
-    return max(graph.transient_bytes(rung.micro_batch) for graph in graphs)
+    return max(graph.transient_bytes(rung.micro_batch) for graph in _open_at_once(manifest, rung))
+
+
+def _open_at_once(manifest: Manifest, rung: Rung) -> list[Footprint]:
+    """Return the footprints of the graphs that a run on a rung has open."""
+    prefix = [manifest.prefix.footprint] if manifest.prefix else []
+    return [rung.graph.footprint, manifest.evaluation, *prefix]
 
 
 _UNSPENT_BYTES = 3 << 20

@@ -218,9 +218,14 @@ class Workload:
             prefix=prefix,
         )
 
+    @cached_property
+    def _forward_flops(self) -> list[float]:
+        """Operations of a forward pass through each unit, for one image."""
+        return [self.costs.cost(i, (), False).flops for i in range(len(self.units))]
+
     def prefix_of_units(self, count: int) -> Prefix | None:
         """Return what is known of a prefix of the first units, all but its graph; None where it is not worth it."""
-        flops = [self.costs.cost(i, (), False).flops for i in range(len(self.units))]
+        flops = self._forward_flops
         if not count or sum(flops[:count]) < LEAST_SHARE * sum(flops):
             return None
         before = {name for unit in self.units[:count] for name in unit.components}

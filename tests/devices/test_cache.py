@@ -139,6 +139,20 @@ def test_each_view_of_each_picture_passes_once(late: Bundle, blobs: Path, tmp_pa
     assert same.losses == plain.losses  # one view is the picture as it is
 
 
+def test_what_is_finished_has_no_latents_before_it_has_its_name(late: Bundle, blobs: Path, tmp_path: Path) -> None:
+    from edgeplast_devices import adapting
+    from edgeplast_devices.images import open_splits
+
+    seen: list[list[str]] = []
+    images, options = open_splits(blobs, seed=0), TrainingOptions(epochs=2, learning_rate=3e-3, views=1)
+    adapting.adapt(
+        late, images, into=tmp_path / "a", options=options,
+        seal=lambda folder: seen.append([file.name for file in folder.iterdir()]),
+    )  # fmt: skip
+    assert len(seen) == 1 and "report.json" in seen[0]
+    assert not [name for name in seen[0] if "latents" in name]
+
+
 def test_a_cache_changes_nothing_but_rounding(late: Bundle, blobs: Path, tmp_path: Path) -> None:
     how = {"augment": "none", "batch": 4}
     plain, _ = adapted(late, blobs, tmp_path / "plain", cache="none", **how)
