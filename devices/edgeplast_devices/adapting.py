@@ -18,7 +18,7 @@ import msgspec
 
 from edgeplast.adaptation import Adaptation, EpochReport
 from edgeplast.budget import Budget
-from edgeplast.bundle import REPORT, TRAINABLE, Bundle
+from edgeplast.bundle import REPORT, Bundle
 from edgeplast.errors import (
     BudgetError,
     DamagedError,
@@ -29,13 +29,12 @@ from edgeplast.errors import (
     InterruptedRunError,
     UsageError,
 )
-from edgeplast.optimizers import optimizer_facts
 from edgeplast.outputs import finish_folder, only_writer, refuse_existing, refuse_mount, refuse_unmovable
 from edgeplast.progress import Progress, silent
 from edgeplast.units import format_bytes
 from edgeplast_devices.cache import clear_latents
 from edgeplast_devices.caching import settled
-from edgeplast_devices.checkpoints import Checkpoint, checkpoint_files, clear, last_checkpoint
+from edgeplast_devices.checkpoints import Checkpoint, checkpoint_files, clear, last_checkpoint, run_bytes
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.growing import classes_to_add, grow, planned
 from edgeplast_devices.guard import Guard, guard_for
@@ -51,8 +50,6 @@ from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
 from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
 from edgeplast_devices.versioning import take_down
 from edgeplast_devices.workplace import prepare, unfinished, write_adapted
-
-_TELEMETRY_BYTES = 1 << 20
 
 
 def adapt(
@@ -277,13 +274,8 @@ def _found(folder: Path, into: Path, *, resume: bool, force: bool, notice: Calla
 
 
 def _require_room(bundle: Bundle, folder: Path, optimizer: str) -> None:
-    """Raise unless the disk has room for what the run will write: a full one is better met now than after hours.
-
-    Two checkpoints and the one that is being written, the best weights of both, those of the bundle as it came,
-    and telemetry.
-    """
-    weights = bundle.manifest.files[TRAINABLE].bytes
-    needed = 3 * (1 + len(optimizer_facts(optimizer).slots)) * weights + 3 * weights + _TELEMETRY_BYTES
+    """Raise unless the disk has room for what the run will write: a full one is better met now than after hours."""
+    needed = run_bytes(bundle, optimizer)
     there = sum(file.stat().st_size for file in checkpoint_files(folder))
     free = shutil.disk_usage(folder).free
     if free + there < needed:

@@ -14,6 +14,7 @@ from edgeplast.errors import UsageError
 from edgeplast.prefixes import PREFIX_GRAPH
 from edgeplast.units import parse_bytes
 from edgeplast_devices.cache import Cache, Rounding, cache_file, clear_latents, slot_bytes
+from edgeplast_devices.checkpoints import run_bytes
 from edgeplast_devices.images import ImageSet, Splits, batches
 from edgeplast_devices.latents import Latents, Source
 from edgeplast_devices.options import TrainingOptions
@@ -23,7 +24,7 @@ DEFAULT_VIEWS = 4
 """Of each training picture where it may be varied: as it is, and three variations (README.md, What never changes)."""
 
 _SHARE_OF_DISK = 0.5
-"""Of what is free, that ``--cache auto`` may take."""
+"""Of what is free beside all else that a run writes, that ``--cache auto`` may take."""
 
 _TRAIN = "train"
 
@@ -60,7 +61,7 @@ def settled(
         return msgspec.structs.replace(options, cache="none")
     if before is not None and not asked:
         return msgspec.structs.replace(options, cache=before.cache, views=before.views)
-    most = _free(folder) * _SHARE_OF_DISK if options.cache == "auto" else parse_bytes(options.cache)
+    most = _left_over(bundle, options, folder) if options.cache == "auto" else parse_bytes(options.cache)
     slot = slot_bytes(Rounding(prefix.shape, options.cache_bits))
     measured_on = [split for split in (images.val, images.test, *images.also.values()) if split is not None]
     left = most - slot * sum(map(len, measured_on))
@@ -69,12 +70,14 @@ def settled(
     wanted = options.views or (1 if options.augment == "none" else DEFAULT_VIEWS)
     views = min(wanted, int(left // (slot * max(len(images.train), 1))))
     useful = views and (views < options.epochs or options.views is not None)
-    return msgspec.structs.replace(options, cache=f"{int(most)}B", views=views if useful else None)
+    return msgspec.structs.replace(options, cache=f"{most}B", views=views if useful else None)
 
 
-def _free(folder: Path) -> int:
+def _left_over(bundle: Bundle, options: TrainingOptions, folder: Path) -> int:
+    """Return a share of what is free once the run's own files have their room."""
     there = next(place for place in (folder, *folder.parents) if place.is_dir())
-    return shutil.disk_usage(there).free
+    own = bundle.bytes + run_bytes(bundle, options.optimizer or bundle.manifest.plan.optimizer)
+    return int(max(shutil.disk_usage(there).free - own, 0) * _SHARE_OF_DISK)
 
 
 class Kept:

@@ -21,15 +21,18 @@ from typing import ClassVar
 import msgspec
 import numpy as np
 
+from edgeplast.bundle import TRAINABLE, Bundle
 from edgeplast.documents import Document
 from edgeplast.errors import DamagedError, InputError
 from edgeplast.files import sha256
+from edgeplast.optimizers import optimizer_facts
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.run_state import Best, RunState
 from edgeplast_devices.tensors import read_arrays, read_metadata, write_arrays
 
 _NAME = re.compile(r"(checkpoint|best)-(\d{8,})-([0-9a-f]{16})\.safetensors")
 _KEPT = 2
+_TELEMETRY_BYTES = 1 << 20
 _STATE = "run"
 MOST_STATE_BYTES = 64 << 20
 """Of what a run writes of itself; most of it would be the names of pictures that could not be read."""
@@ -130,6 +133,16 @@ def write_hashed(
 
     write_arrays(folder / f"{kind}.safetensors", arrays, metadata, rename=name_of)
     return named[0]
+
+
+def run_bytes(bundle: Bundle, optimizer: str) -> int:
+    """Return the most that a run keeps on disk beside the bundle's files and its latents.
+
+    Two checkpoints and the one that is being written, the best weights of both, those of the bundle as it came,
+    and telemetry.
+    """
+    weights = bundle.manifest.files[TRAINABLE].bytes
+    return 3 * (1 + len(optimizer_facts(optimizer).slots)) * weights + 3 * weights + _TELEMETRY_BYTES
 
 
 def is_checkpoint(name: str) -> bool:

@@ -178,6 +178,24 @@ def test_what_a_run_keeps_is_what_fits(late: Bundle, blobs: Path, tmp_path: Path
     assert report.cache is None
 
 
+def test_a_cache_leaves_checkpoints_their_room(
+    late: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeplast_devices.caching import settled
+    from edgeplast_devices.checkpoints import run_bytes
+    from edgeplast_devices.images import open_splits
+
+    images, options = open_splits(blobs, seed=0), TrainingOptions(epochs=9)
+    own = late.bytes + run_bytes(late, late.manifest.plan.optimizer)
+
+    def with_free(free: int) -> TrainingOptions:
+        monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": free}))
+        return settled(options, late, images, tmp_path / "not there yet")
+
+    assert with_free(own + 1000).cache == "none"
+    assert with_free(own + 2_000_001).cache == "1000000B"
+
+
 def test_views_are_kept_where_there_are_more_epochs_than_that(late: Bundle, blobs: Path, tmp_path: Path) -> None:
     views = {}
     for epochs in (DEFAULT_VIEWS, DEFAULT_VIEWS + 1):
