@@ -36,3 +36,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A fresh bundle in which the last of three blocks trains and the rest is stored as int8."""
     return small_bundle(tmp_path_factory.mktemp("int8") / "bundle", "blocks:2,norm", weight_bits=8, depth=3)
+
+
+@pytest.fixture(scope="session")
+def learned(bundle: Bundle, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle that tells the blobs apart."""
+    import edgeplast
+    from edgeplast_devices.options import TrainingOptions
+
+    into = tmp_path_factory.mktemp("learned") / "bundle"
+    edgeplast.adapt(bundle, blobs, into=into, options=TrainingOptions(epochs=6, learning_rate=3e-3, threads=1))
+    return edgeplast.Bundle.open(into)

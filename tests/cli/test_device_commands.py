@@ -8,15 +8,14 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from small_models import truncated_png
+from typed_commands import Typed, on_a_terminal
 
 import edgeplast
 from edgeplast.bundle import TRAINABLE, Bundle
-from edgeplast.cli.app import run
 from edgeplast.cli.console import _Bars, _Lines, print_table
 from edgeplast_devices import training
 from edgeplast_devices.options import TrainingOptions
@@ -33,18 +32,8 @@ def adapted(bundle: Bundle, blobs: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture
-def typed(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    """Run a command line on a terminal of 100 columns; exit code, standard output and standard error."""
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def run_it(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run([str(word) for word in words])
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.out + shown.err
-        return code, shown.out, shown.err
-
-    return run_it
+def typed(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    return on_a_terminal(100, capsys, monkeypatch)
 
 
 def test_the_path_is_explained_in_about_ten_lines(typed) -> None:

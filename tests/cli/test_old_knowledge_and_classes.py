@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from small_models import CLASSES, blob, blob_folder
+from typed_commands import Typed, on_a_terminal
 
 import edgeplast
 from edgeplast.bundle import Bundle
-from edgeplast.cli.app import run
 from edgeplast_devices.options import TrainingOptions
 
 QUICK = ["--lr", "3e-3", "--threads", "1", "--augment", "none"]
@@ -37,18 +36,8 @@ def shifted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def typed(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
-    """Run a command line on a terminal of 80 columns; exit code, standard output and standard error."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def run_it(*words: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = run([str(word) for word in words])
-        shown = capsys.readouterr()
-        assert "Traceback" not in shown.out + shown.err
-        return code, shown.out, shown.err
-
-    return run_it
+def typed(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Typed:
+    return on_a_terminal(80, capsys, monkeypatch)
 
 
 def test_what_was_lost_is_printed_and_handed_to_programs(

@@ -29,14 +29,6 @@ def dim(picture: Image.Image) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def learned(bundle: Bundle, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle that tells the blobs apart, by good light."""
-    into = tmp_path_factory.mktemp("learned") / "bundle"
-    edgeplast.adapt(bundle, blobs, into=into, options=TrainingOptions(epochs=6, learning_rate=3e-3, threads=1))
-    return Bundle.open(into)
-
-
-@pytest.fixture(scope="module")
 def dark(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures by poor light: to learn from in no order, to measure on by class."""
     root = tmp_path_factory.mktemp("dark")

@@ -22,14 +22,6 @@ from edgeplast_devices.weights import read_trainable
 
 
 @pytest.fixture(scope="module")
-def learned(bundle: Bundle, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle that tells the blobs apart."""
-    into = tmp_path_factory.mktemp("learned") / "bundle"
-    edgeplast.adapt(bundle, blobs, into=into, options=TrainingOptions(epochs=6, learning_rate=3e-3, threads=1))
-    return Bundle.open(into)
-
-
-@pytest.fixture(scope="module")
 def swapped(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same pictures under each other's names: whoever learns these forgets those."""
     root = tmp_path_factory.mktemp("swapped")
