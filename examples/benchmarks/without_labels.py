@@ -30,13 +30,30 @@ from edgeplast.models import load_model
 from edgeplast.units import parse_bytes
 
 CORRUPTIONS = (
-    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "motion_blur", "zoom_blur", "snow", "frost", "fog",
-    "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
+    "gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "snow",
+    "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression",
 )  # fmt: skip
-"""Without glass_blur, which asks scikit-image for an argument that it no longer has."""
+
+_LEAST_SIDE = 32
+"""Of a picture that the package takes; smaller ones are enlarged first."""
 
 TRAINED = {"norms": "norms,norm,head", "lora": "lora:8,head", "plastic": "fc1,norm,head"}
 LABELLED = "labels"
+
+
+def corruptions() -> Any:
+    """Return the package's function, which was written for numpy 1 and an older scikit-image."""
+    np.float_ = np.float64  # type: ignore[attr-defined]
+    from imagecorruptions import corrupt  # type: ignore[import-not-found]
+    from imagecorruptions import corruptions as kinds
+
+    blur = kinds.gaussian
+
+    def gaussian(image: Any, *given: Any, multichannel: bool = False, **how: Any) -> Any:
+        return blur(image, *given, channel_axis=-1 if multichannel else None, **how)
+
+    kinds.gaussian = gaussian
+    return corrupt
 
 
 def corrupted(clean: Path, kind: str, severity: int, into: Path) -> Path:
@@ -44,13 +61,13 @@ def corrupted(clean: Path, kind: str, severity: int, into: Path) -> Path:
     folder = into / f"{clean.name}-{kind}-{severity}"
     if (folder / "done").exists():
         return folder
-    np.float_ = np.float64  # type: ignore[attr-defined]  # the package was written for numpy 1
-    from imagecorruptions import corrupt  # type: ignore[import-not-found]
-
+    corrupt = corruptions()
     for number, path in enumerate(sorted(clean.glob("*/*/*.png"))):
         np.random.seed(number)  # where the package draws from
         with Image.open(path) as picture:
-            array = corrupt(np.asarray(picture), corruption_name=kind, severity=severity)
+            times = max(-(-_LEAST_SIDE // min(picture.size)), 1)
+            large = picture.convert("RGB").resize((picture.width * times, picture.height * times))
+            array = corrupt(np.asarray(large), corruption_name=kind, severity=severity)
         place = folder / path.relative_to(clean)
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.asarray(array, np.uint8)).save(place)
@@ -62,7 +79,7 @@ def learned(options: argparse.Namespace, name: str, trained: str) -> Path:
     """Return the model that has learned a set's clean pictures, trained in these parts."""
     work = options.work
     bundle, adapted = work / f"{name}-{trained}-bundle", work / f"{name}-{trained}-learned"
-    folder = pictures(name, options.pictures, work)
+    folder = pictures(name, options.pictures, work, options.test_pictures)
     if not bundle.exists():
         model = load_model(MODEL, checkpoint=DATA / WEIGHTS)
         scores = scored(model, folder, work / f"{name}-{options.pictures}-scores.json")
@@ -112,7 +129,7 @@ def measure(options: argparse.Namespace) -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     for trained in options.trained:
         start = learned(options, options.set, trained)
-        clean = pictures(options.set, options.pictures, options.work)
+        clean = pictures(options.set, options.pictures, options.work, options.test_pictures)
         for severity in options.severities:
             for kind in options.corruptions:
                 folder = corrupted(clean, kind, severity, options.work)
@@ -164,6 +181,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4, help="with labels")
     parser.add_argument("--epochs-without", type=int, default=2, help="without")
     parser.add_argument("--pictures", type=int, default=30, help="training pictures a class, at most")
+    parser.add_argument("--test-pictures", type=int, default=100, help="test pictures a class, at most")
     parser.add_argument("--labelled", type=int, default=10, help="pictures a class that `labels` is given")
     options = parser.parse_args()
     if options.table:
