@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from edgeplast.bundle import TRAINABLE
 from edgeplast_devices.checkpoints import write_hashed
+from edgeplast_devices.distilling import taught
 from edgeplast_devices.fitted_heads import fit_on_images, no_features
 from edgeplast_devices.growing import present
 from edgeplast_devices.imprinting import place
 from edgeplast_devices.judging import recentre
+from edgeplast_devices.measuring import verdict_on
 from edgeplast_devices.run_state import Best
 from edgeplast_devices.weights import head_parameters, landmarks_in
 
@@ -42,12 +44,21 @@ def begin(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:
             in_memory=run.rows_in_memory, between=run.between, folder=folder, **run.over("train"),
         )  # fmt: skip
         state.epoch_loss = (loss, 1)
-    _place_new(run)
+    learn_from_before(run)
     state.head_started = True
     if state.has_learned:
         if run.options.head == "fitted" or state.placed:
             run.note_epoch(0, folder, telemetry)
         run.save(folder)
+
+
+def learn_from_before(run: Run) -> None:
+    """Put new classes in their place, and ask what the weights then say of the pictures, where that counts.
+
+    A run that goes on does it again, with the weights as they came, before it takes up those of its checkpoint.
+    """
+    _place_new(run)
+    run.trainer.teacher = taught(run)
 
 
 def _place_new(run: Run) -> None:
@@ -87,7 +98,7 @@ def put_aside(run: Run, folder: Path, loss: float | None = None) -> None:
 def _begin_without_labels(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:
     """Judge and keep the weights as they came, so that nothing worse takes their place; recentre if asked for."""
     state, session, train = run.state, run.evaluation, run.splits["train"]
-    verdict = run.verdict("judging the model as it came", 0)
+    verdict = verdict_on(run, "judging the model as it came", 0)
     state.judged_before = state.judged = verdict.judgement
     put_aside(run, folder, verdict.loss)
     if run.options.method == "recentre":

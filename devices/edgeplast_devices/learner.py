@@ -333,7 +333,8 @@ class Learner:
     ) -> Unknown | None:
         """Fit on pictures that it did not learn from how sure the model is and when it does not know; kept on disk.
 
-        After the next ``learn`` both are gone, for they belong to the weights.
+        Both belong to the weights: as long as the Learner is open they are fitted again on the same pictures after each
+        ``learn``. Opened again it has no such pictures, and both stay as they are until it is calibrated anew.
 
         Args:
             images: labelled pictures of known classes, as of :meth:`evaluate`.

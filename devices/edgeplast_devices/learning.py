@@ -143,6 +143,7 @@ class Core:
     def __init__(self, kept: Kept, guard: Guard, options: TrainingOptions, sessions: Sessions) -> None:
         self._kept, self._guard, self._turns = kept, guard, Turns()
         self._growing = threading.Lock()
+        self._held_out: tuple[ImageSet, float] | None = None  # what it was calibrated on, to be again after each learn
         plan = kept.bundle.manifest.plan
         self._standing = Standing(
             kept.bundle,
@@ -174,13 +175,24 @@ class Core:
         self._exchange(lambda: self._kept.grow(names))
 
     def calibrate(self, images: ImageSet, false_alarms: float, progress: Progress) -> Unknown | None:
-        """Fit the temperature, and when the model does not know, on pictures that it did not learn from; keep both."""
+        """Fit the temperature, and when the model does not know, on pictures that it did not learn from; keep both.
+
+        They are fitted on the same pictures again after each ``learn``.
+        """
+        temperature, unknown = self._calibrated(images, false_alarms, progress)
+        self._kept.calibrate(temperature, unknown)
+        self._held_out = images, false_alarms
+        return unknown
+
+    def _calibrated(
+        self, images: ImageSet, false_alarms: float, progress: Progress
+    ) -> tuple[float | None, Unknown | None]:
         manifest, session = self._kept.bundle.manifest, self._open_evaluation()
         known = self._limited(labelled(images, manifest.classes))
-        how = {"micro_batch": self._micro_batch, "unreadable": Unreadable(), "progress": progress}
-        temperature, unknown = calibrated(manifest, session, known, false_alarms, **how)  # type: ignore[arg-type]
-        self._kept.calibrate(temperature, unknown)
-        return unknown
+        return calibrated(
+            manifest, session, known, false_alarms,
+            micro_batch=self._micro_batch, unreadable=Unreadable(), progress=progress,
+        )  # fmt: skip
 
     def roll_back(self, name: str) -> None:
         """Let the model be a version of it, in the copy that it works with and in the output; predictions wait.
@@ -259,7 +271,8 @@ class Core:
         batch = min(options.batch or bundle.manifest.plan.batch_size, len(images))
         epochs = extent.epochs(options.epochs, max(len(images) // batch, 1))
         head = "kept" if options.head == "zero" and not head_is_new(bundle) else options.head  # it begins once
-        options = msgspec.structs.replace(options, epochs=epochs, head=head)
+        taught = 0.0 if head_is_new(bundle) else options.distill  # the first time there is nothing to hold it to
+        options = msgspec.structs.replace(options, epochs=epochs, head=head, distill=taught)
         cut_telemetry(bundle.path, None)
         run = Run(
             bundle,
@@ -296,6 +309,10 @@ class Core:
             raise
         if run.state.stopped_because == "diverged":
             raise DivergedError("Learning diverged; the model is as it was before. Try a lower learning rate.")
+        if self._held_out is not None:
+            state, (images, false_alarms) = run.state, self._held_out
+            progress = run.over("train")["progress"]  # stops it where someone asked for that
+            state.temperature, state.unknown = self._calibrated(images, false_alarms, progress)
         self._kept.keep(run)
 
     @property

@@ -91,6 +91,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         new_classes: ``add`` what pictures show and the bundle does not know, or ``error``.
         replay: pictures of each class that are kept in the adapted folder and mixed into later runs: ``20/class``, or
             ``none``; None goes on as the bundle does, a fresh one with none.
+        distill: share of a picture's targets that is what the model said of it before the run, 0 to 1; the rest is its
+            label.
         versions: how many versions an adapted bundle keeps beside the bundle as it came; 0 keeps none, not even that.
         keep_within: points of accuracy that other sets may lose; the run stops when one loses more, and the last
             weights that kept them are kept. None measures other sets and sets no limit.
@@ -130,6 +132,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     add_classes: tuple[str, ...] = ()
     new_classes: str = "error"
     replay: str | None = None
+    distill: float = 0.0
     versions: int = 8
     keep_within: float | None = None
     false_alarms: float = 0.05
@@ -160,7 +163,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             ("epochs", 0, 100_000), ("batch", 1, 65_536), ("micro_batch", 1, 65_536), ("learning_rate", 0.0, 1e3),
             ("head_learning_rate", 0.0, 1e3), ("warmup", 0.0, 1.0), ("weight_decay", 0.0, 1e3), ("momentum", 0.0, 1.0),
             ("clip", 0.0, 1e9), ("label_smoothing", 0.0, 1.0), ("patience", 0, 100_000),
-            ("versions", 0, 10_000), ("keep_within", 0.0, 100.0), ("false_alarms", 0.0, 0.5),
+            ("distill", 0.0, 1.0), ("versions", 0, 10_000), ("keep_within", 0.0, 100.0), ("false_alarms", 0.0, 0.5),
             ("seed", 0, 2**63), ("threads", 1, 1024), ("views", 1, 1000),
         ):  # fmt: skip
             value = getattr(self, name)
@@ -196,6 +199,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise UsageError("Without labels no class can be added. Leave out --add-class and --new-classes.")
         if self.labels == "none" and self.class_weights != "none":
             raise UsageError("Without labels no class can be weighted. Leave out --class-weights.")
+        if self.labels == "none" and self.distill:
+            raise UsageError("Without labels there is nothing to distil beside them. Leave out --distill.")
         if self.labels == "none" and self.head not in (None, "kept"):
             raise UsageError(f"Without labels the head stays what it is; --head {self.head} needs them. Leave it out.")
         if self.runtime not in RUNTIMES:

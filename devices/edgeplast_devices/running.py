@@ -20,22 +20,23 @@ from edgeplast.bundle import Bundle
 from edgeplast.errors import InterruptedRunError
 from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
-from edgeplast_devices.beginning import begin
+from edgeplast_devices.beginning import begin, learn_from_before
 from edgeplast_devices.caching import Kept
 from edgeplast_devices.checkpoints import Checkpoint, Saved, write_checkpoint, write_hashed
 from edgeplast_devices.curves import thin
+from edgeplast_devices.distilling import check_knows, may_teach, row_bytes
 from edgeplast_devices.ending import calibrate, landmarks_of, restore_best, worth_keeping
-from edgeplast_devices.evaluating import measure
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.fitted_heads import linear_head, no_features, with_room
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Splits, Unreadable, epoch_order
 from edgeplast_devices.interrupts import Interrupts
-from edgeplast_devices.judging import Verdict, bias_to_recentre, judged
+from edgeplast_devices.judging import bias_to_recentre
+from edgeplast_devices.measuring import measure_others, measured, verdict_on
 from edgeplast_devices.memory import peak_bytes
 from edgeplast_devices.metrics import MOST, writable
 from edgeplast_devices.options import Interval, TrainingOptions
-from edgeplast_devices.retention import PREFIX, has_forgotten
+from edgeplast_devices.retention import has_forgotten
 from edgeplast_devices.run_state import Best, Lost
 from edgeplast_devices.runtime import runtime_name
 from edgeplast_devices.schedules import learning_rate
@@ -44,6 +45,7 @@ from edgeplast_devices.standing import Standing
 from edgeplast_devices.starting import aligned, begun, default_batch, filled_in, held_bytes, taken_up
 from edgeplast_devices.telemetry import TelemetryWriter
 from edgeplast_devices.training import batch_order
+from edgeplast_devices.weights import head_is_new
 
 _MOST_FAILED_STEPS = 5
 """Steps in a row with a loss or gradient that is not finite before the run counts as diverged."""
@@ -126,12 +128,19 @@ class Run:
         if self.options.head == "fitted":
             needed = linear_head(bundle.manifest).row_bytes(len(self.splits["train"]))
             self.shares, self.rows_in_memory = with_room(self.shares, needed)
+        self.taught_in_memory = True  # what the weights as they came said of each picture
+        check_knows(self.options, head_is_new=head_is_new(bundle))
+        if may_teach(self):
+            needed = row_bytes(len(self.splits["train"]), len(bundle.manifest.classes))
+            self.shares, self.taught_in_memory = with_room(self.shares, needed)
         self.predicted = self.shares.predicted_bytes
         if self.shares.picture_bytes is not None:
             for split in self.splits.values():
                 split.decode_limit_bytes = min(split.decode_limit_bytes, self.shares.picture_bytes)
         if checkpoint is None:
             self.state = begun(bundle.fingerprint, fingerprints, self.options, self.allowed_bytes, first)
+            if keep is not None:  # it goes on as it was until it is calibrated again: nothing is held back here
+                self.state.temperature, self.state.unknown = bundle.manifest.temperature, bundle.manifest.unknown
         else:
             same = (bundle.fingerprint, fingerprints, self.options, self.allowed_bytes)
             self.state = taken_up(checkpoint.state, *same, self.unreadable)
@@ -141,15 +150,13 @@ class Run:
         self.to_keep = np.zeros(0, np.int64)
 
     def open(self) -> None:
-        """Load weights and graphs, and take up the checkpoint's state."""
+        """Load weights and graphs."""
         stands, train = self.standing, self.splits["train"]
         stands.open(self.bundle)
         self.parameters = stands.parameters
         self.kept.open(stands.prefix(self.bundle))
         given = (self.state, self.bundle, train, self.options, self.unreadable["train"], self.between)
         self.trainer = stands.trainer_for(*given, self.kept.training())
-        if self.checkpoint is not None:
-            self.trainer.restore(self.checkpoint.arrays())
         self.trainer.open()
         self.evaluation = stands.evaluation(self.bundle)
         if self.options.head == "fitted" and not self.evaluation.feature_width:
@@ -159,16 +166,19 @@ class Run:
         self.state.load_seconds = time.perf_counter() - self._began
 
     def train(self, folder: Path, telemetry: TelemetryWriter) -> None:
-        """Run the epochs that are left, keep the best weights, and measure before and after."""
+        """Take up the checkpoint's weights, run the epochs that are left, keep the best, measure before and after."""
         state = self.state
+        if self.checkpoint is not None:
+            learn_from_before(self)
+            self.trainer.restore(self.checkpoint.arrays())
         telemetry.run(
             step=state.steps, model=self.bundle.manifest.model, runtime=runtime_name(), rung=str(self.trainer.rung),
             allowed_bytes=self.allowed_bytes, predicted_peak_bytes=self.predicted, resident_bytes=self.resident_bytes,
         )  # fmt: skip
         if state.before is None and self.measured_on:
             temperature, said = self.bundle.manifest.temperature, f"evaluating {self.measured_on}, before"
-            state.before = self._measure(self.measured_on, said, temperature=temperature)
-        self._measure_others(state.also_before, telemetry, "before")
+            state.before = measured(self, self.measured_on, said, temperature=temperature)
+        measure_others(self, state.also_before, telemetry, "before")
         if not state.head_started:
             begin(self, folder, telemetry)
         while state.epoch < self.options.epochs and state.stopped_because == "finished" and not self._is_over:
@@ -181,8 +191,8 @@ class Run:
         calibrate(self)
         if self.measured_on:
             said = f"evaluating {self.measured_on}, after"
-            state.after = self._measure(self.measured_on, said, temperature=state.temperature)
-        self._measure_others(state.also_after, telemetry, "after")
+            state.after = measured(self, self.measured_on, said, temperature=state.temperature)
+        measure_others(self, state.also_after, telemetry, "after")
         if self._keep is None:  # a run that nobody waits for
             self.landmarks, self.to_keep = landmarks_of(self), worth_keeping(self)
         self.look()
@@ -209,19 +219,19 @@ class Run:
             write_checkpoint(folder, state, self.trainer.arrays(), best_before=self.saved.best_file)
         self.saved = Saved.of(state)
 
-    def verdict(self, activity: str, offset: int) -> Verdict:
-        """Say how good the weights in force are on what was held back, by labels or without."""
-        held, how = "val" if "val" in self.splits else "train", self.bundle.manifest.preprocessing
-        if self.options.labels == "none":
-            over = self.over(held, offset)
-            return judged(self.evaluation.logits, self.splits[held], how, self.state.judged_before, activity, **over)
-        found = self._measure(held, activity, offset=offset) if held == "val" else None
-        return Verdict(found.loss, found.accuracy) if found else Verdict()
+    def pictures_to_come(self) -> np.ndarray:
+        """Return which training pictures a run that begins will learn from, as far as that is known; int64, rising."""
+        order = self._batches(0)
+        total = self.extent.total_steps(self.options.epochs * len(order), 0, self._passed, 0.0)
+        return np.sort(np.concatenate(order[:total]))
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        return batch_order(epoch_order(len(self.splits["train"]), self.options.seed, epoch), self.batch)
 
     def _epoch(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Go through what is left of an epoch."""
         state = self.state
-        order = batch_order(epoch_order(len(self.splits["train"]), self.options.seed, state.epoch), self.batch)
+        order = self._batches(state.epoch)
         planned, often = self.options.epochs * len(order), Interval.parse(self.options.checkpoint_every)
         seen = sum(map(len, order[: state.position]))
         for number in range(state.position, len(order)):
@@ -295,10 +305,10 @@ class Run:
         """Validate, and keep the weights if they are the best so far; ``epoch`` 0 is a fitted head before any step."""
         state = self.state
         before = len(self.splits["train"]) if epoch else 0
-        verdict = self.verdict(self._epoch_name if epoch else "evaluating val", before)
+        verdict = verdict_on(self, self._epoch_name if epoch else "evaluating val", before)
         others: dict[str, Evaluation] = {}
         if self.options.keep_within is not None:
-            self._measure_others(others)
+            measure_others(self, others)
         report = EpochReport(
             epoch=epoch,
             training_loss=state.epoch_loss[0] / state.epoch_loss[1] if state.epoch_loss[1] else MOST,
@@ -324,26 +334,6 @@ class Run:
             if epoch < self.options.epochs and self._goes_back:  # the last epoch's need no copy: they are in force
                 state.best.file = write_hashed(folder, "best", state.steps, self.parameters).name
 
-    def _measure(self, split: str, activity: str, *, offset: int = 0, temperature: float | None = None) -> Evaluation:
-        """Measure one split, after ``offset`` images that are told of together with its own."""
-        how, classes = self.bundle.manifest.preprocessing, self.bundle.manifest.classes
-        return measure(
-            self.evaluation, self.splits[split], how, classes,
-            activity=activity, temperature=temperature, **self.over(split, offset),
-        )  # fmt: skip
-
-    def _measure_others(
-        self, found: dict[str, Evaluation], telemetry: TelemetryWriter | None = None, when: str = ""
-    ) -> None:
-        """Measure what is to be kept, but for sets that were measured already, and tell of it."""
-        for split in (split for split in self.splits if split.startswith(PREFIX)):
-            name = split.removeprefix(PREFIX)
-            if name not in found:
-                found[name] = self._measure(split, f"evaluating {name}{when and f', {when}'}")
-                if telemetry is not None:
-                    accuracy, images = found[name].accuracy, found[name].images
-                    telemetry.also(step=self.state.steps, name=name, when=when, images=images, accuracy=accuracy)
-
     def over(self, split: str, offset: int = 0) -> dict[str, Any]:
         """Return what every pass over a split is given; its progress stops it where someone asked for that."""
 
@@ -359,6 +349,11 @@ class Run:
         """Stop between two micro-batches if someone asked for it."""
         if self.interrupts.requested:
             raise InterruptedRunError(f"Interrupted by {self.interrupts.requested} at step {self.state.steps}.")
+
+    @property
+    def is_one_of_many(self) -> bool:
+        """Whether it is a Learner's, which learns from old pictures and new ones each time."""
+        return self._keep is not None
 
     @property
     def _goes_back(self) -> bool:

@@ -14,6 +14,7 @@ from edgeplast.adaptation import RungChange
 from edgeplast.bundle import FROZEN, Bundle
 from edgeplast.errors import BudgetError, InputError
 from edgeplast.placement import ON_CPU, Placement
+from edgeplast_devices.distilling import Teacher
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Augmentation, Batch, ImageSet, Unreadable, batches
 from edgeplast_devices.latents import Source
@@ -64,6 +65,9 @@ class Trainer:
         sessions: over the bundle's graphs.
         logits: of what the source yields, with the weights in force; for learning without labels.
         turn: held while weights change and graphs are opened; others compute with them in between.
+
+    Attributes:
+        teacher: what the model is held to beside labels; None for labels alone.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class Trainer:
         assert options.optimizer is not None
         self.state, self.bundle, self.images, self.options = state, bundle, images, options
         self.unreadable, self._between, self._source = unreadable, between, source
+        self.teacher: Teacher | None = None
         self.saw_none = False  # of the last batch
         self.is_updating = False  # parameters are between two steps; stays so if the update fails
         self._climbing = Climbing()
@@ -205,7 +210,10 @@ class Trainer:
         total = self._loss.mass(self.images.labels[indices])
         loss = seen = 0.0
         for batch in self._micro_batches(indices, epoch):
-            loss += session.accumulate(batch.images, self._loss.targets(batch.labels, total))[0]
+            targets = self._loss.targets(batch.labels, total)
+            if self.teacher is not None:
+                targets = self.teacher.mixed(targets, batch.labels, batch.indices)
+            loss += session.accumulate(batch.images, targets)[0]
             seen += self._loss.mass(batch.labels)
             del batch
             self._take_breath()

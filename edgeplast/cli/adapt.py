@@ -98,6 +98,9 @@ def adapt(
         str | None,
         typer.Option(help="Pictures kept in the output, for later runs: 20/class, or none (default: as before)."),
     ] = None,
+    distill: Annotated[
+        float, typer.Option(help="Share of the targets that is what the bundle said before, e.g. 0.5: it forgets less.")
+    ] = 0.0,
     versions: Annotated[
         int, typer.Option(help="Versions to keep in the output beside the bundle as it came; 0: none, nor that.")
     ] = 8,
@@ -177,6 +180,7 @@ def adapt(
         add_classes=tuple(add_class or ()),
         new_classes=new_classes,
         replay=replay,
+        distill=distill,
         versions=versions,
         keep_within=keep_within,
         false_alarms=false_alarms,

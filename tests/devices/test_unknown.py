@@ -104,19 +104,43 @@ def test_where_nothing_tells_nothing_is_said(bundle: Bundle, made: Path, blobs: 
     assert report.unknown is None and edgeplast.predict(tmp_path / "none", blob("red", 1))[0].known is None
 
 
-def test_a_learner_fits_it_when_asked_and_forgets_it_with_the_weights(
-    bundle: Bundle, photos: Path, tmp_path: Path
-) -> None:
+def test_a_learner_fits_it_when_asked_and_again_after_each_learn(bundle: Bundle, photos: Path, tmp_path: Path) -> None:
+    noise = [np.random.default_rng(i).integers(0, 255, (36, 36, 3), dtype=np.uint8) for i in range(8)]
+    held_out = edgeplast.ImageSet.of([*photos.glob("test/*/*")], [p.parent.name for p in photos.glob("test/*/*")])
     with edgeplast.Learner(bundle.path, into=tmp_path / "a", memory="none", options=options()) as learner:
         learner.add([blob(c, i) for c in CLASSES for i in range(8)], [c for c in CLASSES for _ in range(8)])
-        learner.learn()
-        assert learner.predict(blob("red", 1)).known is None
+        report = learner.learn()
+        assert learner.predict(blob("red", 1)).known is None and report.unknown is None
         found = learner.calibrate(photos, false_alarms=0.1)
         assert found is not None and found.images == 90 and found.false_alarms == pytest.approx(0.1)
         assert learner.predict(blob("red", 1)).known is not None
         assert Bundle.open(tmp_path / "a").manifest.unknown == found and learner.versions()[-1].by == "calibrate"
-        learner.learn(steps=1)
-        assert learner.predict(blob("red", 1)).known is None
+        report = learner.learn(epochs=8)
+        fitted = Bundle.open(tmp_path / "a").manifest
+        assert report.unknown == fitted.unknown and report.temperature == fitted.temperature
+        assert fitted.unknown is not None and fitted.unknown.energy != found.energy
+        alarms = np.mean([not p.known for p in learner.predict(held_out)])
+        assert alarms == pytest.approx(fitted.unknown.false_alarms) and alarms <= 0.1  # of the weights as they are now
+        learner.roll_back(learner.versions()[-2].name)
+        assert Bundle.open(tmp_path / "a").manifest.unknown == found
+        assert learner.predict(noise)[0].known is not None
+
+
+def test_a_learner_that_is_opened_again_goes_on_with_the_threshold_that_there_was(made: Path, tmp_path: Path) -> None:
+    was = Bundle.open(made / "a").manifest
+    with edgeplast.Learner(made / "a", into=tmp_path / "b", memory="none", options=options()) as learner:
+        learner.add([blob(c, i) for c in CLASSES for i in range(8)], [c for c in CLASSES for _ in range(8)])
+        for learn in (
+            lambda: learner.learn(steps=1),
+            lambda: learner.add_class("lynx"),
+            lambda: learner.learn(steps=2),
+        ):
+            learn()
+            kept = Bundle.open(tmp_path / "b").manifest
+            assert (kept.unknown, kept.temperature) == (was.unknown, was.temperature)
+            assert learner.predict(blob("red", 1)).known is not None
+        learner.deploy(tmp_path / "b.onnx")
+    assert edgeplast.predict(tmp_path / "b.onnx", blob("red", 1))[0].known is not None
 
 
 def test_what_makes_no_sense_is_refused(made: Path, tmp_path: Path) -> None:

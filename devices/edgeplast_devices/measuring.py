@@ -1,0 +1,46 @@
+"""What a run measures: its own splits, what was held back, and other sets whose knowledge it must not lose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeplast.evaluation import Evaluation
+from edgeplast_devices.evaluating import measure
+from edgeplast_devices.judging import Verdict, judged
+from edgeplast_devices.retention import PREFIX
+
+if TYPE_CHECKING:
+    from edgeplast_devices.running import Run
+    from edgeplast_devices.telemetry import TelemetryWriter
+
+
+def measured(run: Run, split: str, activity: str, *, offset: int = 0, temperature: float | None = None) -> Evaluation:
+    """Measure one split, after ``offset`` images that are told of together with its own."""
+    how, classes = run.bundle.manifest.preprocessing, run.bundle.manifest.classes
+    return measure(
+        run.evaluation, run.splits[split], how, classes,
+        activity=activity, temperature=temperature, **run.over(split, offset),
+    )  # fmt: skip
+
+
+def verdict_on(run: Run, activity: str, offset: int) -> Verdict:
+    """Say how good the weights in force are on what was held back, by labels or without."""
+    held, how = "val" if "val" in run.splits else "train", run.bundle.manifest.preprocessing
+    if run.options.labels == "none":
+        over = run.over(held, offset)
+        return judged(run.evaluation.logits, run.splits[held], how, run.state.judged_before, activity, **over)
+    found = measured(run, held, activity, offset=offset) if held == "val" else None
+    return Verdict(found.loss, found.accuracy) if found else Verdict()
+
+
+def measure_others(
+    run: Run, found: dict[str, Evaluation], telemetry: TelemetryWriter | None = None, when: str = ""
+) -> None:
+    """Measure what is to be kept, but for sets that were measured already, and tell of it."""
+    for split in (split for split in run.splits if split.startswith(PREFIX)):
+        name = split.removeprefix(PREFIX)
+        if name not in found:
+            found[name] = measured(run, split, f"evaluating {name}{when and f', {when}'}")
+            if telemetry is not None:
+                accuracy, images = found[name].accuracy, found[name].images
+                telemetry.also(step=run.state.steps, name=name, when=when, images=images, accuracy=accuracy)
