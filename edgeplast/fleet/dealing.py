@@ -6,6 +6,8 @@ concentration, the more each device sees of few classes; 100 is nearly alike, 0.
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from edgeplast.errors import InputError, UsageError
@@ -39,6 +41,14 @@ def dealt(labels: np.ndarray, devices: int, concentration: float, seed: int, *, 
         raise InputError(
             f"{len(labels)} pictures are too few for {devices} devices of at least {least} each. Take fewer devices."
         )
+    wanted = np.ascontiguousarray(labels, np.int64)
+    return [hand.copy() for hand in _dealt(wanted.tobytes(), devices, concentration, seed, least)]
+
+
+@functools.lru_cache(maxsize=4)
+def _dealt(packed: bytes, devices: int, concentration: float, seed: int, least: int) -> tuple[np.ndarray, ...]:
+    """Deal, once in a process: a simulation asks for the same in every message, and many devices take many tries."""
+    labels = np.frombuffer(packed, np.int64)
     rng = np.random.default_rng(seed)
     best: list[list[int]] = []
     for _ in range(_TRIES):
@@ -56,4 +66,4 @@ def dealt(labels: np.ndarray, devices: int, concentration: float, seed: int, *, 
     while min(map(len, best)) < least:  # many devices and few pictures: the richest give
         poorest, richest = min(best, key=len), max(best, key=len)
         poorest.append(richest.pop())
-    return [np.sort(np.asarray(hand, np.int64)) for hand in best]
+    return tuple(np.sort(np.asarray(hand, np.int64)) for hand in best)
