@@ -41,8 +41,15 @@ from edgeplast.journal import holds, note, read
 from edgeplast.models import load_model
 from edgeplast_devices.images import open_images
 
-TRAINED = {"plastic": "fc1,norm,head", "late": "fc1:6-11,norm,head", "head": "head", "everything": "all"}
-"""What trains and travels: what the planner takes, its later half, the least and the most."""
+TRAINED = {
+    "plastic": "fc1:0-10,norm,head",
+    "late": "fc1:6-11,norm,head",
+    "factors": "lora:16@fc1,norm,head",
+    "head": "head",
+    "everything": "all",
+}
+"""What trains and travels: the kind that the planner takes, without its least plastic component (0.3 of the bytes of
+everything); its later half; low-rank factors beside that kind; the least and the most."""
 
 WAYS: dict[str, dict[str, Any]] = {
     "fedavg": {},
@@ -59,14 +66,17 @@ WAYS: dict[str, dict[str, Any]] = {
 
 POOLED, ALONE = "pooled", "alone"
 
+KNOBS = ("devices", "rounds", "local_steps", "batch", "spread", "pictures", "side", "learning_rate")
+"""Options that make a run another one."""
+
 
 def exported(options: argparse.Namespace, name: str, trained: str) -> Path:
     """Return the bundle of a set in which these parts train."""
-    into = options.work / f"{name}-{trained}-{options.side}-bundle"
+    into = options.work / f"{name}-{trained}-{options.side}-{options.pictures}-bundle"
     if not into.exists():
         folder = pictures(name, options.pictures, options.work)
         model = load_model(MODEL, checkpoint=DATA / WEIGHTS, image_size=(options.side, options.side))
-        scores = scored(model, folder, options.work / f"{name}-{options.side}-scores.json")
+        scores = scored(model, folder, options.work / f"{name}-{options.side}-{options.pictures}-scores.json")
         plan = edgeplast.plan(scores, Budget(memory_bytes=options.export_for), train=TRAINED[trained])
         edgeplast.export(model, plan, into=into)
     return into
@@ -115,7 +125,8 @@ def in_a_fleet(
     write_app(
         bundle, app, force=True, devices=options.devices, output=str(rounds), data=str(folder / "train"),
         test=str(folder / "test"), least_devices=options.devices, rounds=options.rounds, batch=options.batch,
-        local_steps=options.local_steps, spread=options.spread, seed=seed, **WAYS[way],
+        local_steps=options.local_steps, spread=options.spread, seed=seed, learning_rate=options.learning_rate,
+        **WAYS[way],
     )  # fmt: skip
     project = app / "pyproject.toml"  # or `flwr run` would move its connection
     project.write_text(project.read_text().partition("# `flwr run` moves")[0])
@@ -138,6 +149,7 @@ def in_a_fleet(
         "seconds": round(time.monotonic() - began, 1),
         "round_seconds": float(np.median([each.seconds for each in report.rounds])),
         "left_out": sum(bool(device.reason) for each in report.rounds for device in each.devices),
+        "server_bytes": [each.server_bytes for each in report.rounds],
         "server_peak_bytes": report.server_peak_bytes,
         "device_peak_bytes": max(device.peak_bytes or 0 for device in last.devices),
     }
@@ -196,11 +208,8 @@ def measure(options: argparse.Namespace) -> None:
                 moved = sum(int(np.prod(shape)) for shape in shapes_of(Bundle.open(bundle).manifest).values())
                 for seed in range(options.seeds):
                     for way in options.ways:
-                        key = {
-                            "set": name, "trained": trained, "way": way, "seed": seed, "devices": options.devices,
-                            "rounds": options.rounds, "local_steps": options.local_steps, "batch": options.batch,
-                            "spread": options.spread, "pictures": options.pictures, "side": options.side,
-                        }  # fmt: skip
+                        key = {"set": name, "trained": trained, "parts": TRAINED[trained], "way": way, "seed": seed}
+                        key |= {each: getattr(options, each) for each in KNOBS}
                         if holds(options.json, key):
                             continue
                         with failures.noted(f"{way} of {trained} on {name}"):
@@ -217,19 +226,26 @@ def measure(options: argparse.Namespace) -> None:
 def table(runs: list[dict[str, Any]]) -> str:
     """Markdown: a row a set, what trains and a way; accuracy, bytes of all devices together, seconds of a round."""
     rows = []
-    kinds = dict.fromkeys((run["set"], run["trained"], run["way"], run["devices"]) for run in runs)
+    kinds = dict.fromkeys(_kind(run) for run in runs)
     for kind in kinds:
-        own = [run for run in runs if (run["set"], run["trained"], run["way"], run["devices"]) == kind]
+        own = [run for run in runs if _kind(run) == kind]
         accuracy = np.array([100 * run["accuracy"] for run in own])
         sent = [run["bytes_up"] + run["bytes_down"] for run in own if "bytes_up" in run]
         seconds = [run["round_seconds"] for run in own if "round_seconds" in run]
         rows.append([
-            *kind[:3], str(kind[3]), f"{accuracy.mean():.1f} ({len(own)})",
+            *kind, f"{own[0]['numbers_that_travel']:,}", f"{accuracy.mean():.1f} ({len(own)})",
             f"{np.mean(sent) / 1e6:.1f}" if sent else "–",
             f"{np.median(seconds):.0f}" if seconds else "–",
         ])  # fmt: skip
-    head = ["pictures", "trains", "way", "devices", "accuracy (seeds)", "MB, all rounds", "seconds a round"]
+    head = ["pictures", "trains", "way", "devices", "rounds × steps", "rate"]
+    head += ["numbers", "accuracy (seeds)", "MB, all rounds", "seconds a round"]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def _kind(run: dict[str, Any]) -> tuple[str, ...]:
+    """Return what a row of the table is about."""
+    steps, rate = f"{run['rounds']} × {run['local_steps']}", run["learning_rate"]
+    return run["set"], run["trained"], run["way"], str(run["devices"]), steps, f"{rate:g}" if rate else "own"
 
 
 def main() -> None:
@@ -248,6 +264,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--local-steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument(
+        "--learning-rate", type=float, default=0.0, help="of the fleet's first round; 0: by what trains"
+    )
     parser.add_argument("--pictures", type=int, default=60, help="training pictures a class, at most")
     parser.add_argument("--side", type=int, default=224, help="of the model's input")
     parser.add_argument("--seeds", type=int, default=1)
