@@ -5,7 +5,7 @@ Like :mod:`edgeplast.verbs`: paths or objects in, nouns out, rooms imported when
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +51,14 @@ def prune(
     method: str = "plasticity",
     pairs: int = 64,
     preprocessing: Preprocessing | None = None,
+    ratios: Mapping[str, float] | None = None,
+    importance: str = "taylor",
+    steps: int = 1,
+    distill_steps: int = 0,
     device: str = "auto",
     seed: int = 0,
     force: bool = False,
     progress: Progress = silent,
-    **how: Any,
 ) -> Pruned:
     """Take out of a model what is worth least; see :func:`edgeplast.compression.prune`.
 
@@ -71,11 +74,14 @@ def prune(
         method: the score to go by, where none are given.
         pairs: most pairs of images to score on.
         preprocessing: by default timm's data configuration of the model.
+        ratios: component to the share of its units to take out, instead of what the worth says.
+        importance: a key of ``edgeplast.compression.IMPORTANCES``.
+        steps: rounds; after each, importances are measured anew.
+        distill_steps: optimizer steps of distillation from ``model``, over all rounds; 0: none.
         device: to score and distill on.
         seed: of everything random.
         force: replace what is there.
         progress: told of each batch and step.
-        **how: ``ratios``, ``importance``, ``steps``, ``distill_steps``.
     """
     from edgeplast.compression import Target, write_pruned
     from edgeplast.compression import prune as prune_model
@@ -113,11 +119,14 @@ def prune(
         pictures,
         target,
         scores=table,
+        ratios=ratios,
+        importance=importance,
+        steps=steps,
+        distill_steps=distill_steps,
         seed=seed,
         device=device,
         latency=inference_seconds,
         progress=progress,
-        **how,
     )
     if into is not None:
         write_pruned(pruned, Path(into), force=force)

@@ -23,7 +23,7 @@ from edgeplast.prepared_images import PreparedImages, drawn
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.run_files import of_adaptation
-from edgeplast.scores import ScoreTable
+from edgeplast.scores import DEFAULT_METHOD, ScoreTable
 from edgeplast.stamps import kind_at
 
 if TYPE_CHECKING:
@@ -41,10 +41,15 @@ def score(
     model: torch.nn.Module,
     images: str | Path | ImageSet,
     *,
+    method: str = DEFAULT_METHOD,
+    others: Sequence[str] = (),
     reference: str | Path | ImageSet | None = None,
+    pairs: int = 64,
+    seed: int = 0,
+    device: str = "auto",
+    granularity: str = "component",
     preprocessing: Preprocessing | None = None,
     progress: Progress = silent,
-    **how: Any,
 ) -> ScoreTable:
     """Score every component of a vision model on images; see :func:`edgeplast.scoring.score`.
 
@@ -52,10 +57,15 @@ def score(
         model: takes one batch of images and returns logits; not changed. What ``torch.compile`` or ``DataParallel`` put
             around it is taken off; a backbone without a head is given a fresh one.
         images: a folder, archive or npz of labelled images, or an opened set.
+        method: what the table goes by; one of ``edgeplast.scoring.METHODS``.
+        others: further methods to measure on the same images.
         reference: images of the source domain, for the first member of each pair.
+        pairs: the most pairs, images or directions that a method uses.
+        seed: of pairs, directions and drawn labels.
+        device: ``auto`` (a CUDA device if there is one), ``cpu``, ``cuda`` or ``cuda:N``.
+        granularity: ``component``; for a plain vision transformer also ``head`` or ``branch``.
         preprocessing: by default timm's data configuration of the model; a module that timm does not know needs one.
         progress: told of each batch.
-        **how: ``method``, ``others``, ``pairs``, ``seed``, ``device``, ``granularity``.
     """
     from edgeplast.models import preprocessing_of, with_head
     from edgeplast.scoring import score as score_model
@@ -69,7 +79,19 @@ def score(
     source = None if reference is None else PreparedImages(image_set(reference, progress), prepared)
     shape = (len(prepared.mean), *prepared.image_size)
     found = traced(model, shape)  # what has no graph is refused before minutes of scoring
-    return score_model(model, target, found, reference=source, progress=progress, **how)
+    return score_model(
+        model,
+        target,
+        found,
+        method=method,
+        others=others,
+        reference=source,
+        pairs=pairs,
+        seed=seed,
+        device=device,
+        granularity=granularity,
+        progress=progress,
+    )
 
 
 def plan(

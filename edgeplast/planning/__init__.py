@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -34,6 +34,11 @@ from edgeplast.planning.strategies import STRATEGIES
 from edgeplast.plans import Plan
 from edgeplast.progress import Progress, silent
 from edgeplast.scores import ScoreTable
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # of typing from Python 3.11 on
+
+    from edgeplast.planning.settings import Settings
 
 __all__ = [
     "STRATEGIES",
@@ -138,7 +143,7 @@ def memory_alone(scores: ScoreTable) -> dict[str, int]:
 
 @_damage_named()
 def contest(
-    scores: ScoreTable, budget: Budget, names: Sequence[str] = (), **how: Any
+    scores: ScoreTable, budget: Budget, names: Sequence[str] = (), **how: Unpack[Settings]
 ) -> dict[str, tuple[Plan, tuple[str, ...]]]:
     """Return ways to choose by name, each different plan once, with the other names that come to the same plan.
 
@@ -176,7 +181,7 @@ def explain(
     *,
     strategy: str = "best",
     train: Sequence[str] | str | None = None,
-    **how: Any,
+    **how: Unpack[Settings],
 ) -> Explanation:
     """Plan, and say what was chosen, what else could be, what just missed, and what more memory would buy.
 

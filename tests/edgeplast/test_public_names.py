@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import edgeplast
 
@@ -27,3 +31,24 @@ def test_every_public_name_is_there_and_importing_loads_nothing() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)}
     )
     assert done.stdout.strip() == "[] []", done.stderr
+
+
+TYPED = [name for name in edgeplast.__all__ if name != "__version__"] + [
+    "planning.plan",
+    "planning.contest",
+    "planning.explain",
+]
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_every_argument_of_a_public_name_has_a_type_and_a_name(name: str) -> None:
+    """Editors complete what is spelled out; arguments that are handed on as they come are found out by running."""
+    module, _, attribute = f"edgeplast.{name}".rpartition(".")
+    found = getattr(importlib.import_module(module), attribute)
+    methods = [each for _, each in inspect.getmembers(found, inspect.isfunction) if not each.__name__.startswith("_")]
+    for function in methods if inspect.isclass(found) else [found]:
+        for parameter in inspect.signature(function).parameters.values():
+            typed = parameter.name in ("self", "cls") or parameter.annotation is not inspect.Parameter.empty
+            assert typed, (function, parameter)
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                assert "Any" not in str(parameter.annotation), (function, parameter)
