@@ -35,6 +35,7 @@ from edgeplast.units import format_bytes
 from edgeplast_devices.cache import clear_latents
 from edgeplast_devices.caching import settled
 from edgeplast_devices.checkpoints import Checkpoint, checkpoint_files, clear, last_checkpoint, run_bytes
+from edgeplast_devices.disk import DiskShares, disk_shares
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.growing import classes_to_add, grow, planned
 from edgeplast_devices.guard import Guard, guard_for
@@ -121,6 +122,7 @@ def adapt(
         before = checkpoint.state.options if checkpoint else None
         given = images
         options, images, mixed = with_replay(options or TrainingOptions(), bundle, images)
+        shares = disk_shares(bundle, options, folder)
         options = settled(options, bundle, images, folder, before)
         new = classes_to_add(bundle.manifest, given, options.add_classes, options.new_classes)
         run = Run(
@@ -147,7 +149,7 @@ def adapt(
             run.bundle = grow(prepare(bundle, folder), new)
             _require_room(bundle, folder, run.optimizer)
             cut_telemetry(folder, checkpoint.state.steps if checkpoint else None)
-            report = _adapted(run, bundle, folder, into, seal, run_file, mixed)
+            report = _adapted(run, bundle, folder, into, seal, run_file, mixed, shares)
         except BaseException as error:
             # Asked of memory, not of the folder: a drive that is away for a moment must not look like an empty one.
             if isinstance(error, DivergedError) or (checkpoint is None and not run.saved.anything):
@@ -217,7 +219,14 @@ def _patient(images: Splits, patience: Patience) -> Splits:
 
 
 def _adapted(
-    run: Run, bundle: Bundle, folder: Path, into: Path, seal: Callable[[Path], None] | None, run_file: str, mixed: int
+    run: Run,
+    bundle: Bundle,
+    folder: Path,
+    into: Path,
+    seal: Callable[[Path], None] | None,
+    run_file: str,
+    mixed: int,
+    shares: DiskShares,
 ) -> Adaptation:
     """Train, write the adapted bundle and give it its name."""
     telemetry = TelemetryWriter(folder)
@@ -242,7 +251,8 @@ def _adapted(
             landmarks=run.landmarks,
         )
         if mixed or len(run.to_keep):
-            replay = keep_pictures(run.bundle, run.splits["train"], run.to_keep, folder, mixed)
+            most = shares.left_bytes if shares.is_limited else None
+            replay = keep_pictures(run.bundle, run.splits["train"], run.to_keep, folder, mixed, most_bytes=most)
             report = msgspec.structs.replace(report, replay=replay)
         report.write(folder / REPORT)
         if seal is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from edgeplast.errors import UsageError
 from edgeplast.prefixes import PREFIX_GRAPH
 from edgeplast.units import parse_bytes
 from edgeplast_devices.cache import Cache, Rounding, cache_file, clear_latents, slot_bytes
-from edgeplast_devices.checkpoints import run_bytes
+from edgeplast_devices.disk import DiskShares, disk_shares
 from edgeplast_devices.images import ImageSet, Splits, batches
 from edgeplast_devices.latents import Latents, Source
 from edgeplast_devices.options import TrainingOptions
@@ -61,7 +60,7 @@ def settled(
         return msgspec.structs.replace(options, cache="none")
     if before is not None and not asked:
         return msgspec.structs.replace(options, cache=before.cache, views=before.views)
-    most = _left_over(bundle, options, folder) if options.cache == "auto" else parse_bytes(options.cache)
+    most = _most_bytes(disk_shares(bundle, options, folder), options.cache)
     slot = slot_bytes(Rounding(prefix.shape, options.cache_bits))
     measured_on = [split for split in (images.val, images.test, *images.also.values()) if split is not None]
     left = most - slot * sum(map(len, measured_on))
@@ -73,11 +72,12 @@ def settled(
     return msgspec.structs.replace(options, cache=f"{most}B", views=views if useful else None)
 
 
-def _left_over(bundle: Bundle, options: TrainingOptions, folder: Path) -> int:
-    """Return a share of what is free once the run's own files have their room."""
-    there = next(place for place in (folder, *folder.parents) if place.is_dir())
-    own = bundle.bytes + run_bytes(bundle, options.optimizer or bundle.manifest.plan.optimizer)
-    return int(max(shutil.disk_usage(there).free - own, 0) * _SHARE_OF_DISK)
+def _most_bytes(shares: DiskShares, asked: str) -> int:
+    """Return what latents may take: a size, but no more than a user allowed for all; or a share of what is free."""
+    left = max(shares.left_bytes, 0)
+    if asked == "auto":
+        return left if shares.is_limited else int(left * _SHARE_OF_DISK)
+    return min(parse_bytes(asked), left) if shares.is_limited else parse_bytes(asked)
 
 
 class Kept:

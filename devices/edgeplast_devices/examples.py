@@ -8,6 +8,7 @@ along, and whoever deletes the folder has deleted all that is kept of them. It i
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edgeplast.errors import UsageError
-from edgeplast.files import disk_errors, writing
+from edgeplast.errors import DiskFullError, UsageError
+from edgeplast.files import disk_errors, write_bytes
+from edgeplast.units import format_bytes
 from edgeplast_devices.images import ImageSet
 from edgeplast_devices.images.files import from_folder
 from edgeplast_devices.images.imageset import NO_LABEL
@@ -34,6 +36,7 @@ class Examples:
         folder: where they lie; made when the first one comes.
         classes: class names of the bundle, in order.
         keep: height and width in pixels below which no picture is scaled.
+        most_bytes: that they may take; None for no limit.
 
     Attributes:
         folder: as given.
@@ -43,12 +46,16 @@ class Examples:
         UsageError: the folder is a link or a file.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str], keep: tuple[int, int]) -> None:
+    def __init__(
+        self, folder: Path, classes: Sequence[str], keep: tuple[int, int], most_bytes: int | None = None
+    ) -> None:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise UsageError(f"{folder} is a link or a file; examples are kept in a folder there. Move it away.")
         self.folder, self.keep = folder, keep
         self.know(classes)
-        self._next = 1 + max((_number(file) for file in folder.glob("*/*.png")), default=0)
+        there = [file for file in folder.glob("*/*.png") if _NAME.fullmatch(file.name)]
+        self._next = 1 + max(map(_number, there), default=0)
+        self._left = None if most_bytes is None else most_bytes - sum(file.stat().st_size for file in there)
 
     def know(self, classes: Sequence[str]) -> None:
         """Take class names, in order, in the place of those that were known."""
@@ -67,15 +74,25 @@ class Examples:
         """Write a picture, whole or not at all, without loss; one much larger than the model can use is scaled first.
 
         Raises:
-            DiskFullError: there is no room.
+            DiskFullError: there is no room, or they would take more than they may.
         """
         least = min(picture.height // self.keep[0], picture.width // self.keep[1])
         if least > 1:
             picture = picture.reduce(least)
         path = self.folder / self._folders[label] / f"{self._next:06d}.png"
-        with disk_errors(path), writing(path) as file:
-            picture.convert("RGB").save(file, "PNG", compress_level=_FAST)
+        data = io.BytesIO()
+        picture.convert("RGB").save(data, "PNG", compress_level=_FAST)
+        if self._left is not None and data.tell() > self._left:
+            raise DiskFullError(
+                f"A picture takes {format_bytes(data.tell())}, and {format_bytes(max(self._left, 0))} is left for "
+                f"examples of the disk that was allowed. Delete some in {self.folder} while no Learner is open, or "
+                "allow more (disk)."
+            )
+        with disk_errors(path):
+            write_bytes(path, data.getvalue())
         self._next += 1
+        if self._left is not None:
+            self._left -= data.tell()
         return path
 
     def images(self) -> ImageSet:

@@ -30,6 +30,7 @@ from edgeplast.progress import Progress, silent
 from edgeplast.unknown import Unknown
 from edgeplast.versions import Version
 from edgeplast_devices.deploying import deploy
+from edgeplast_devices.disk import left_for_examples
 from edgeplast_devices.examples import Examples
 from edgeplast_devices.guard import guard_for
 from edgeplast_devices.images import Augmentation, ImageSet, Picture, open_images, require_labels, resized_size
@@ -114,7 +115,7 @@ class Learner:
             start, parent = start_of(source, self.into, keys)
             again = self.into == Path(os.path.realpath(source.path))
             seal = None if self._signer is None else self._signer.sealing(source, again=again)
-            folder = workplace_of(self.into)
+            folder, room = workplace_of(self.into), left_for_examples(start, self._options)
             opening.enter_context(guard.standing())
             opening.callback(shutil.rmtree, folder, ignore_errors=True)
             self._kept = Kept(
@@ -131,7 +132,7 @@ class Learner:
             how, augmentation = source.manifest.preprocessing, Augmentation.named(self._options.augment)
             sizes = (resized_size(how), augmentation.needed_size(how))
             least = max(height for height, _ in sizes), max(width for _, width in sizes)
-            self._examples = Examples(self.into.with_name(f"{self.into.name}.examples"), self.classes, least)
+            self._examples = Examples(self.into.with_name(f"{self.into.name}.examples"), self.classes, least, room)
             self._closing = opening.pop_all()
         self._is_open = True
 

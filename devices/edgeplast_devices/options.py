@@ -100,8 +100,10 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         patience: epochs without a better validation loss before stopping early; 0 never stops early.
         seed: of the data order, the augmentation and the validation split.
         threads: of the runtime; None uses all cores this process may use.
-        cache: what the run may keep on disk of the model's prefix: ``auto`` (up to half of what is free), ``none``, or
-            a size such as ``2GiB``.
+        disk: most that the output may take on disk, while it is made and when it is done, such as ``2GiB``: copies,
+            checkpoints, versions, cache, kept pictures; ``none`` for no limit. See ``disk``.
+        cache: what the run may keep on disk of the model's prefix: ``auto`` (up to half of what is free, or all that
+            ``disk`` leaves), ``none``, or a size such as ``2GiB``.
         views: of each training picture that are kept, the first as it is, others varied; epochs take turns. None
             chooses, see ``caching``.
         cache_bits: of one number that is kept; one of ``cache.BITS``.
@@ -139,6 +141,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     patience: int = 0
     seed: int = 0
     threads: int | None = None
+    disk: str = "none"
     cache: str = "auto"
     views: int | None = None
     cache_bits: int = 16
@@ -151,6 +154,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         "micro_batch",
         "threads",
         "checkpoint_every",
+        "disk",
         "cache",
         "runtime",
         "provider",
@@ -209,6 +213,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise one_of("provider", self.provider, PROVIDERS)
         if self.cache_bits not in BITS:
             raise one_of("--cache-bits", str(self.cache_bits), tuple(map(str, BITS)))
+        if self.disk != "none":
+            parse_bytes(self.disk)
         if self.cache not in ("auto", "none"):
             parse_bytes(self.cache)
         elif self.cache == "none" and self.views is not None:

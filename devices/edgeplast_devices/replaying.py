@@ -7,6 +7,7 @@ asked for: pictures are private, and ``forget`` deletes them.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from edgeplast.adaptation import ReplayReport
 from edgeplast.bundle import MANIFEST, Bundle
 from edgeplast.errors import InputError
-from edgeplast.files import disk_errors, possible, writing
+from edgeplast.files import disk_errors, possible, write_bytes
 from edgeplast.outputs import only_writer
 from edgeplast_devices.examples import Examples, folder_name
 from edgeplast_devices.images import Augmentation, ImageSet, Splits, UnreadableImageError, resized_size
@@ -95,8 +96,18 @@ def herded(features: np.ndarray, count: int) -> list[int]:
     return chosen
 
 
-def keep_pictures(bundle: Bundle, images: ImageSet, chosen: np.ndarray, folder: Path, mixed: int) -> ReplayReport:
+def keep_pictures(
+    bundle: Bundle,
+    images: ImageSet,
+    chosen: np.ndarray,
+    folder: Path,
+    mixed: int,
+    *,
+    most_bytes: int | None = None,
+) -> ReplayReport:
     """Write the chosen pictures into a finished folder, no larger than the model can use.
+
+    Where there is no room for all, each class has as many as the others.
 
     Args:
         bundle: whose classes the labels are.
@@ -104,6 +115,7 @@ def keep_pictures(bundle: Bundle, images: ImageSet, chosen: np.ndarray, folder: 
         chosen: indices; those that cannot be read, or have two, four or more channels, are left out.
         folder: of the adapted bundle.
         mixed: how many kept pictures were learned from, for the report.
+        most_bytes: that they may take; None for no limit.
 
     Raises:
         DiskFullError: there is no room.
@@ -114,7 +126,7 @@ def keep_pictures(bundle: Bundle, images: ImageSet, chosen: np.ndarray, folder: 
     place, total = folder / REPLAY, 0
     counts: dict[str, int] = {}
     shutil.rmtree(place, ignore_errors=True)
-    for number, index in enumerate(chosen.tolist()):
+    for number, index in enumerate(_in_turns(images.labels[chosen], chosen)):
         try:
             picture = images.open(index, at_least=least)
         except UnreadableImageError:
@@ -126,11 +138,24 @@ def keep_pictures(bundle: Bundle, images: ImageSet, chosen: np.ndarray, folder: 
             picture = picture.reduce(times)
         name = bundle.manifest.classes[int(images.labels[index])]
         path = place / folder_name(name) / f"{number:06d}.jpg"
-        with disk_errors(path), writing(path) as file:
-            picture.convert("RGB").save(file, "JPEG", quality=_QUALITY)
+        data = io.BytesIO()
+        picture.convert("RGB").save(data, "JPEG", quality=_QUALITY)
+        if most_bytes is not None and total + data.tell() > most_bytes:
+            break
+        with disk_errors(path):
+            write_bytes(path, data.getvalue())
         counts[name] = counts.get(name, 0) + 1
-        total += path.stat().st_size
+        total += data.tell()
     return ReplayReport(mixed_in=mixed, kept=counts, bytes=total)
+
+
+def _in_turns(labels: np.ndarray, chosen: np.ndarray) -> list[int]:
+    """Return chosen pictures so that classes take turns."""
+    turn = np.zeros(len(chosen), np.int64)
+    for label in np.unique(labels):
+        turn[labels == label] = np.arange(int((labels == label).sum()))
+    found: list[int] = chosen[np.lexsort((chosen, turn))].tolist()
+    return found
 
 
 def carry(source: Path, target: Path) -> None:

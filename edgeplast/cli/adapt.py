@@ -125,6 +125,9 @@ def adapt(
     device: DeviceOption = None,
     trusted: TrustedOption = None,
     sign: SignOption = None,
+    disk: Annotated[
+        str, typer.Option(help="Most that the output may take on disk, while it is made and after: 2GiB …, or none.")
+    ] = "none",
     cache: Annotated[
         str, typer.Option(help="Disk for what never changes of a picture: auto (half of what is free), none, 2GiB …")
     ] = "auto",
@@ -187,6 +190,7 @@ def adapt(
         patience=patience,
         seed=seed,
         threads=threads,
+        disk=disk,
         cache=cache,
         views=views,
         cache_bits=cache_bits,

@@ -182,11 +182,12 @@ def test_a_cache_leaves_checkpoints_their_room(
     late: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgeplast_devices.caching import settled
-    from edgeplast_devices.checkpoints import run_bytes
+    from edgeplast_devices.disk import disk_shares
     from edgeplast_devices.images import open_splits
 
     images, options = open_splits(blobs, seed=0), TrainingOptions(epochs=9)
-    own = late.bytes + run_bytes(late, late.manifest.plan.optimizer)
+    shares = disk_shares(late, options, tmp_path)
+    own = shares.own_bytes + shares.versions_bytes
 
     def with_free(free: int) -> TrainingOptions:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": free}))
