@@ -75,7 +75,8 @@ class Checked(Strategy):
         """Take what passes, and let Flower's strategy make the next weights of it."""
         passed: dict[int, Message] = {}
         norms: dict[int, float] = {}
-        for reply in replies:
+        came = list(replies)
+        for reply in came:
             node = self._sender(reply)
             try:
                 update = self._checked(node, reply)
@@ -103,6 +104,9 @@ class Checked(Strategy):
             log.warning("No update was taken in round %d; the weights stay as they were.", self._before + server_round)
             return None, None
         arrays, metrics = self._inner.aggregate_train(server_round, list(passed.values()))
+        for reply in came:  # Flower keeps them until the next round's are all there
+            if reply.has_content():
+                reply.content = RecordDict()
         if arrays is not None:  # FedAdam's come in float64
             arrays = record_of({name: array.astype(np.float32) for name, array in arrays_of(arrays).items()})
         return arrays, metrics

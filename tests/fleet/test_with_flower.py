@@ -115,6 +115,13 @@ def test_who_fails_is_left_out_by_name_and_the_rest_is_the_mean(bundle: Bundle, 
     assert Bundle.open(tmp_path / "r" / "round-001").manifest.adapted_from == bundle.fingerprint
 
 
+def test_a_rounds_updates_are_let_go_once_they_are_in_the_mean(bundle: Bundle, tmp_path: Path) -> None:
+    one = Round(bundle, tmp_path / "r", 4)
+    replies = [one.reply(n, one.update(0.1 if n < 3 else 50.0)) for n in range(4)]
+    one.strategy.aggregate_train(1, replies)
+    assert not any(len(reply.content.array_records) for reply in replies)
+
+
 @pytest.mark.parametrize("examples", [0, -5, float("nan")])
 def test_a_count_that_cannot_be_weighs_nothing(bundle: Bundle, tmp_path: Path, examples: float) -> None:
     one = Round(bundle, tmp_path / "r", 2)
