@@ -65,6 +65,7 @@ def _handler(station: Station, token: str) -> type[BaseHTTPRequestHandler]:
             self._answer(
                 {
                     "/add": lambda given: station.add(int(given["number"]), str(given["class"])),
+                    "/class": lambda given: station.add_class(str(given["name"])),
                     "/hold": lambda given: station.hold(int(given["number"])),
                     "/learn": lambda _: station.learn(),
                 }

@@ -98,6 +98,15 @@ class Station:
         self.learner.add(self._frame(number), label)
         return {"examples": self.learner.examples}
 
+    def add_class(self, name: str) -> dict[str, Any]:
+        """Let the model know of a class more; frames of it can be given from then on.
+
+        Raises:
+            UsageError: the name is known already or empty, or it is learning.
+        """
+        self.learner.add_class(name.strip())
+        return {"classes": list(self.learner.classes), "examples": self.learner.examples}
+
     def learn(self) -> dict[str, Any]:
         """Begin to learn, in a thread of its own.
 
@@ -128,14 +137,21 @@ class Station:
         except EdgeplastError as error:
             self._say(str(error))
         else:
-            self._say(
-                f"Learned {report.steps} steps in {report.seconds.total:.1f} s from {report.images['train']} pictures; "
-                f"loss {report.losses[0]:.3f} → {report.losses[-1]:.3f}."
-            )
+            self._say(_told(report))
 
     def _say(self, text: str) -> None:
         with self._lock:
             self._said = text
+
+
+def _told(report: edgeplast.Adaptation) -> str:
+    placed = "".join(f"{name} was placed by {n} pictures; " for name, n in report.new_classes.items())
+    if not report.steps:
+        return f"{placed}give other classes too to learn more."
+    return (
+        f"{placed}Learned {report.steps} steps in {report.seconds.total:.1f} s from {report.images['train']} pictures; "
+        f"loss {report.losses[0]:.3f} → {report.losses[-1]:.3f}."
+    )
 
 
 def _encoded(frame: np.ndarray) -> str:

@@ -6,6 +6,8 @@ import base64
 import contextlib
 import io
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +111,60 @@ def test_someone_shows_it_what_it_sees_and_it_learns(camera: Callable[..., Page]
     assert str(tmp_path / "adapted") in out
     assert Bundle.open(tmp_path / "adapted").manifest.adapted_from
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapted", "adapted.examples"]
+
+
+def test_a_new_class_is_named_on_the_page_shown_and_learned(camera: Callable[..., Page], tmp_path: Path) -> None:
+    page = camera("--memory", "none")
+    page.wait(lambda state: state["number"] > 0)
+
+    def shows(label: str, times: int) -> None:
+        for _ in range(times):
+            number = page.ask("/state")[1]["number"]
+            assert page.ask("/add", {"number": number, "class": label})[0] == 200
+
+    for label in CLASSES:
+        shows(label, 2)
+    assert page.ask("/learn", {})[0] == 200
+    page.wait(lambda state: state["said"].startswith("Learned"))
+    code, found = page.ask("/class", {"name": " lynx "})
+    assert code == 200 and found["classes"] == [*CLASSES, "lynx"] and found["examples"]["lynx"] == 0
+    code, found = page.ask("/class", {"name": "lynx"})
+    assert code == 400 and "lynx" in found["error"] and "known" in found["error"]
+    assert page.ask("/class", {"name": "  "})[0] == 400
+    shows("lynx", 2)
+    assert page.ask("/learn", {})[0] == 200
+    state = page.wait(lambda state: state["said"].startswith("lynx was placed by 2 pictures; Learned"))
+    assert state["classes"][-1] == "lynx" and len(state["probabilities"]) == 4
+    assert Bundle.open(tmp_path / "adapted").manifest.classes == (*CLASSES, "lynx")
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="asks for Chromium")
+def test_the_page_in_a_browser(camera: Callable[..., Page], tmp_path: Path) -> None:
+    """Buttons for each class and the frame are drawn; nothing runs out of the side on a telephone."""
+    page = camera("--memory", "none")
+    page.wait(lambda state: state["number"] > 0)
+    for label in CLASSES:
+        assert page.ask("/add", {"number": page.ask("/state")[1]["number"], "class": label})[0] == 200
+    assert page.ask("/class", {"name": "lynx"})[0] == 200
+
+    def browse(*more: str) -> str:
+        words = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+        words += ["--virtual-time-budget=4000", *more, page.address]
+        return subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=120).stdout
+
+    drawn = browse("--dump-dom")
+    for label in (*CLASSES, "lynx"):
+        assert f'data-name="{label}"' in drawn
+    assert "red (1)" in drawn and "lynx (0)" in drawn and "data:image/jpeg;base64," in drawn and "in use" in drawn
+    for width in (390, 1200):
+        shot = Path(os.environ.get("EDGEPLAST_SHOTS", tmp_path)) / f"camera-{width}.png"
+        browse(f"--window-size={width},900", f"--screenshot={shot}")
+        with Image.open(shot) as seen:
+            assert seen.width == width and len(seen.convert("L").getcolors() or []) > 50
 
 
 def test_other_sites_and_other_machines_are_kept_out(camera: Callable[..., Page], tmp_path: Path) -> None:
