@@ -20,8 +20,10 @@ _HOMES = {
     "deploy_quantized": "edgeplast.compressing",
     "evaluate": "edgeplast.verbs",
     "export": "edgeplast.verbs",
+    "export_ort_training": "edgeplast.verbs",
     "forget_replay": "edgeplast_devices.replaying",
     "history": "edgeplast.versions",
+    "load_model": "edgeplast.models",
     "keygen": "edgeplast.trust.keys",
     "make_bundle": "edgeplast.pipeline",
     "plan": "edgeplast.verbs",
@@ -41,6 +43,7 @@ _HOMES = {
     "Learner": "edgeplast_devices.learner",
     "Plan": "edgeplast.plans",
     "ScoreTable": "edgeplast.scores",
+    "TrainingArtifacts": "edgeplast.training_artifacts",
     "TrustedKeys": "edgeplast.trust.trusting",
     "TrainingOptions": "edgeplast_devices.options",
     "Version": "edgeplast.versions",
@@ -59,10 +62,12 @@ if TYPE_CHECKING:
     from edgeplast.compressing import prune as prune
     from edgeplast.errors import EdgeplastError as EdgeplastError
     from edgeplast.evaluation import Evaluation as Evaluation
+    from edgeplast.models import load_model as load_model
     from edgeplast.pipeline import make_bundle as make_bundle
     from edgeplast.plans import Plan as Plan
     from edgeplast.predicting import predict as predict
     from edgeplast.scores import ScoreTable as ScoreTable
+    from edgeplast.training_artifacts import TrainingArtifacts as TrainingArtifacts
     from edgeplast.trust.keys import keygen as keygen
     from edgeplast.trust.signing import sign as sign
     from edgeplast.trust.signing import verify as verify
@@ -71,6 +76,7 @@ if TYPE_CHECKING:
     from edgeplast.verbs import deploy as deploy
     from edgeplast.verbs import evaluate as evaluate
     from edgeplast.verbs import export as export
+    from edgeplast.verbs import export_ort_training as export_ort_training
     from edgeplast.verbs import plan as plan
     from edgeplast.verbs import score as score
     from edgeplast.versions import Version as Version

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from edgeplast.documents import Whole
 from edgeplast.errors import UsageError
-from edgeplast.units import format_bytes
+from edgeplast.units import format_bytes, parse_bytes
 
 
-class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits for one device process.
+class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Limits for one device process: ``Budget("256MiB")``.
+
+    Bytes may be given as a text, in the units of the command line; they are numbers from then on.
 
     Attributes:
         memory_bytes: peak resident set of the whole process: interpreter, libraries, loading,
@@ -23,7 +27,20 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     step_seconds: float | None = None
     disk_bytes: Whole | None = None
 
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            memory_bytes: int | str | None = None,
+            step_seconds: float | None = None,
+            disk_bytes: int | str | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
+        for name in ("memory_bytes", "disk_bytes"):
+            given: object = getattr(self, name)
+            if isinstance(given, str):
+                msgspec.structs.force_setattr(self, name, parse_bytes(given))
         for name in ("memory_bytes", "step_seconds", "disk_bytes"):
             limit = getattr(self, name)
             if limit is not None and limit <= 0:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from edgeplast.architecture import Architecture
 from edgeplast.components import component_of
 from edgeplast.errors import InputError, missing_offline
+from edgeplast.files import possible
 from edgeplast.model_facts import check_finite as check_finite
 from edgeplast.model_facts import input_shape_of as input_shape_of
 from edgeplast.model_facts import name_of as name_of
@@ -101,9 +102,9 @@ def remember(
 
 
 def load_model(
-    name: str,
+    name: str | Path,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
     pretrained: bool = False,
     image_size: tuple[int, int] | None = None,
     options: Mapping[str, Any] | None = None,
@@ -130,6 +131,7 @@ def load_model(
         UsageError: no such model, or both or neither source of weights given.
         InputError: the checkpoint does not fit.
     """
+    name, checkpoint = str(name), None if checkpoint is None else possible(checkpoint)
     check_sources(name, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, options=options)
     timm = import_timm()
     if is_pruned(name):

@@ -24,8 +24,12 @@ OWN_PRUNED = "pruned.json"
 
 OWN_COMPARISON = "comparison.json"
 """or the result of a contest;"""
+OWN_ARTIFACTS = "artifacts.json"
+"""or the record of training artifacts;"""
 OWN_FLEET = "edgeplast_fleet/server_app.py"
 """or a fleet's app."""
+
+_OWN = (OWN_FOLDER, OWN_PRUNED, OWN_COMPARISON, OWN_ARTIFACTS, OWN_FLEET)
 
 _BUILDING = ".partial"
 
@@ -212,7 +216,7 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         return
     if not force:
         raise UsageError(f"{path} exists already. Choose another name, or add --force to replace it.")
-    if path.is_dir() and not any((path / own).is_file() for own in (OWN_FOLDER, OWN_PRUNED, OWN_COMPARISON, OWN_FLEET)):
+    if path.is_dir() and not any((path / own).is_file() for own in _OWN):
         raise UsageError(
             f"{path} is a folder with other things in it (it has no {OWN_FOLDER}), which --force does not delete. "
             "Choose another name, or remove it yourself."

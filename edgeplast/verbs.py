@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     import torch
 
     from edgeplast.given import OtherSets
+    from edgeplast.recomputation import Recompute
+    from edgeplast.training_artifacts import TrainingArtifacts
     from edgeplast.trust.signing import Signs
     from edgeplast.trust.trusting import Trusted
     from edgeplast_devices.images import ImageSet, Splits, Unreadable
@@ -215,6 +217,32 @@ def export(
     if signer is not None:
         signer.sign_bundle(bundle.path, None, ())
     return bundle
+
+
+def export_ort_training(
+    bundle: Bundle | str | Path,
+    *,
+    into: str | Path,
+    recompute: Recompute | None = None,
+    weight_decay: float = 0.0,
+    force: bool = False,
+    trusted: Trusted = None,
+) -> TrainingArtifacts:
+    """Write the files of ONNX Runtime's own on-device training API; see
+    :func:`edgeplast_exporters.ort_training.export_ort_training`.
+
+    Args:
+        bundle: a bundle or its folder, fresh or adapted.
+        into: the folder to write.
+        recompute: ``none``, ``selective`` or ``full``; by default what the plan says.
+        weight_decay: of AdamW, on every parameter alike.
+        force: replace what is there.
+        trusted: public keys of which one must have signed the bundle; see :func:`adapt`.
+    """
+    from edgeplast_exporters.ort_training import export_ort_training as export_artifacts
+
+    opened = bundle_of(bundle, trusted)
+    return export_artifacts(opened, into=possible(into), recompute=recompute, weight_decay=weight_decay, force=force)
 
 
 def adapt(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgeplast.bundle import Bundle
-from edgeplast.cli import bits
+from edgeplast.cli import bits, ort_training
 from edgeplast.cli.compare import TOLD_BY_RUNS
 from edgeplast.cli.console import print_json, print_table, progress_bar, say
 from edgeplast.cli.options import (
@@ -116,6 +116,8 @@ def export(
     expires: ExpiresOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
     exclude: ExcludeOption = None,
+    form: Annotated[str, typer.Option("--format", help=ort_training.FORMAT_HELP)] = "bundle",
+    recompute: Annotated[str | None, typer.Option(help=ort_training.RECOMPUTE_HELP)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Score a model, plan what trains, check the graphs against torch, and write a bundle for the device."""
@@ -126,6 +128,10 @@ def export(
     from edgeplast.planning.strategies import check_strategy
 
     claim(output, force=force, folder=True)
+    ort_training.check_format(form, recompute, signed=sign is not None, measured=choose == "measured")
+    if ort_training.is_bundle(model, form):
+        ort_training.write_artifacts(Bundle.open(model), output, recompute, force=force, as_json=as_json)
+        return
     check_model(model, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, model_kwargs=model_kwargs)
     pictures = pictures_of(mean, std, interpolation, crop)
     check_way(planned=plan is not None, pictured=data is not None, keep=prune, distill_steps=distill_steps)
@@ -152,7 +158,10 @@ def export(
         check_strategy(strategy, train)
         bits.check_bits("8" if automatic else weight_bits)
     trained_bits = _bits_for(choose, "8" if automatic else weight_bits)
-    with progress_bar(as_json, told_otherwise=TOLD_BY_RUNS) as progress:
+    with (
+        ort_training.bundle_beside(output, form) as into,
+        progress_bar(as_json, told_otherwise=TOLD_BY_RUNS) as progress,
+    ):
         contested = choose == "measured"  # its runs open the pictures themselves, and it says what they are
         images = None if data is None or contested else labelled_images(data, exclude=exclude or (), progress=progress)
         network = network_of(
@@ -167,7 +176,7 @@ def export(
             network,
             data if contested else images,
             budget,
-            into=output,
+            into=into,
             plan=given,
             classes=names,
             keep_head=keep_head,
@@ -192,6 +201,9 @@ def export(
             progress=progress,
             notice=lambda text: say(text, err=True),
         )
+        if form == "ort-training":
+            ort_training.write_artifacts(bundle, output, recompute, force=force, as_json=as_json)
+            return
     _show(bundle, as_json)
 
 
