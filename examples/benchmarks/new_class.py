@@ -48,7 +48,9 @@ def laid_out(left_out: str, train: int, test: int, into: Path) -> tuple[Path, Pa
     return known, into / "new-train", into / "new-test"
 
 
-def measured(left_out: str, train: int, test: int, plan: str, work: Path, journal: Path) -> None:
+def measured(
+    left_out: str, train: int, test: int, plan: str, ways: list[tuple[str, str]], work: Path, journal: Path
+) -> None:
     """Run what the journal lacks, one after the other."""
     known, new_train, new_test = laid_out(left_out, train, test, work)
     model = load_model(MODEL, checkpoint=DATA / WEIGHTS)
@@ -60,7 +62,7 @@ def measured(left_out: str, train: int, test: int, plan: str, work: Path, journa
     edgeplast.adapt(bundle, known, into=work / "six", budget=Budget(), options=options)
     sightings = open_images(new_train)
     for count in COUNTS:
-        for replay, weights in WAYS:
+        for replay, weights in ways:
             key = {"left_out": left_out, "plan": plan, "pictures": count, "replay": replay, "weights": weights}
             if holds(journal, key):
                 continue
@@ -84,6 +86,7 @@ def main() -> None:
     options.add_argument("--train", type=int, default=40, help="pictures of each class to learn from")
     options.add_argument("--test", type=int, default=30, help="to measure on")
     options.add_argument("--plan", default="head", help="what trains")
+    options.add_argument("--ways", nargs="+", type=int, choices=range(len(WAYS)), default=[*range(len(WAYS))])
     given = options.parse_args()
     if given.table:
         for run in read(given.json):
@@ -92,7 +95,8 @@ def main() -> None:
             print(f"| {run['left_out']}, {run['plan']} | {run['pictures']} | {way} | {run['new']:.1%} | {old} |")
         return
     with tempfile.TemporaryDirectory() as work:
-        measured(given.left_out, given.train, given.test, given.plan, Path(work), given.json)
+        ways = [WAYS[way] for way in given.ways]
+        measured(given.left_out, given.train, given.test, given.plan, ways, Path(work), given.json)
 
 
 if __name__ == "__main__":
