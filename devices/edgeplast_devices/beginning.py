@@ -11,8 +11,8 @@ from edgeplast_devices.distilling import taught
 from edgeplast_devices.fitted_heads import fit_on_images, no_features
 from edgeplast_devices.growing import present
 from edgeplast_devices.imprinting import place
-from edgeplast_devices.judging import recentre
 from edgeplast_devices.measuring import verdict_on
+from edgeplast_devices.reheading import REHEADS
 from edgeplast_devices.run_state import Best
 from edgeplast_devices.weights import head_parameters, landmarks_in
 
@@ -96,12 +96,12 @@ def put_aside(run: Run, folder: Path, loss: float | None = None) -> None:
 
 
 def _begin_without_labels(run: Run, folder: Path, telemetry: TelemetryWriter) -> None:
-    """Judge and keep the weights as they came, so that nothing worse takes their place; recentre if asked for."""
-    state, session, train = run.state, run.evaluation, run.splits["train"]
+    """Judge and keep the weights as they came, so that nothing worse takes their place; rehead if asked for."""
+    state, train = run.state, run.splits["train"]
     verdict = verdict_on(run, "judging the model as it came", 0)
     state.judged_before = state.judged = verdict.judgement
     put_aside(run, folder, verdict.loss)
-    if run.options.method == "recentre":
-        recentre(session.logits, run.bundle.manifest, run.parameters, train, **run.over("train"))
+    if (method := run.options.method) in REHEADS:
+        REHEADS[method](run.evaluation, run.bundle.manifest, run.parameters, train, **run.over("train"))
         run.note_epoch(1, folder, telemetry)
         state.epoch = run.options.epochs

@@ -61,5 +61,10 @@ def pseudo_labels(logits: np.ndarray) -> tuple[float, np.ndarray]:
 Objective = Callable[[np.ndarray], tuple[float, np.ndarray]]
 """Logits (n, classes) to the loss and targets float64 (n, classes), both means over the batch."""
 
-OBJECTIVES: dict[str, Objective] = {"information": information, "entropy": entropy, "pseudo": pseudo_labels}
-"""Method to the objective that it trains."""
+OBJECTIVES: dict[str, Objective] = {
+    "information": information,
+    "shot": information,
+    "entropy": entropy,
+    "pseudo": pseudo_labels,
+}
+"""Method to the objective that it trains; with ``shot``, as its paper has it, the head stays as it is."""

@@ -19,8 +19,9 @@ from edgeplast_devices.objectives import OBJECTIVES
 from edgeplast_devices.providers import CPU, PROVIDERS, RUNTIMES
 from edgeplast_devices.schedules import SCHEDULES
 
-METHODS = (*OBJECTIVES, "recentre")
-"""Ways to learn without labels: what trains towards an objective, or the head's bias alone, without training."""
+WITHOUT_TRAINING = ("recentre", "prototypes")
+METHODS = (*OBJECTIVES, *WITHOUT_TRAINING)
+"""Ways to learn without labels: what trains towards an objective, or a head that is adjusted without training."""
 
 _MOST_OFTEN = 1_000_000_000
 

@@ -14,7 +14,7 @@ from edgeplast.evaluation import Evaluation, Judgement
 from edgeplast.recomputation import Recompute
 from edgeplast.unknown import Unknown
 from edgeplast_devices.curves import Curve
-from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.options import WITHOUT_TRAINING, TrainingOptions
 
 _LAST_STEPS = 4096
 """Whose seconds are kept, for their median."""
@@ -138,7 +138,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     @property
     def has_learned(self) -> bool:
         """Whether anything would be lost if it ended now."""
-        begun = self.options.head == "fitted" or self.options.method == "recentre" or bool(self.placed)
+        begun = self.options.head == "fitted" or self.options.method in WITHOUT_TRAINING or bool(self.placed)
         return self.steps > 0 or (self.head_started and begun)
 
     @property

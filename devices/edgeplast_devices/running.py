@@ -31,11 +31,11 @@ from edgeplast_devices.fitted_heads import linear_head, no_features, with_room
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import Splits, Unreadable, epoch_order
 from edgeplast_devices.interrupts import Interrupts
-from edgeplast_devices.judging import bias_to_recentre
 from edgeplast_devices.measuring import measure_others, measured, verdict_on
 from edgeplast_devices.memory import peak_bytes
 from edgeplast_devices.metrics import MOST, writable
 from edgeplast_devices.options import Interval, TrainingOptions
+from edgeplast_devices.reheading import REHEADS, check_can_rehead
 from edgeplast_devices.retention import has_forgotten
 from edgeplast_devices.run_state import Best, Lost
 from edgeplast_devices.runtime import runtime_name
@@ -161,8 +161,8 @@ class Run:
         self.evaluation = stands.evaluation(self.bundle)
         if self.options.head == "fitted" and not self.evaluation.feature_width:
             raise no_features(self.bundle.manifest)
-        if self.options.method == "recentre":
-            bias_to_recentre(self.bundle.manifest)  # told now, not when the pictures have been looked at
+        if (method := self.options.method) in REHEADS:  # told now, not when the pictures have been looked at
+            check_can_rehead(self.bundle.manifest, method, self.evaluation.feature_width)
         self.state.load_seconds = time.perf_counter() - self._began
 
     def train(self, folder: Path, telemetry: TelemetryWriter) -> None:

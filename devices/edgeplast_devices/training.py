@@ -359,6 +359,8 @@ class Trainer:
     def _factors(self) -> dict[str, float]:
         """Return what the learning rate is multiplied with, by parameter: the head has one of its own."""
         rate, head_rate = self.options.learning_rate, self.options.head_learning_rate
+        if self.options.method == "shot":
+            head_rate = 0.0
         if not rate or head_rate is None or head_rate == rate:
             return {}
         owner, heads = self.bundle.manifest.parameters, self.bundle.manifest.plan.outline.head

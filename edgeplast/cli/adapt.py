@@ -86,7 +86,10 @@ def adapt(
         str, typer.Option(help="given, or none: learn from pictures of which nobody said what they show.")
     ] = "given",
     method: Annotated[
-        str, typer.Option(help="With --labels none: information, entropy, pseudo, or recentre (nothing trains).")
+        str,
+        typer.Option(
+            help="With --labels none: information, shot, entropy, pseudo; nothing trains: recentre, prototypes."
+        ),
     ] = "information",
     add_class: Annotated[
         list[str] | None, typer.Option(help="Name of a class that the bundle does not know yet. Repeatable.")

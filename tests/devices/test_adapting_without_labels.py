@@ -18,8 +18,8 @@ from edgeplast.bundle import MANIFEST, TRAINABLE, Bundle, describe_file
 from edgeplast.errors import InputError, InterruptedRunError, UsageError
 from edgeplast_devices.images import open_splits_without_labels
 from edgeplast_devices.interrupts import Interrupts
-from edgeplast_devices.judging import bias_to_recentre
 from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.reheading import check_can_rehead
 from edgeplast_devices.tensors import read_arrays
 
 
@@ -93,7 +93,23 @@ def test_recentring_changes_the_bias_of_the_head_and_nothing_else(learned: Bundl
     assert bool(changed) == (report.best_epoch == 1)
 
 
-@pytest.mark.parametrize("method", ["information", "recentre"])
+def test_prototypes_turn_the_rows_of_the_head_and_train_nothing(learned: Bundle, dark: Path, tmp_path: Path) -> None:
+    report = edgeplast.adapt(learned, dark / "loose", into=tmp_path / "a", options=options(method="prototypes"))
+    before, after = weights(learned.path), weights(tmp_path / "a")
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed in ({"head.weight", "head.bias"}, set()) and report.steps == 0
+    assert bool(changed) == (report.best_epoch == 1)
+
+
+def test_shot_trains_the_body_and_leaves_the_head(learned: Bundle, dark: Path, tmp_path: Path) -> None:
+    report = edgeplast.adapt(learned, dark / "loose", into=tmp_path / "a", options=options(method="shot"))
+    before, after = weights(learned.path), weights(tmp_path / "a")
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert report.steps > 0 and not {"head.weight", "head.bias"} & changed
+    assert bool(changed) == (report.best_epoch > 0)
+
+
+@pytest.mark.parametrize("method", ["information", "recentre", "prototypes"])
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(
     learned: Bundle, dark: Path, tmp_path: Path, method: str
 ) -> None:
@@ -136,15 +152,17 @@ def test_a_head_without_a_bias_cannot_be_recentred(learned: Bundle) -> None:
     parameters = {n: p for n, p in learned.manifest.parameters.items() if n != "head.bias"}
     manifest = msgspec.structs.replace(learned.manifest, parameters=parameters)
     with pytest.raises(UsageError, match=r"--method recentre changes the bias of a head.*Give another --method"):
-        bias_to_recentre(manifest)
-    assert bias_to_recentre(learned.manifest) == "head.bias"
+        check_can_rehead(manifest, "recentre", 32)
+    check_can_rehead(learned.manifest, "recentre", 0)
+    with pytest.raises(UsageError, match="--method prototypes looks at features"):
+        check_can_rehead(learned.manifest, "prototypes", 0)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"labels": "some"}, "Unknown --labels 'some'"),
-        ({"method": "tent"}, "Unknown method without labels 'tent'.*information, entropy, pseudo.*recentre"),
+        ({"method": "tent"}, "Unknown method without labels 'tent'.*information, shot, entropy, pseudo.*recentre"),
         (
             {"labels": "given", "method": "recentre"},
             "--method recentre says how to learn without labels. Give --labels",

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeplast_devices.judging import judge, recentred_bias
+from edgeplast_devices.judging import judge
 from edgeplast_devices.objectives import information
+from edgeplast_devices.reheading import of_prototypes, recentred_bias
 
 
 def test_variety_counts_the_classes_that_are_predicted() -> None:
@@ -37,6 +38,14 @@ def test_it_does_not_matter_how_pictures_were_batched() -> None:
 def test_logits_that_are_not_finite_say_nothing() -> None:
     found = judge(iter([np.float32([[np.nan, 1], [0, np.inf], [5, -5]])]))
     assert np.isfinite(found.objective) and 1 <= found.variety <= 2
+
+
+def test_prototypes_point_where_their_features_lie() -> None:
+    weight = np.asarray([[3.0, 0.0], [0.0, 1.0]])
+    rows = of_prototypes(weight, [[np.asarray([0.0, 1.0])] * 3, []])
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 2)  # as long as rows were on average
+    np.testing.assert_allclose(rows[0] / 2, np.asarray([1, 3]) / np.sqrt(10))
+    np.testing.assert_allclose(rows[1], [0, 2])  # no picture was called so
 
 
 @given(seed=st.integers(0, 99), pictures=st.integers(1, 20), width=st.integers(1, 8), classes=st.integers(2, 5))

@@ -19,7 +19,7 @@ def reference(method: str, logits: torch.Tensor) -> torch.Tensor:
     if method == "entropy":
         limit = ENTROPY_SHARE * float(np.log(logits.shape[1]))
         return (torch.where(each < limit, torch.exp(limit - each.detach()), 0.0) * each).mean()
-    if method == "information":
+    if method in ("information", "shot"):
         mean = p.mean(0)
         return each.mean() + (mean * mean.log()).sum()
     sure = p.max(1).values >= CONFIDENCE
