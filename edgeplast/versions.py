@@ -103,6 +103,7 @@ def named(name: str, versions: list[Version]) -> Version:
     Raises:
         InputError: there is none; those that are kept are named.
     """
+    name = str(name)
     for version in versions:
         if version.name == name.strip().lower():
             return version

@@ -200,8 +200,7 @@ class Learner:
             given = pictures
         else:
             several: Sequence[Picture] = [pictures] if is_one(pictures) else pictures  # type: ignore[list-item, assignment]
-            named = [labels] * len(several) if isinstance(labels, str) else labels
-            given = ImageSet.of(several, named, self.classes)
+            given = ImageSet.of(several, labels, self.classes)
         require_labels(given, "learning")
         given = given.aligned_to(self.classes)
         for index in range(len(given)):  # nothing is taken of what cannot be taken whole
@@ -346,6 +345,7 @@ class Learner:
             when it does not know; None from too few pictures. From now on :attr:`Prediction.known` says it.
         """
         self._require_open()
+        msgspec.structs.replace(self._options, false_alarms=false_alarms)  # says what is allowed
         given, found = self._opened(images, None, progress), None
 
         def calibrate() -> None:

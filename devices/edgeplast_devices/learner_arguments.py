@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Collection
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def extent_of(
     """
     if sum(given is not None for given in (epochs, steps, seconds)) > 1:
         raise UsageError("Give one of epochs, steps and seconds, or none of them.")
+    for name, given in (("epochs", epochs), ("steps", steps)):
+        if given is not None and (isinstance(given, bool) or not isinstance(given, numbers.Integral)):
+            raise UsageError(f"{name} is {given!r}; give a whole number, 1 or more.")
+    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, numbers.Real)):
+        raise UsageError(f"seconds is {seconds!r}; give a number above 0.")
     if epochs is not None and epochs < 1:
         raise UsageError(f"epochs is {epochs}; give 1 or more.")
     options = options if epochs is None else msgspec.structs.replace(options, epochs=epochs)

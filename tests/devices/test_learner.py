@@ -189,6 +189,11 @@ class TestWhatIsTaken:
             ([_frame(), _frame()], ["red"], "There are 2 pictures and 1 labels"),
             (Path("nowhere.png"), "red", "nowhere.png cannot be used"),
             (edgeplast.ImageSet.of([_frame()]), None, "has no label, and learning needs to know"),
+            (None, "red", "pictures is of the kind NoneType; allowed are a numpy array, a PIL image or a path"),
+            (b"\xff\xd8", "red", "pictures is of the kind bytes"),
+            ([_frame(), 5], "red", r"images\[1\] is of the kind int; allowed are"),
+            (np.zeros((0, 8, 3), np.uint8), "red", r"array of uint8 of shape \(0, 8, 3\)"),
+            (_frame(), 7, "7 is no class. .* numbers 0 to 2"),
         ],
     )
     def test_what_is_no_example_is_refused_and_nothing_taken(
@@ -232,11 +237,31 @@ class TestWhatIsTaken:
             ({"steps": 0}, "steps is 0"),
             ({"epochs": 0}, "epochs is 0"),
             ({"epochs": 1, "seconds": 1}, "Give one of epochs, steps and seconds"),
+            ({"epochs": "2"}, "epochs is '2'; give a whole number"),
+            ({"steps": 1.5}, "steps is 1.5; give a whole number"),
+            ({"seconds": "2s"}, "seconds is '2s'; give a number above 0"),
+            ({"seconds": float("nan")}, "seconds is nan; a run takes more than 0 seconds"),
         ],
     )
     def test_how_long_is_a_number_above_zero(self, learner_of: Open, how: dict, said: str) -> None:
         with pytest.raises(UsageError, match=said):
             learner_of().learn(**how)
+
+    def test_what_cannot_be_measured_on_or_gone_back_to_is_said(self, learner_of: Open, blobs: Path) -> None:
+        learner, unlabelled = learner_of(), edgeplast.ImageSet.of([_frame()])
+        _show(learner)
+        learner.learn(steps=1)
+        with pytest.raises(InputError, match=r"There is no version '3'\. Kept are v0, v1"):
+            learner.roll_back(3)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=r"--false-alarms 2 is out of range; allowed is 0 to 0.5"):
+            learner.calibrate(blobs, false_alarms=2)
+        with pytest.raises(InputError, match="has no label, and evaluating needs to know"):
+            learner.calibrate(unlabelled)
+        with pytest.raises(InputError, match=r"--also old: .* has no label, and measuring what was kept needs to know"):
+            learner.learn(also={"old": unlabelled})
+        with pytest.raises(UsageError, match="--keep-within 2 needs pictures of what is to be kept"):
+            learner.learn(keep_within=2)
+        assert learner.predict(_frame()).label and learner.learn(steps=1).steps == 1
 
 
 class TestWhatStays:

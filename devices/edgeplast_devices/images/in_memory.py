@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,11 @@ def from_memory(pictures: Sequence[Any] | np.ndarray) -> ImageSet:
     """
     if isinstance(pictures, str | Path | Image.Image) or (isinstance(pictures, np.ndarray) and pictures.ndim < 3):
         raise InputError("Several pictures are wanted and one was given. Put it into a list: [picture].")
+    if isinstance(pictures, bytes | bytearray) or not isinstance(pictures, Iterable):
+        raise InputError(
+            f"pictures is of the kind {type(pictures).__name__}; allowed are a numpy array, a PIL image or a path for "
+            "each, in a list."
+        )
     found = [_picture(given, f"images[{i}]") for i, given in enumerate(pictures)]
     return ImageSet(InMemory(found), np.arange(len(found)), np.full(len(found), NO_LABEL), ())
 
@@ -148,7 +153,9 @@ def _picture(given: Any, name: str) -> Image.Image | Path | np.ndarray:
             raise InputError(f"{name} has the mode {given.mode!r}: scale it to 8 bits a channel, mode 'L' or 'RGB'.")
         return given
     if not isinstance(given, np.ndarray):
-        raise InputError(f"{name} is a {type(given).__name__}; allowed are numpy arrays, PIL images and paths.")
+        raise InputError(
+            f"{name} is of the kind {type(given).__name__}; allowed are numpy arrays, PIL images and paths."
+        )
     fits = given.ndim == 2 or (given.ndim == 3 and given.shape[2] <= _MAX_CHANNELS)
     if given.dtype != np.uint8 or not fits or not given.size:
         raise InputError(

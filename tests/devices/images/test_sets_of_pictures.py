@@ -42,7 +42,7 @@ def test_labels_are_names_or_numbers() -> None:
         ([FRAME], [0], None, "Labels that are numbers need the names"),
         ([FRAME], ["red", "blue"], None, "There are 1 pictures and 2 labels"),
         ([FRAME], ["a"], ["a", "a"], "two of these are the same: 'a', 'a'"),
-        ([FRAME, 7], None, None, r"images\[1\] is a int; allowed are numpy arrays, PIL images and paths"),
+        ([FRAME, 7], None, None, r"images\[1\] is of the kind int; allowed are numpy arrays, PIL images and paths"),
         ([FRAME.astype(float)], None, None, "array of float64"),
         (FRAME[:, :, 0], None, None, "Several pictures are wanted and one was given"),
     ],
