@@ -64,6 +64,15 @@ class Files:
         self._open = opener
         self._sizes = sizes
 
+    def open(self, index: int) -> BinaryIO:
+        """Return the bytes of one picture as a file; OSError where it is not there."""
+        return self._open(index)
+
+    @property
+    def sizes(self) -> array[int]:
+        """Bytes of each picture, where they are known without looking at it."""
+        return array("q") if self._sizes is None else self._sizes
+
     def __len__(self) -> int:
         return len(self.listing)
 

@@ -8,6 +8,9 @@ from edgeplast.errors import InputError
 from edgeplast_devices.images.files import read_head
 from edgeplast_devices.images.formats import FORMATS, foreign_format_of, format_of, promised_format
 
+PARQUET = ".parquet"
+"""Tables with pictures in them, as Hugging Face stores data sets."""
+
 
 def is_picture(path: Path) -> bool:
     """Tell whether a file is one picture, by its contents, or by its name where the contents say nothing.

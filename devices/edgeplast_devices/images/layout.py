@@ -39,6 +39,11 @@ HOW = (
 )
 """The sentence that tells people what is expected."""
 
+_NO_CLASSES = frozenset(
+    ("images", "imgs", "pictures", "photos", "jpg", "png", "all", "data", "files", "test", "val")
+) | {"unknown", "unlabeled", "unlabelled"}
+"""What a folder of pictures is called that is none of a class, where a test set was handed out without answers."""
+
 Place = tuple[str | None, int]
 """Split (None without splits) and class index of a folder."""
 
@@ -99,6 +104,7 @@ def read_layout(folders: Sequence[tuple[str, ...]], where: Path, left_out: LeftO
             )
         else:
             found.append((None, folder[0]) if folder else None)
+    splits, found = _labelled(splits, found)
     _check_splits(tops, splits, found, where)
     if not splits:
         _refuse_unnamed_splits(inner, where)
@@ -126,6 +132,22 @@ def _spare(inner: Sequence[tuple[str, ...]], tops: dict[str, str | None]) -> lis
         for top, names in holds.items()
         if not tops[top] and len(names) > 1 and (names <= classes or all(map(split_called, names)))
     )
+
+
+def _labelled(
+    splits: tuple[str, ...], found: list[tuple[str | None, str] | None]
+) -> tuple[tuple[str, ...], list[tuple[str | None, str] | None]]:
+    """Leave out pictures to validate or test on that nobody labelled, where there are some to learn from."""
+    classes = {split: {place[1] for place in found if place and place[0] == split} for split in splits}
+    if not classes.get("train"):
+        return splits, found
+    silent = {
+        split
+        for split, names in classes.items()
+        if split != "train" and all(name.lower() in _NO_CLASSES and name not in classes["train"] for name in names)
+    }
+    kept = [None if place and place[0] in silent else place for place in found]
+    return tuple(split for split in splits if split not in silent), kept
 
 
 def _check_splits(

@@ -15,11 +15,11 @@ from edgeplast.progress import Progress, silent
 from edgeplast_devices.images.decoding import DECODE_LIMIT_BYTES, preload
 from edgeplast_devices.images.files import Files, from_file, from_folder
 from edgeplast_devices.images.imageset import NO_LABEL, ImageSet, Source
-from edgeplast_devices.images.kinds import is_arrays, is_picture, is_zip
+from edgeplast_devices.images.kinds import PARQUET, is_arrays, is_picture, is_zip
 from edgeplast_devices.images.layout import SPLITS, Place, read_layout, split_called, wrapping_folders
 from edgeplast_devices.images.splitting import stratified_split
 
-KINDS = "a folder, a .tar (also .tar.gz, .tar.xz, .tar.bz2), a .zip or an .npz in the MedMNIST layout"
+KINDS = "a folder, a .tar (also .tar.gz, .tar.xz, .tar.bz2), a .zip, a .parquet or an .npz in the MedMNIST layout"
 """What a data set can be, for messages."""
 
 
@@ -286,6 +286,14 @@ def _existing(path: Path) -> Path:
 def _files(path: Path, progress: Progress, exclude: Sequence[str] = ()) -> Files:
     if path.is_dir():
         files = from_folder(path)
+        if not len(files):  # what holds no picture may hold archives of some
+            from edgeplast_devices.images.shards import from_shards
+
+            files = from_shards(path, progress) or files
+    elif path.suffix.lower() == PARQUET:
+        from edgeplast_devices.images.parquet import from_parquet
+
+        files = from_parquet([((), path)], progress)
     elif is_zip(path):
         from edgeplast_devices.images.zips import from_zip
 
@@ -319,7 +327,9 @@ def _said(path: Path, files: Files) -> _DataSet:
     try:
         labels = labels_of_tables(files, path) or labels_of_shard(files, path)
     except InputError:
-        data = _if_laid_out(path, files, files.listing.folders)
+        beside = files.labels_beside
+        shards_alone = beside is not None and not beside.pictures  # whose names are no classes
+        data = None if shards_alone else _if_laid_out(path, files, files.listing.folders)
         if data is None or len(data.part(None).present_classes()) < 2:
             raise
         return data  # a table of something else, beside class folders

@@ -151,7 +151,16 @@ def _columns(names: Sequence[str], shown: str) -> tuple[str, str, str | None] | 
             "file_name; it holds paths from the table's folder on."
         )
     split = lower.get(_SPLIT_COLUMN)
-    others = [name for name in names if name not in (file, split)]
+    label = label_column([name for name in names if name not in (file, split)], shown)
+    return (file, label, split) if label else None
+
+
+def label_column(others: Sequence[str], shown: str) -> str | None:
+    """Return which of some columns says what a picture shows; None where there are none.
+
+    Raises:
+        InputError: several may.
+    """
     known = [name for name in others if name.strip().lower() in _LABEL_COLUMNS]
     chosen = known or others
     if len(chosen) > 1:
@@ -159,7 +168,7 @@ def _columns(names: Sequence[str], shown: str) -> tuple[str, str, str | None] | 
             f"{shown} has several columns that may say what a picture shows: {_listed(chosen)}. A model here learns "
             "one label a picture. Keep one of them, called label."
         )
-    return (file, chosen[0], split) if chosen else None
+    return chosen[0] if chosen else None
 
 
 def _matched(files: Files, rows: Rows, where: Path, what: str, keys: np.ndarray | None = None) -> Labels:

@@ -29,10 +29,19 @@ XZ_MEMORY_BYTES = 20 << 20
 """The most that unpacking a ``.tar.xz`` may take: ``xz -6``, the default, needs 9 MiB, ``xz -9`` 65 MiB."""
 
 
-def from_tar(path: Path, progress: Progress) -> Files:
+def from_tar(
+    path: Path, progress: Progress, lead: tuple[str, ...] = (), beside: Rows | None = None, split: str | None = None
+) -> Files:
     """Index a tar archive once; a compressed one is unpacked first, piece by piece, to a nameless file.
 
     Members are read by position and never extracted. Links, devices and names with ``..`` are left out.
+
+    Args:
+        path: of the archive.
+        progress: called while it is unpacked.
+        lead: folders that its names get before them, where it is one of several.
+        beside: rows that its ``.cls`` files are added to, likewise.
+        split: that all of it belongs to, likewise.
 
     Raises:
         InputError: it is no tar archive, is damaged or cut short, or there is no room to unpack it.
@@ -46,10 +55,10 @@ def from_tar(path: Path, progress: Progress) -> Files:
     listing, left_out, offsets, sizes = Listing(), LeftOut(), array("q"), array("q")
     formats: set[str] = set()
     tables: list[Table] = []
-    beside: Rows | None = None
     for member in _members(path, data):
-        folders = [part for part in member.name.split("/") if part not in ("", ".")]
-        if not folders or not member.isreg() or member.issparse() or ".." in folders:
+        inner = [part for part in member.name.split("/") if part not in ("", ".")]
+        folders = [*lead, *inner]
+        if not inner or not member.isreg() or member.issparse() or ".." in folders:
             continue
         name = folders.pop()
         if is_junk_file(name) or any(map(is_junk_folder, folders)):
@@ -60,7 +69,7 @@ def from_tar(path: Path, progress: Progress) -> Files:
         if name.lower().endswith(".cls"):
             beside = beside or Rows()
             said = data.read_at(member.offset_data, min(member.size, PIECE_BYTES))
-            beside.add(key_of("/".join((*folders, name))), label_in(said, f"{name} in {path}"))
+            beside.add(key_of("/".join((*folders, name))), label_in(said, f"{name} in {path}"), split)
             continue
         kind = promised_format(name) or format_or_reason(data.read_at(member.offset_data, min(HEAD_BYTES, member.size)))
         if kind in FORMAT_NAMES:

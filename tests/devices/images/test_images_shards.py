@@ -1,0 +1,152 @@
+"""Pictures in several archives or in parquet files, and test sets that nobody labelled."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+from small_models import CLASSES, blob, blob_folder
+
+from edgeplast.errors import InputError, MissingExtraError
+from edgeplast_devices.images import open_images, open_splits
+from edgeplast_devices.images import shards as shards_room
+
+
+def encoded(index: int) -> bytes:
+    file = io.BytesIO()
+    blob(CLASSES[index % 3], index).save(file, "PNG")
+    return file.getvalue()
+
+
+def shard(path: Path, indices: range) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for place, index in enumerate(indices):  # keys begin anew in every shard
+            for name, data in ((f"{place:04d}.png", encoded(index)), (f"{place:04d}.cls", str(index % 3).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+
+@pytest.mark.parametrize(
+    "names", [("train-0000.tar", "train-0001.tar", "test-0000.tar"), ("train/0.tar", "train/1.tar", "test/0.tar")]
+)
+def test_shards_of_a_folder_are_one_data_set(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name, indices in zip(names, (range(12), range(12, 24), range(24, 30)), strict=True):
+        shard(tmp_path / name, indices)
+    train, test = open_images(tmp_path, "train"), open_images(tmp_path, "test")
+    assert (len(train), len(test), train.classes) == (24, 6, ("0", "1", "2"))
+    for index in range(24):
+        inside = train.name(index)
+        place = int(Path(inside).stem)
+        number = place + 12 * (Path(inside).parent.name == Path(names[1]).name)
+        assert train.labels[index] == number % 3
+        assert train.open(index).tobytes() == blob(CLASSES[number % 3], number).convert("RGB").tobytes()
+
+
+def test_shards_without_labels_are_said_to_have_none(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        member = tarfile.TarInfo("1.png")
+        member.size = len(encoded(0))
+        archive.addfile(member, io.BytesIO(encoded(0)))
+    (tmp_path / "b.tar").write_bytes((tmp_path / "a.tar").read_bytes())
+    with pytest.raises(InputError, match=r"Not one file \.cls in .* names a picture"):
+        open_splits(tmp_path, seed=0)
+
+
+def test_too_many_shards_are_refused_before_the_system_refuses_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards_room, "MOST_SHARDS", 2)
+    for number in range(3):
+        shard(tmp_path / f"{number}.tar", range(3))
+    with pytest.raises(InputError, match=r"holds 3 archives, and 2 at most are opened. Join some"):
+        open_splits(tmp_path, seed=0)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for place in (tmp_path, tmp_path / "train.parquet"):
+        with pytest.raises(MissingExtraError, match=r"pip install 'edgeplast\[parquet\]'"):
+            open_splits(place, seed=0)
+
+
+def test_archives_beside_parquet_files_are_not_guessed_about(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
+    shard(tmp_path / "a.tar", range(3))
+    with pytest.raises(InputError, match=r"holds parquet files and archives \(train.parquet, a.tar\)"):
+        open_splits(tmp_path, seed=0)
+
+
+class TestParquet:
+    """Skipped where pyarrow is not installed: it is an extra."""
+
+    @pytest.fixture(autouse=True)
+    def _pyarrow(self) -> None:
+        if importlib.util.find_spec("pyarrow") is None:
+            pytest.skip("needs edgeplast[parquet]")
+
+    def write(self, path: Path, indices: range, *, named: bool = True, **more: object) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = [{"image": {"bytes": encoded(i), "path": None}, "label": i % 3, **more} for i in indices]
+        table = pa.Table.from_pylist(rows)
+        if named:
+            features = {"label": {"names": list(CLASSES), "_type": "ClassLabel"}}
+            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, path)
+
+    def test_files_as_hugging_face_stores_them(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "data" / "train-00000-of-00002.parquet", range(12))
+        self.write(tmp_path / "data" / "train-00001-of-00002.parquet", range(12, 24))
+        self.write(tmp_path / "data" / "test-00000-of-00001.parquet", range(24, 30))
+        train = open_images(tmp_path, "train")
+        assert (len(train), train.classes) == (24, CLASSES) and len(open_images(tmp_path, "test")) == 6
+        for index in range(24):
+            *_, file, key = train.name(index).split("/")
+            number = int(key) + 12 * ("00001-of" in file)
+            assert train.labels[index] == number % 3
+            assert train.open(index).tobytes() == blob(CLASSES[number % 3], number).convert("RGB").tobytes()
+
+    def test_one_file_and_numbers_for_classes(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "birds.parquet", range(12), named=False)
+        splits = open_splits(tmp_path / "birds.parquet", seed=0)
+        assert splits.train.classes == ("0", "1", "2") and splits.test is None
+
+    def test_several_labels_are_refused_by_name(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "a.parquet", range(6), named=False, category=1)
+        with pytest.raises(InputError, match=r"'label', 'category'. A model here learns one label a picture"):
+            open_splits(tmp_path / "a.parquet", seed=0)
+
+    def test_what_is_no_parquet_file_is_an_error_of_ours(self, tmp_path: Path) -> None:
+        (tmp_path / "a.parquet").write_bytes(b"PAR1 and then nothing of the kind")
+        with pytest.raises(InputError, match="is no parquet file that can be read"):
+            open_splits(tmp_path, seed=0)
+
+
+@pytest.mark.parametrize("inner", [".", "images", "unknown"])
+def test_a_test_set_without_answers_does_not_stop_training(inner: str, tmp_path: Path) -> None:
+    folder = blob_folder(tmp_path / "photos", train=6, test=2)
+    shutil.rmtree(folder / "test")
+    (folder / "test" / inner).mkdir(parents=True)
+    for number in range(4):
+        blob("red", number).save(folder / "test" / inner / f"{number}.png")
+    splits = open_splits(folder, seed=0)
+    assert splits.test is None and splits.train.classes == CLASSES
+    assert any("4 pictures in no class folder (such as test/" in note for note in splits.notes)
+
+
+def test_a_class_that_only_the_test_set_has_is_still_an_error(tmp_path: Path) -> None:
+    folder = blob_folder(tmp_path / "photos", train=6, test=2)
+    (folder / "test" / "red").rename(folder / "test" / "lynx")
+    with pytest.raises(InputError, match="test shows 'lynx', of which train has no picture"):
+        open_splits(folder, seed=0)
