@@ -67,7 +67,7 @@ def measured(given: argparse.Namespace, work: Path) -> None:
             options = {"epochs": given.epochs, "augment": "none", "replay": "none"} | more
             report = edgeplast.adapt(
                 work / f"first-{name}", week, into=work / f"{name}-{len(way)}", also={"shown": shown, "others": others},
-                budget=Budget(), options=TrainingOptions(**options),  # type: ignore[arg-type]
+                budget=Budget(), options=TrainingOptions(**options),
             )  # fmt: skip
             found = {name: [each.accuracy.before, each.accuracy.after] for name, each in report.also.items()}
             print(note(given.json, {**key, **found, "seconds": report.seconds.total}), flush=True)
