@@ -178,7 +178,8 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         temperature: fitted on the validation split; None without one.
         calibration_error_without_temperature: what the error after would be; None where none was fitted.
         stopped_because: ``finished``, ``early stopping`` or ``diverged``; ``collapsed``, where predictions without
-            labels came to show clearly fewer classes than before; or ``forgot``, where another set lost more than it
+            labels came to show clearly fewer classes than before, or ``disagreed``, where views of one picture came to
+            be called differently more often; or ``forgot``, where another set lost more than it
             may. The best weights before that were kept. ``placed``, where pictures of new classes alone were given:
             these were placed, and nothing trained.
         run_file: TOML that repeats the run: ``edgeplast adapt --config``, in the folder in which it was typed.

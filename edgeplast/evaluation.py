@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import msgspec
@@ -59,6 +60,10 @@ LEAST_VARIETY = 0.7
 """Share of the variety before the first step below which a model counts as collapsed."""
 
 
+MOST_DISAGREEMENT = 0.05
+"""By which agreement may fall from what it was before the first step, or by two standard errors where that is more."""
+
+
 class Judgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What predictions on pictures without labels look like.
 
@@ -67,11 +72,22 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         variety: how many classes the predictions are spread over, exp of the entropy of the mean prediction: 1 where
             all pictures are called the same, the number of classes where each is predicted as often.
         images: how many pictures were judged.
+        agreement: share of varied views of them (cropped, mirrored) that are called what the picture itself is called,
+            which stands for the accuracy that nobody can measure; None where none were looked at.
     """
 
     objective: float
     variety: float
     images: int
+    agreement: float | None = None
+
+    def disagrees_since(self, before: Judgement) -> bool:
+        """Whether predictions of one picture's views contradict one another more than they did."""
+        if self.agreement is None or before.agreement is None:
+            return False
+        share = (before.agreement * before.images + 1) / (before.images + 2)  # never all or none
+        error = math.sqrt(share * (1 - share) / before.images)
+        return self.agreement < before.agreement - max(MOST_DISAGREEMENT, 2 * error)
 
     def has_collapsed_since(self, before: Judgement) -> bool:
         """Whether predictions show clearly fewer classes than they did."""

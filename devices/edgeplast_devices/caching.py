@@ -143,6 +143,10 @@ class Kept:
         """Return the source of pictures as they are."""
         return self._source(split)
 
+    def anew(self) -> Source:
+        """Return a source that keeps nothing, for pictures that are varied in ways of their own."""
+        return self._source("")
+
     def _source(self, split: str) -> Source:
         return batches if self._prefix is None else Latents(self._prefix.latents, self._caches.get(split))
 

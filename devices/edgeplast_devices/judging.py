@@ -1,22 +1,26 @@
 """How a model does on pictures without labels: logits of held-out pictures in, a Judgement out.
 
-Without labels no accuracy can be had, and what the model believes of itself is no measure of it. Two things are:
-whether the objective falls on pictures that were not learned from, and whether predictions still show as many classes
-as before. A model that collapses answers the same to everything, and is very sure of it.
+Without labels no accuracy can be had, and what the model believes of itself is no measure of it. Three things are:
+whether the objective falls on pictures that were not learned from, whether predictions still show as many classes as
+before, and whether a picture is called the same however it is cropped and mirrored, for disagreement rises as accuracy
+falls (after AETTA, arXiv 2404.01350, which asks it of dropout). A model that collapses answers the same to everything,
+and is very sure of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from edgeplast.evaluation import Judgement
 from edgeplast.preprocessing import Preprocessing
 from edgeplast_devices.evaluating import outputs
 from edgeplast_devices.images import ImageSet
+from edgeplast_devices.latents import Source
 from edgeplast_devices.logistic import log_softmax
 
 
@@ -28,13 +32,13 @@ class Verdict:
         loss: None where nothing was held back.
         accuracy: None without labels.
         judgement: None with labels.
-        has_collapsed: these weights must not be kept, whatever the loss.
+        fault: why these weights must not be kept, whatever the loss: ``collapsed``, ``disagreed``; empty for none.
     """
 
     loss: float | None = None
     accuracy: float | None = None
     judgement: Judgement | None = None
-    has_collapsed: bool = False
+    fault: str = ""
 
 
 def judged(
@@ -43,6 +47,8 @@ def judged(
     how: Preprocessing,
     before: Judgement | None,
     activity: str,
+    *,
+    views: Sequence[Source] = (),
     **over: Any,
 ) -> Verdict:
     """Judge weights on images without labels.
@@ -53,10 +59,27 @@ def judged(
         how: a picture becomes the model's input.
         before: the judgement of the weights as they came; None for themselves.
         activity: what ``progress`` is told.
+        views: each turns the images into others of the same, varied.
         **over: micro-batch, unreadable and progress of :func:`~.evaluating.outputs`.
     """
-    found = judge(found for found, *_ in outputs(logits, images, how, activity=activity, **over))
-    return Verdict(found.objective, None, found, before is not None and found.has_collapsed_since(before))
+    called: dict[int, int] = {}
+
+    def rows() -> Iterator[np.ndarray]:
+        for found, _, indices in outputs(logits, images, how, activity=activity, **over):
+            called.update(zip(indices.tolist(), found.argmax(1).tolist(), strict=True))
+            yield found
+
+    found, same = judge(rows()), []
+    for view in views:
+        for varied, _, indices in outputs(logits, images, how, activity=activity, **(over | {"source": view})):
+            same += [called.get(i) == k for i, k in zip(indices.tolist(), varied.argmax(1).tolist(), strict=True)]
+    if same:
+        found = msgspec.structs.replace(found, agreement=float(np.mean(same)))
+    fault = ""
+    if before is not None:
+        fault = "collapsed" if found.has_collapsed_since(before) else ""
+        fault = fault or ("disagreed" if found.disagrees_since(before) else "")
+    return Verdict(found.objective, None, found, fault)
 
 
 def judge(batches_of_logits: Iterable[np.ndarray]) -> Judgement:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgeplast.evaluation import Evaluation
 from edgeplast_devices.evaluating import measure
+from edgeplast_devices.images import Augmentation
 from edgeplast_devices.judging import Verdict, judged
 from edgeplast_devices.retention import PREFIX
 
 if TYPE_CHECKING:
     from edgeplast_devices.running import Run
     from edgeplast_devices.telemetry import TelemetryWriter
+
+_VIEWS = 2
+"""Of each picture that was held back: varied, the same in each epoch, to see whether they are called alike."""
 
 
 def measured(run: Run, split: str, activity: str, *, offset: int = 0, temperature: float | None = None) -> Evaluation:
@@ -28,7 +33,12 @@ def verdict_on(run: Run, activity: str, offset: int) -> Verdict:
     held, how = "val" if "val" in run.splits else "train", run.bundle.manifest.preprocessing
     if run.options.labels == "none":
         over = run.over(held, offset)
-        return judged(run.evaluation.logits, run.splits[held], how, run.state.judged_before, activity, **over)
+        views = [
+            partial(run.kept.anew(), augmentation=Augmentation.named("default"), seed=run.options.seed, epoch=view)
+            for view in range(_VIEWS)
+        ]
+        before = run.state.judged_before
+        return judged(run.evaluation.logits, run.splits[held], how, before, activity, views=views, **over)
     found = measured(run, held, activity, offset=offset) if held == "val" else None
     return Verdict(found.loss, found.accuracy) if found else Verdict()
 

@@ -322,8 +322,8 @@ class Run:
         telemetry.epoch(step=state.steps, **msgspec.structs.asdict(report))
         if self.epoch_done is not None:
             self.epoch_done(report)
-        if verdict.has_collapsed:
-            state.stopped_because = "collapsed"
+        if verdict.fault:
+            state.stopped_because = verdict.fault
             return
         if has_forgotten(state.also_before, others, self.options.keep_within):
             state.stopped_because = "forgot"

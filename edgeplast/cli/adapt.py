@@ -18,6 +18,7 @@ from edgeplast.cli.kept import (
     what_is_kept,
     when_unknown,
     why_it_stopped,
+    why_it_went_back,
     why_nothing_trained,
 )
 from edgeplast.cli.options import (
@@ -324,11 +325,8 @@ def _show(report: Adaptation, output: Path) -> None:
         say(why_nothing_trained(report))
     if report.stopped_because == "forgot":
         say(why_it_stopped(report))
-    if report.stopped_because == "collapsed":
-        say(
-            "\nStopped: predictions came to show clearly fewer classes than before. The weights of epoch "
-            f"{report.best_epoch} were kept{' (as they came)' if report.best_epoch == 0 else ''}."
-        )
+    if report.stopped_because in ("collapsed", "disagreed"):
+        say(why_it_went_back(report))
     before, after = report.accuracy.before, report.accuracy.after
     if before is not None and after is not None and after < before:
         say(
@@ -361,6 +359,7 @@ def _judged(judged: Judged) -> list[tuple[str, str]]:
     return [
         ("uncertainty less variety", f"{before.objective:.3f} → {after.objective:.3f} (lower is better)"),
         ("classes predicted", f"spread over {before.variety:.1f} → {after.variety:.1f}"),
+        ("views that agree", _change(BeforeAfter(before=before.agreement, after=after.agreement), ".1%")),
     ]
 
 

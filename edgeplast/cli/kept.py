@@ -29,6 +29,16 @@ def why_it_stopped(report: Adaptation) -> str:
     )
 
 
+def why_it_went_back(report: Adaptation) -> str:
+    """Say why weights that were learned without labels are not kept."""
+    why = {
+        "collapsed": "predictions came to show clearly fewer classes than before",
+        "disagreed": "cropped and mirrored views of a picture came to be called differently more often than before",
+    }[report.stopped_because]
+    came = " (as they came)" if report.best_epoch == 0 else ""
+    return f"\nStopped: {why}. The weights of epoch {report.best_epoch}{came} were kept."
+
+
 def start_of(head: str | None) -> str:
     """Return what epoch 0 is called: the head before the first step."""
     return "fitted head" if head == "fitted" else "new classes placed"

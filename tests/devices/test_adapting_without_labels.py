@@ -16,6 +16,7 @@ import edgeplast
 from edgeplast.adaptation import Adaptation
 from edgeplast.bundle import MANIFEST, TRAINABLE, Bundle, describe_file
 from edgeplast.errors import InputError, InterruptedRunError, UsageError
+from edgeplast.evaluation import Judgement
 from edgeplast_devices.images import open_splits_without_labels
 from edgeplast_devices.interrupts import Interrupts
 from edgeplast_devices.options import TrainingOptions
@@ -83,6 +84,22 @@ def test_a_collapse_is_noticed_and_what_came_is_kept(learned: Bundle, dark: Path
     assert report.judged is not None and report.judged.after == report.judged.before
     for name, array in weights(learned.path).items():
         np.testing.assert_array_equal(array, weights(tmp_path / "a")[name])
+
+
+def test_where_views_come_to_disagree_what_came_is_kept(
+    learned: Bundle, dark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeplast.cli.kept import why_it_went_back
+
+    report = edgeplast.adapt(learned, dark / "loose", into=tmp_path / "a", options=options())
+    assert report.judged is not None and report.stopped_because == "finished"
+    assert 0.5 < (report.judged.before.agreement or 0) <= 1 and 0.5 < (report.judged.after.agreement or 0) <= 1
+    monkeypatch.setattr(Judgement, "disagrees_since", lambda self, before: self != before)
+    report = edgeplast.adapt(learned, dark / "loose", into=tmp_path / "b", options=options())
+    assert report.stopped_because == "disagreed" and report.best_epoch == 0 and report.epochs == 1
+    assert "views of a picture came to be called differently" in why_it_went_back(report)
+    for name, array in weights(learned.path).items():
+        np.testing.assert_array_equal(array, weights(tmp_path / "b")[name])
 
 
 def test_recentring_changes_the_bias_of_the_head_and_nothing_else(learned: Bundle, dark: Path, tmp_path: Path) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeplast_devices.judging import judge
+from edgeplast.preprocessing import Preprocessing
+from edgeplast_devices.images import Batch, ImageSet, Unreadable, batches
+from edgeplast_devices.judging import judge, judged
 from edgeplast_devices.objectives import information
 from edgeplast_devices.reheading import of_prototypes, recentred_bias
 
@@ -26,6 +32,32 @@ def test_the_same_answer_to_everything_is_a_collapse_however_sure() -> None:
     surer = judge(iter([30 * np.eye(4, dtype=np.float32)[np.arange(60) % 4]]))
     assert collapsed.has_collapsed_since(before) and not surer.has_collapsed_since(before)
     assert surer.objective < before.objective < collapsed.objective + 2
+
+
+def test_views_that_are_called_differently_count_against_it() -> None:
+    images = ImageSet.of([np.full((8, 8, 3), 40 * (i % 6), np.uint8) for i in range(60)])
+    how = Preprocessing(image_size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear", crop_fraction=1.0)
+
+    def logits(batch: np.ndarray) -> np.ndarray:
+        return np.eye(7, dtype=np.float32)[np.rint(batch[:, 0, 0, 0] * 255 / 40).astype(int)]
+
+    def source(shift: int) -> Any:
+        def varied(*given: Any, **more: Any) -> Iterator[Batch]:
+            for batch in batches(*given, **more):
+                moved = batch.images + (np.float32(40 * shift) / 255) * (batch.indices % 2)[:, None, None, None]
+                yield Batch(moved.astype(np.float32), batch.labels, batch.indices)
+
+        return varied
+
+    over = {"micro_batch": 4, "unreadable": Unreadable()}
+    alike = judged(logits, images, how, None, "", views=[source(0), source(0)], **over)
+    assert alike.judgement is not None and alike.judgement.agreement == 1 and not alike.fault
+    half = judged(logits, images, how, alike.judgement, "", views=[source(0), source(1)], **over)
+    assert half.judgement is not None and half.judgement.agreement == pytest.approx(0.75) and half.fault == "disagreed"
+    assert not judged(logits, images, how, half.judgement, "", views=[source(0), source(1)], **over).fault
+    assert judged(logits, images, how, None, "", **over).judgement == msgspec.structs.replace(
+        alike.judgement, agreement=None
+    )
 
 
 def test_it_does_not_matter_how_pictures_were_batched() -> None:
