@@ -17,7 +17,7 @@ import edgeplast
 from edgeplast.adaptation import Adaptation, EpochReport
 from edgeplast.bundle import REPORT, TRAINABLE, Bundle
 from edgeplast.errors import BudgetError, EdgeplastError, InputError, InterruptedRunError, UsageError
-from edgeplast_devices import running
+from edgeplast_devices import measuring, running
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.tensors import read_arrays
 from edgeplast_devices.weights import read_trainable
@@ -116,7 +116,7 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(
     adapt: Adapt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     losses, seen = iter([0.9, 0.5, 0.8, 0.7, 0.1]), {}
-    measure, write = running.measure, running.write_hashed
+    measure, write = measuring.measure, running.write_hashed
 
     def scripted(*args: object, **how: object) -> object:
         result = measure(*args, **how)  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(
         seen.update({name: array.copy() for name, array in arrays.items()})
         return write(folder, kind, number, arrays)
 
-    monkeypatch.setattr(running, "measure", scripted)
+    monkeypatch.setattr(measuring, "measure", scripted)
     monkeypatch.setattr(running, "write_hashed", remember)
     report = adapt(epochs=5, patience=2)
     assert report.stopped_because == "early stopping" and (report.best_epoch, report.epochs) == (2, 4)
