@@ -66,6 +66,10 @@ CASES = {
     "two outputs a channel": convolution((2, 3, 7, 7), 6, (3, 3), stride=(2, 2), pads=(1, 1), groups=3),
     "groups": convolution((2, 4, 6, 6), 6, (3, 3), pads=(1, 1), groups=2),
     "dilated": convolution((2, 3, 8, 8), 4, (3, 3), pads=(2, 2), dilation=(2, 2)),
+    "more outputs than positions": convolution((2, 5, 3, 3), 12, (3, 3), pads=(1, 1)),
+    "more outputs than positions, stride 2": convolution((2, 5, 5, 4), 12, (3, 2), stride=(2, 2), pads=(1, 1)),
+    "more outputs than positions, dilated": convolution((2, 3, 4, 4), 20, (3, 3), pads=(2, 2), dilation=(2, 2)),
+    "more outputs than positions, one dimension": convolution((2, 3, 6), 9, (3,), pads=(1,)),
     "1×7": convolution((2, 3, 5, 9), 4, (1, 7), pads=(0, 3)),
     "more padding than the kernel reaches": convolution((2, 3, 4, 4), 2, (2, 2), pads=(2, 2)),
     "one dimension": convolution((2, 1, 9), 1, (3,), pads=(1,), bias=False),
@@ -116,10 +120,14 @@ def pool(op: str, kernel: int, stride: int, padding: int, **how: Any) -> Any:
     return build
 
 
+@pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (3, 1, 1), (3, 3, 0), (2, 3, 0)])
-def test_maximum_pools_equal_torch(kernel: int, stride: int, padding: int) -> None:
-    build = pool("MaxPool", kernel, stride, padding)
-    assert_case(Case([numbers(2, 3, 8, 7)], build, lambda x: functional.max_pool2d(x, kernel, stride, padding)))
+def test_maximum_pools_equal_torch(kernel: int, stride: int, padding: int, dilation: int) -> None:
+    def reference(x: Tensor) -> Tensor:
+        return functional.max_pool2d(x, kernel, stride, padding, dilation)
+
+    build = pool("MaxPool", kernel, stride, padding, dilations=[dilation] * 2)
+    assert_case(Case([numbers(2, 3, 8, 7)], build, reference))
 
 
 def test_the_first_of_equal_elements_gets_the_gradient_of_a_maximum() -> None:
@@ -169,6 +177,23 @@ def test_gradients_of_a_kernel_need_no_more_than_a_few_copies_of_the_picture() -
     for value in differentiate(g, {out.name: seed}, ["w"]).values():
         g.output(value)
     assert max(line.per_image_bytes for line in transient_lines(g)) < 4.5 * x.bytes
+
+
+def test_where_a_picture_has_fewer_positions_than_the_kernel_outputs_nothing_of_the_kernels_size_is_turned() -> None:
+    """One picture through 512→512 3×3 on 7²: turning and putting together kernels took longer than all products."""
+    from edgeplast.graphs.differentiate import differentiate, gradient_input
+
+    g = Graph()
+    x, w = g.input("x", (1, 64, 7, 7), batched=True), g.input("w", (64, 64, 3, 3))
+    scale = g.input("scale", (64, 1, 1))
+    out = g.node("Conv", [g.mul(x, scale), w], kernel_shape=[3, 3], pads=[1] * 4)[0]
+    seed = g.input("seed", out.shape, batched=True)
+    for value in (w, scale):
+        g.input(gradient_input(value.name), value.shape)
+    for value in differentiate(g, {out.name: seed}, ["w", "scale"]).values():
+        g.output(value)
+    turned = [n for n in g.nodes if n.op in ("Transpose", "Slice", "Concat")]
+    assert turned and all(not g.values[n.inputs[0]].elements >= w.elements for n in turned)
 
 
 def test_torch_and_the_graph_mean_the_same_shape() -> None:

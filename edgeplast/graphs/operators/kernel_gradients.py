@@ -2,13 +2,17 @@
 
 A kernel's gradient is, for each element of a window, a product of the incoming gradient with the input shifted by that
 element, over all positions of all pictures. Written as one convolution with the gradient for its kernel it takes 20
-times the forward pass; over all patches at once k² copies of the input. Measured on two cores, batch 4, in ms
-(forward | one product a picture and shift | over rows of all pictures | depthwise by sums of products):
+times the forward pass; over all patches at once k² copies of the input, which are small where a picture has fewer
+positions than the kernel has outputs, and then nothing of the kernel's size is turned. Measured on two cores in ms,
+batch 4 (forward | one product a picture and shift | over patches | depthwise by sums of products):
 
-    3×3 64→64 28²:   3 | 3.4–8 | 4   |        7×7 depthwise 80×28²:     3   | 8–13 | – | 7–32
-    3×3 512→512 7²: 18 | 26–74 | 15  |        5×5 depthwise 672×14²:    8   | 16   | – | 9
+    3×3 64→64 28²:   3 | 3.4–8 | –   |        7×7 depthwise 80×28²:     3   | 8–13 | – | 7–32
+    3×3 512→512 7²: 13 | 26–74 | 12  |        5×5 depthwise 672×14²:    8   | 16   | – | 9
     1×1 96→192 28²:  1 | 1.2   | 2   |        3×3 depthwise 32×112²:    4   | 26   | – | 43–56
     1×1 16→96 112²:  3 | 2.2   | 35  |        7×7 depthwise 320×7²:     2–8 | 13   | – | 4
+
+One picture, 3×3 (a product over rows for each shift, put together and turned | over patches): 512→512 7² 10.3 | 2.3,
+256→256 14² 3.2 | 1.8.
 """
 
 from __future__ import annotations
@@ -45,8 +49,8 @@ def kernel_gradient(g: Graph, x: Value, d: Value, shape: Sequence[int], windows:
     outputs, inputs = shape[:2]
     positions = math.prod(d.shape[2:])
     padded = g.pad(x, dict(enumerate(windows.before, 2)), dict(enumerate(windows.after, 2)))
-    if groups == 1 and outputs * inputs > positions * (outputs + inputs):  # else what a product gives is the smaller
-        return over_rows(g, padded, d, shape, windows)
+    if groups == 1 and positions < outputs:  # the patches of a picture are less than the kernel
+        return over_patches(g, padded, d, shape, windows)
     if inputs == 1 and outputs == groups and positions < FEW_POSITIONS:
         return sums_of_products(g, padded, d, shape, windows)
     return by_pictures(g, padded, d, shape, windows, groups)
@@ -75,17 +79,18 @@ def by_pictures(g: Graph, x: Value, d: Value, shape: Sequence[int], windows: Win
     return _as_kernel(g, stacked, shape)
 
 
-def over_rows(g: Graph, x: Value, d: Value, shape: Sequence[int], windows: Windows) -> Value:
-    """One product over all positions of all pictures, (O, rows)·(rows, C), for each element of a window."""
+def over_patches(g: Graph, x: Value, d: Value, shape: Sequence[int], windows: Windows) -> Value:
+    """One product over all positions of all pictures, (O, positions)·(positions, C·elements of a window)."""
     outputs, inputs = shape[0], shape[1]
-    gradient, count = _as_rows(g, _channels_last(g, d)), d.shape[2:]
-    last = _channels_last(g, x)
-    parts = []
-    for at in _shifts(windows):
-        found = g.gemm(gradient, _as_rows(g, _shifted(g, last, windows, at, count, 1)), trans_a=True)
-        parts.append(g.reshape(found, (outputs, 1, inputs)))
-    stacked = parts[0] if len(parts) == 1 else g.concat(parts, 1)
-    return _as_kernel(g, stacked, shape)
+    count, pictures = d.shape[2:], x.shape[0]
+    positions = math.prod(count)
+    cuts = [
+        g.reshape(_shifted(g, x, windows, at, count, 2), (pictures, inputs, 1, positions)) for at in _shifts(windows)
+    ]
+    patches = cuts[0] if len(cuts) == 1 else g.concat(cuts, 2)
+    rows = _as_rows(g, g.reshape(patches, (pictures, inputs * windows.area, positions)))
+    gradient = _as_rows(g, g.reshape(d, (pictures, outputs, positions)))
+    return g.reshape(g.gemm(gradient, rows, trans_a=True), tuple(shape))
 
 
 def sums_of_products(g: Graph, x: Value, d: Value, shape: Sequence[int], windows: Windows) -> Value:
@@ -116,12 +121,10 @@ def _shifted(g: Graph, x: Value, windows: Windows, at: Sequence[int], count: Seq
     return g.slice(x, axes, starts, ends, steps=steps) if axes else x
 
 
-def _channels_last(g: Graph, x: Value) -> Value:
-    return g.transpose(x, (0, *range(2, len(x.shape)), 1))
-
-
 def _as_rows(g: Graph, x: Value) -> Value:
-    return g.reshape(x, (x.elements // x.shape[-1], x.shape[-1]))
+    """(n, C, positions) → (n·positions, C)."""
+    last = g.transpose(x, (0, 2, 1))
+    return g.reshape(last, (last.elements // last.shape[-1], last.shape[-1]))
 
 
 def _as_kernel(g: Graph, stacked: Value, shape: Sequence[int]) -> Value:
