@@ -341,7 +341,7 @@ def _best(report: Adaptation) -> str:
         return f"0 of {report.epochs}: new classes placed"
     if report.best_epoch:
         return f"{report.best_epoch} of {report.epochs}"
-    if report.stopped_because == "forgot" and report.options.get("head") != "fitted":
+    if report.options.get("head") != "fitted":
         return "the weights as they came"
     return f"the fitted head, better than {report.epochs} epochs from it" if report.epochs else "the fitted head"
 

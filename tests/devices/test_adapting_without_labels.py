@@ -239,3 +239,15 @@ class TestOpening:
         (tmp_path / "empty").mkdir()
         with pytest.raises(InputError, match="holds no pictures"):
             open_splits_without_labels(tmp_path / "empty", seed=0)
+
+
+def test_where_nothing_was_better_than_what_came_the_command_line_says_so(
+    learned: Bundle, dark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgeplast.cli.app import run
+
+    monkeypatch.setattr(Judgement, "disagrees_since", lambda self, before: self != before)
+    words = ["adapt", learned.path, "--data", dark / "loose", "--labels", "none", "--epochs", 2, "-o", tmp_path / "a"]
+    assert run(list(map(str, words))) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "best epoch the weights as they came (disagreed)" in said and "views that agree" in said
