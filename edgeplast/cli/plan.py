@@ -21,7 +21,7 @@ from edgeplast.scores import ScoreTable
 from edgeplast.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from edgeplast.planning import Alternative, Explanation
+    from edgeplast.planning import Alternative, Estimate, Explanation
 
 _BAR_WIDTH, _MISSED_SHOWN = 40, 8
 
@@ -127,10 +127,17 @@ def _show_cost(why: Explanation) -> None:
         ("  trainable weights", f"{format_bytes(e.state_bytes)} with gradients and optimizer"),
         ("  images", format_bytes(e.images_bytes)),
         ("  activations", format_bytes(e.transient_bytes)),
-        ("time a step", f"about {format_seconds(e.step_seconds)}"),
+        ("time a step", f"about {format_seconds(e.step_seconds)}{_later(e)}"),
         ("bundle", f"about {format_bytes(e.disk_bytes)}"),
     ]
     print_table("", (f"strategy {plan.strategy}", ""), rows, "\n".join(plan.notes))
+
+
+def _later(e: Estimate) -> str:
+    """Say how long a step takes whose pictures were seen before, where that is less."""
+    if e.cached_step_seconds >= e.step_seconds:
+        return ""
+    return f", {format_seconds(e.cached_step_seconds)} once their latents are cached (adapt --cache)"
 
 
 def _show_contest(why: Explanation) -> None:

@@ -326,6 +326,7 @@ class Workload:
             transient_bytes=transient_bytes,
             flops_per_image=flops,
             step_seconds=self.step_seconds(flops, micro_batch_size),
+            cached_step_seconds=self.step_seconds(flops - (prefix.flops if prefix else 0), micro_batch_size),
             disk_bytes=self.frozen_disk_bytes() + round(TRAINING_GRAPHS * graph_bytes) + trained_disk,
             peak_bytes=peak_bytes(
                 resident_bytes=ASSUMED_RESIDENT_BYTES,

@@ -102,6 +102,15 @@ def test_recomputation_saves_memory_in_deep_models_and_costs_a_third_more_time()
     assert 1 < partly.step_seconds / kept.step_seconds < 1.05
 
 
+def test_a_step_takes_less_once_latents_are_cached_and_as_long_where_there_are_none():
+    w = workload(architecture())
+    late, all_of_it = w.outline.select("head"), w.outline.select("all")
+    for estimate in (w.estimate, w.measured):
+        head, whole = estimate(late, 4, "none"), estimate(all_of_it, 4, "none")
+        assert head.cached_step_seconds < 0.1 * head.step_seconds
+        assert whole.cached_step_seconds == whole.step_seconds
+
+
 def test_small_micro_batches_take_longer():
     w = workload(SMALL, flops_per_second=1e9)
     times = [w.step_seconds(1e9, size) for size in (16, 8, 4, 3, 2, 1)]
