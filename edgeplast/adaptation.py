@@ -10,7 +10,8 @@ from edgeplast.documents import Document
 from edgeplast.evaluation import Judgement
 from edgeplast.placement import ON_CPU, DeviceMemoryReport, Placement
 from edgeplast.recomputation import Recompute
-from edgeplast.units import format_bytes
+from edgeplast.showing import Plot, plotted, table
+from edgeplast.units import format_bytes, format_seconds
 from edgeplast.unknown import Unknown
 
 
@@ -225,3 +226,24 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     temperature: float | None = None
     unknown: Unknown | None = None
     calibration_error_without_temperature: float | None = None
+
+    def plot(self) -> Plot:
+        """Return loss and accuracy over the run as a matplotlib figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        return plotted("adaptation", self)
+
+    def _repr_html_(self) -> str:
+        """Show what it did and cost in a notebook."""
+        accuracy = (self.accuracy.before, self.accuracy.after)
+        shown = " → ".join("–" if value is None else f"{value:.1%}" for value in accuracy)
+        peak = f"{format_bytes(self.memory.measured_peak_bytes)}, predicted "
+        rows = [
+            (f"accuracy ({self.measured_on})", shown),
+            ("peak memory", peak + format_bytes(self.memory.predicted_peak_bytes)),
+            ("trained", f"tier {self.tier}: {', '.join(self.trained)}"),
+            ("time", f"{format_seconds(self.seconds.total)}, {self.steps} steps in {self.epochs} epochs"),
+        ]
+        return table((), rows, f"{self.runtime}, {self.stopped_because}", self.model)

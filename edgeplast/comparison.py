@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from typing import ClassVar
 
 import msgspec
@@ -12,6 +11,7 @@ from edgeplast.documents import Count, Document
 from edgeplast.errors import InputError
 from edgeplast.outputs import OWN_COMPARISON
 from edgeplast.plans import Plan
+from edgeplast.showing import Plot, plotted, table
 from edgeplast.units import format_bytes, format_seconds
 
 COMPARISON, PLAN, PAGE, JOURNAL = OWN_COMPARISON, "plan.json", "comparison.html", "runs.jsonl"
@@ -181,11 +181,14 @@ class Comparison(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
         return "\n".join([*lines, "", self.verdict])
 
+    def plot(self) -> Plot:
+        """Return accuracy against peak memory, a point a candidate, as a matplotlib figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        return plotted("comparison", self)
+
     def _repr_html_(self) -> str:
         """Show the table in a notebook."""
-
-        def row(cells: tuple[str, ...], tag: str) -> str:
-            return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-        body = "".join(row(cells, "td") for cells in self.rows())
-        return f"<table>{row(self.COLUMNS, 'th')}{body}</table><p>{html.escape(self.verdict)}</p>"
+        return table(self.COLUMNS, self.rows(), self.verdict)

@@ -11,7 +11,9 @@ from edgeplast.documents import Count, Document
 from edgeplast.errors import InputError
 from edgeplast.optimizers import DEFAULT_OPTIMIZER, optimizer_facts
 from edgeplast.outline import Outline
-from edgeplast.recomputation import Recompute
+from edgeplast.recomputation import IN_WORDS, Recompute
+from edgeplast.showing import Plot, plotted, table
+from edgeplast.units import format_bytes
 
 
 class PlannedComponent(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +106,25 @@ class Plan(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def trainable_parameters(self) -> int:
         """Number of parameters that train."""
         return sum(c.parameters for c in self.components.values() if c.trainable)
+
+    def plot(self) -> Plot:
+        """Return a picture of what trains, a column a block, as a matplotlib figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        return plotted("plan", self)
+
+    def _repr_html_(self) -> str:
+        """Show the choice in a notebook."""
+        total = sum(c.parameters for c in self.components.values())
+        rows = [
+            ("trains", f"{self.trainable_parameters:,} of {total:,} parameters: {', '.join(self.trainable)}"),
+            ("strategy", self.strategy),
+            ("predicted peak", f"{format_bytes(self.predicted_peak_bytes)} (budget: {self.budget})"),
+            ("a step", f"{self.batch_size} images, {self.micro_batch_size} at once, {IN_WORDS[self.recompute]}"),
+        ]
+        return table((), rows, " ".join(self.notes), self.outline.model)
 
 
 def plan_by_names(outline: Outline, train: str, *, weight_bits: int = 8, **more: Any) -> Plan:

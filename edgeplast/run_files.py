@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgeplast.units import exact_bytes
+
 if TYPE_CHECKING:
     from edgeplast.budget import Budget
     from edgeplast_devices.options import TrainingOptions
@@ -38,7 +40,7 @@ def of_adaptation(
     What is no path, such as pictures that a program holds, is left out; so are all paths of pictures where the run is
     private.
     """
-    memory = None if budget is None else "none" if budget.memory_bytes is None else f"{budget.memory_bytes}B"
+    memory = None if budget is None else "none" if budget.memory_bytes is None else exact_bytes(budget.memory_bytes)
     others = list(also.values()) if isinstance(also, Mapping) else list(also)
     named = () if options.private else tuple(str(each) for each in others if isinstance(each, str | Path))
     chosen = msgspec.to_builtins(options)

@@ -12,6 +12,7 @@ from edgeplast.documents import Count, Document
 from edgeplast.errors import InputError, one_of
 from edgeplast.outline import Outline
 from edgeplast.recorded_graph import RecordedGraph
+from edgeplast.showing import Plot, plotted, table
 
 DEFAULT_METHOD = "plasticity-branch"
 """The method that the measurements speak for: the table and the reasons are in ``scoring/README.md``."""
@@ -111,3 +112,29 @@ class ScoreTable(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
             if table[upper].score - table[lower].score
             <= 1.96 * math.hypot(table[upper].standard_error, table[lower].standard_error)
         ]
+
+    def plot(self, method: str | None = None) -> Plot:
+        """Return a heatmap, blocks × components, as a matplotlib figure.
+
+        Args:
+            method: which of the table's; by default its main one.
+
+        Raises:
+            UsageError: the table does not hold that method.
+            MissingExtraError: matplotlib is not installed.
+        """
+        return plotted("scores", self, method)
+
+    def _repr_html_(self) -> str:
+        """Show the ranking in a notebook."""
+        best = self.ranking()
+        rows = [
+            (
+                name,
+                f"{(entry := self.components[name]).score:.3g} ± {1.96 * entry.standard_error:.2g}",
+                f"{entry.parameters:,}",
+            )
+            for name in best[:20]
+        ]
+        more = f"and {len(best) - 20} more" if len(best) > 20 else ""
+        return table(("component", f"{self.method} score ± 95 %", "parameters"), rows, more, self.outline.model)

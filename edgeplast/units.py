@@ -36,6 +36,15 @@ def parse_bytes(text: str | int) -> int:
     return round(count)
 
 
+def exact_bytes(count: int) -> str:
+    """Write bytes as :func:`parse_bytes` reads them back, to the byte: ``"256MiB"``, else ``"268435457B"``."""
+    for unit in ("GiB", "MiB"):
+        size = _FACTORS[unit.lower()]
+        if count % size == 0:
+            return f"{count // size:.0f}{unit}"
+    return f"{count}B"
+
+
 def format_bytes(count: float) -> str:
     """Write bytes with three significant digits in the largest fitting unit, e.g. ``"253 MiB"``."""
     for unit, size in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):

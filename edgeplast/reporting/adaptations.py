@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 
 from edgeplast.adaptation import Adaptation, BeforeAfter
-from edgeplast.bundle import REPORT
+from edgeplast.bundle import MANIFEST, REPORT, Manifest
 from edgeplast.errors import InputError
 from edgeplast.reporting.pages import WIDTH_INCHES, Page, Section, write_page
 from edgeplast.telemetry import TELEMETRY, EpochLine, Line, RungLine, RunLine, StepLine, of_kind, read_telemetry
@@ -34,7 +34,7 @@ def adaptation_report(folder: Path, into: Path, png: Path | None = None) -> None
         caption=title,
         facts=_facts(lines, report),
         notes=_notes(lines, report),
-        sections=lambda: _sections(lines, report),
+        sections=lambda: [*_trained(folder), *_sections(lines, report)],
         appendix=_repeating(report),
     )
     write_page(page, into, png)
@@ -63,7 +63,7 @@ def _facts(lines: list[Line], report: Adaptation | None) -> list[tuple[str, str]
     allowed = run[-1].allowed_bytes
     facts = [
         ("runtime", run[-1].runtime),
-        ("trained", run[-1].rung if report is None else f"tier {report.tier}: {', '.join(report.trained)}"),
+        ("trained", run[-1].rung if report is None else f"tier {report.tier}: {_briefly(report.trained)}"),
         ("memory allowed", "no limit" if allowed is None else format_bytes(allowed)),
         ("predicted peak", format_bytes(run[0].predicted_peak_bytes)),
         ("steps", f"{steps[-1].step}, median {format_seconds(seconds)}"),
@@ -84,6 +84,11 @@ def _facts(lines: list[Line], report: Adaptation | None) -> list[tuple[str, str]
         ("best epoch", f"{report.best_epoch} of {report.epochs} ({report.stopped_because})"),
         *facts,
     ]
+
+
+def _briefly(trained: tuple[str, ...]) -> str:
+    """Name a few components, and count the others: a picture shows all of them."""
+    return ", ".join(trained) if len(trained) <= 6 else f"{len(trained)} components, {trained[0]} to {trained[-1]}"
 
 
 def _repeating(report: Adaptation | None) -> str:
@@ -123,6 +128,24 @@ def _notes(lines: list[Line], report: Adaptation | None) -> list[str]:
     if slowed:
         notes.append(f"The processor was slowed down by {', '.join(sorted(slowed))}.")
     return notes
+
+
+def _trained(folder: Path) -> list[Section]:
+    """What the bundle's plan trains, as a picture; nothing where the folder has no manifest yet."""
+    if not (folder / MANIFEST).is_file():
+        return []
+    from edgeplast.reporting import block_picture
+
+    plan = Manifest.read(folder / MANIFEST).plan
+    drawing = (WIDTH_INCHES, block_picture.height(plan.outline), lambda figure: block_picture.draw(figure, plan))
+    return [
+        Section(
+            "What trains",
+            "Each component of the model, the input to the left and the head to the right: what the plan trains, and "
+            "in how many bits the rest is stored. A smaller tier trains the rightmost of these.",
+            [drawing],
+        )
+    ]
 
 
 def _sections(lines: list[Line], report: Adaptation | None) -> list[Section]:

@@ -152,7 +152,8 @@ main{max-width:1040px;margin:0 auto;padding:28px 20px 60px}
 h1{font-size:24px;margin:0 0 12px} h2{font-size:17px;margin:36px 0 2px}
 p{margin:2px 0 10px;color:#555;max-width:76ch}
 ul{color:#555;font-size:13.5px;padding-left:20px}
-.row{display:flex;flex-wrap:wrap;gap:4px} svg{max-width:100%;height:auto}
+.row{display:flex;flex-wrap:wrap;gap:4px;overflow-x:auto} svg{max-width:100%;height:auto}
+@media(max-width:700px){.row>svg{flex-shrink:0;max-width:none} .row>svg[viewBox^="0 0 720"]{width:640px}}
 table{border-collapse:collapse} .facts th{text-align:left;font-weight:600;padding:2px 18px 2px 0;white-space:nowrap;
 vertical-align:top;color:#555} .facts td{padding:2px 0}
 .wide{overflow-x:auto} .numbers{font-size:12px} .numbers td{text-align:right;padding:2px 10px;white-space:nowrap}

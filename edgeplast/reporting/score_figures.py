@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import FigureBase
+from matplotlib.ticker import MaxNLocator
 
 from edgeplast.reporting.agreement import Agreement, agreements
 from edgeplast.reporting.style import ACCENT, DIVERGING, INK, QUIET, SEQUENTIAL, light
 from edgeplast.scores import ScoreTable
+from edgeplast.units import format_count
 
 
 def heatmap(figure: FigureBase, table: ScoreTable, method: str, *, small: bool = False) -> None:
@@ -89,9 +91,14 @@ def ranking(figure: FigureBase, table: ScoreTable, method: str, memory: Mapping[
     _log_if_wide(left, values)
     parameters = [max(scores[name].parameters, 1) for name in order]
     middle.barh(rows, parameters, color="#9dc1e4", height=0.62)
-    middle.set_xscale("log")
-    middle.set_xlim(left=min(parameters) / 2)
-    middle.set_xlabel("parameters (log scale)")
+    wide = max(parameters) > 10 * min(parameters)  # within a power of ten, ticks of a logarithmic axis overlap
+    if wide:
+        middle.set_xscale("log")
+        middle.set_xlim(left=min(parameters) / 2)
+    else:
+        middle.xaxis.set_major_locator(MaxNLocator(3))
+        middle.xaxis.set_major_formatter(lambda value, _: format_count(value))
+    middle.set_xlabel(f"parameters{' (log scale)' if wide else ''}")
     right.barh(rows, [memory[n] / 2**20 for n in order], color="#9dc1e4", height=0.62)
     right.set_xlabel("memory to train it alone,\nMiB at batch 1")
     for axes in (left, middle, right):

@@ -79,7 +79,7 @@ class TestRunFiles:
         given = {name: value for name in options.__struct_fields__ if (value := getattr(options, name)) is not None}
         given |= {"add_class": list(given.pop("add_classes")), "exclude": list(options.exclude)}
         assert {name: read[name] for name in given} == given
-        assert read["also"] == ["x", "y"] and read["memory"] == f"{256 << 20}B" and read["trusted"] == "k"
+        assert read["also"] == ["x", "y"] and read["memory"] == "256MiB" and read["trusted"] == "k"
 
     def test_what_is_typed_goes_first(self, bundle: Bundle, tmp_path: Path) -> None:
         (tmp_path / "run.toml").write_text(f'bundle = "{bundle.path}"\noutput = "{tmp_path}/a.onnx"\n')

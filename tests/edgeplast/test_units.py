@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeplast.errors import UsageError
-from edgeplast.units import format_bytes, format_count, format_seconds, parse_bytes, parse_count, parse_seconds
+from edgeplast.units import (
+    exact_bytes,
+    format_bytes,
+    format_count,
+    format_seconds,
+    parse_bytes,
+    parse_count,
+    parse_seconds,
+)
 
 
 @pytest.mark.parametrize(
@@ -91,3 +99,12 @@ def test_what_is_no_count_is_named(text: str) -> None:
 @given(st.integers(1, 10**14))
 def test_a_formatted_count_reads_back_within_half_a_percent(count: int) -> None:
     assert parse_count(format_count(count)) == pytest.approx(count, rel=0.0051)
+
+
+@given(st.integers(1, 2**50))
+def test_exact_bytes_are_read_back(count: int) -> None:
+    assert parse_bytes(exact_bytes(count)) == count
+
+
+def test_exact_bytes_are_written_as_people_would() -> None:
+    assert [exact_bytes(n) for n in (256 << 20, 3 << 30, 1000)] == ["256MiB", "3GiB", "1000B"]

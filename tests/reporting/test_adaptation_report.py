@@ -70,7 +70,7 @@ def test_a_finished_run_shows_memory_loss_accuracy_and_pace(adapted: Path, tmp_p
         "[adapt]",
     ):
         assert word in page, word
-    assert page.count("<svg") == 4 and "not finished" not in page
+    assert page.count("<svg") == 5 and "not finished" not in page
     assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     ).replace("https://matplotlib.org", "")
