@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=20, help="of each class, first and in the week")
     parser.add_argument("--test-pictures", type=int, default=30, help="of each class")
     parser.add_argument("--epochs", type=int, default=4, help="of the week")
-    parser.add_argument("--plans", nargs="+", default=["head", "lora:8,head"], help="what trains")
+    parser.add_argument("--plans", nargs="+", default=["head", "attn:8-11,norm,head"], help="what trains")
     given = parser.parse_args()
     if given.table:
         print("| trained | held to | the three shown | the four others |\n|---|---|---|---|")
