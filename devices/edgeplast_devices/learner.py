@@ -333,8 +333,8 @@ class Learner:
     ) -> Unknown | None:
         """Fit on pictures that it did not learn from how sure the model is and when it does not know; kept on disk.
 
-        Both belong to the weights: as long as the Learner is open they are fitted again on the same pictures after each
-        ``learn``. Opened again it has no such pictures, and both stay as they are until it is calibrated anew.
+        Both belong to the weights: as long as the Learner is open they are fitted again on the same pictures at the end
+        of each ``learn``, in a pass over them. Opened again it has none, and both stay until it is calibrated anew.
 
         Args:
             images: labelled pictures of known classes, as of :meth:`evaluate`.

@@ -81,10 +81,12 @@ class Kept:
         self._start, self._number = self.bundle, next_number(self._output)
 
     def _version(self, by: str) -> Callable[[Path, Adaptation | None], None]:
-        before = self._output if (self._output / MANIFEST).is_file() else self._origin
+        own = (self._output / MANIFEST).is_file()
+        before = self._output if own else self._origin
         return lambda folder, report: take_down(
-            folder, before=before, start=self._start, by=by, keep=self._versions, number=self._number, report=report
-        )
+            folder, before=before, start=self._start, by=by, keep=self._versions, number=self._number, report=report,
+            is_replaced=own,
+        )  # fmt: skip
 
     def keep(self, run: Run) -> None:
         """Put what a run has learned so far in the place of what the output holds."""

@@ -38,6 +38,7 @@ def take_down(
     keep: int,
     number: int | None = None,
     report: Adaptation | None = None,
+    is_replaced: bool = False,
 ) -> None:
     """Note a finished bundle as a version, in its own folder, after those that the bundle before it had.
 
@@ -49,13 +50,14 @@ def take_down(
         keep: how many versions are kept beside the bundle as it came; 0 keeps none at all.
         number: that it gets, in place of a version of this number; the next one by default.
         report: of what was learned.
+        is_replaced: whether ``before`` is the folder whose place the finished one takes, and no bundle of the user's.
     """
     shutil.rmtree(folder / VERSIONS, ignore_errors=True)
     if not keep:
         return
     known = folders_of(before)
     for place in known.values():
-        _linked(place, folder / VERSIONS / place.name, but=None if start.is_copy else before / TRAINABLE)
+        _linked(place, folder / VERSIONS / place.name, but=None if is_replaced else before / TRAINABLE)
     if not known and (before / MANIFEST).is_file() and sha256(before / MANIFEST) == start.fingerprint:
         first = folder / VERSIONS / "v0"
         first.mkdir(parents=True)

@@ -173,3 +173,18 @@ def test_a_learner_goes_back_and_forth(bundle: Bundle, blobs: Path, tmp_path: Pa
         learner.learn()
     with edgeplast.Learner(bundle.path, into=tmp_path / "a", **how) as learner:
         assert learner.classes == CLASSES and learner.versions()[-1].name == "v6"
+
+
+def test_a_learner_leaves_the_bundle_that_it_starts_from_as_it_was(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
+    """A link to a file changes its times, and whoever has the bundle open would take it for damaged."""
+    how = TrainingOptions(epochs=1, threads=1, augment="none")
+    edgeplast.adapt(bundle, blobs, into=tmp_path / "a", options=how)
+    opened = Bundle.open(tmp_path / "a")
+    with edgeplast.Learner(tmp_path / "a", into=tmp_path / "b", memory="none", options=how) as learner:
+        learner.add([blob(c, i) for c in CLASSES for i in range(4)], [c for c in CLASSES for _ in range(4)])
+        for _ in range(2):
+            learner.learn(steps=1)
+            opened.check_unchanged()
+        learner.add_class("lynx")
+        learner.roll_back("v1")
+    opened.check_unchanged()
