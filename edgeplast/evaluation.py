@@ -9,13 +9,51 @@ import msgspec
 
 from edgeplast.documents import Document
 from edgeplast.placement import ON_CPU, Placement
+from edgeplast.showing import Plot, plotted, table
 
 
 class ClassAccuracy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Images of one class and the fraction of them named right (None without images)."""
+    """How well one class is told.
+
+    Attributes:
+        images: of it.
+        accuracy: fraction of them named right, its recall; None without images.
+        precision: fraction of what was called so that is; None where nothing was.
+    """
 
     images: int
     accuracy: float | None
+    precision: float | None = None
+
+
+class ReliabilityBin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Images whose confidence lies in one of 15 equal parts of 0 to 1.
+
+    Attributes:
+        images: how many.
+        confidence: their mean probability of what they were called.
+        accuracy: fraction named right.
+    """
+
+    images: int
+    confidence: float
+    accuracy: float
+
+
+class WrongImage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An image that was called something else with much confidence.
+
+    Attributes:
+        image: its name.
+        label: what it shows.
+        predicted: what it was called.
+        confidence: the probability of that.
+    """
+
+    image: str
+    label: str
+    predicted: str
+    confidence: float
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -31,12 +69,17 @@ class Evaluation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     Attributes:
         images: how many were evaluated.
         accuracy: fraction whose highest logit is the label's.
+        accuracy_interval: 95 % interval of it, for other images of this kind (Wilson 1927); None without images.
         loss: mean cross-entropy in nats.
         expected_calibration_error: mean gap between confidence and accuracy over 15 bins
             (Guo et al., arXiv 1706.04599), 0 is best.
         temperature: that logits were divided by; None for none.
         without_temperature: loss and calibration error of the logits as they are; None where they are those above.
         per_class: by class name.
+        confusion: how many images of the class of a row were called the class of a column; empty of more than 100
+            classes.
+        reliability: bins of confidence that hold images, by rising confidence.
+        most_wrong: of the images named wrong those with the highest confidence, at most ten.
         unreadable: images that could not be read and were left out.
         runtime: which onnxruntime build ran, with its version.
         provider: what computed: the execution provider asked for, the one used, and why if they differ.
@@ -54,6 +97,49 @@ class Evaluation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     provider: Placement = ON_CPU
     temperature: float | None = None
     without_temperature: Calibration | None = None
+    accuracy_interval: tuple[float, float] | None = None
+    confusion: tuple[tuple[int, ...], ...] = ()
+    reliability: tuple[ReliabilityBin, ...] = ()
+    most_wrong: tuple[WrongImage, ...] = ()
+
+    def plot(self) -> Plot:
+        """Return confusion matrix and reliability diagram as a matplotlib figure.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        return plotted("evaluation", self)
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        rows = [
+            (name, str(found.images), *("–" if v is None else f"{v:.1%}" for v in (found.accuracy, found.precision)))
+            for name, found in self.per_class.items()
+        ]
+        rows.append(("all", str(self.images), with_interval(self.accuracy, self.accuracy_interval), ""))
+        note = f"loss {self.loss:.4f}, expected calibration error {self.expected_calibration_error:.3f}"
+        return table(("class", "images", "accuracy", "precision"), rows, note)
+
+
+def wilson_interval(right: float, images: int) -> tuple[float, float] | None:
+    """Return the 95 % interval of a fraction of images; None without images.
+
+    Wilson, Probable inference, JASA 22 (1927): its coverage holds for few images and near 0 and 1 too.
+
+    Args:
+        right: how many were named right.
+        images: of how many.
+    """
+    if not images:
+        return None
+    z, share = 1.959964, right / images
+    middle, wide = (share + z * z / (2 * images)), z * math.sqrt(share * (1 - share) / images + (z / images) ** 2 / 4)
+    return max(0.0, (middle - wide) / (1 + z * z / images)), min(1.0, (middle + wide) / (1 + z * z / images))
+
+
+def with_interval(accuracy: float, interval: tuple[float, float] | None) -> str:
+    """Write an accuracy for people: ``79.5% (71.1 to 85.9)``."""
+    return f"{accuracy:.1%}" + (f" ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else "")
 
 
 LEAST_VARIETY = 0.7

@@ -141,10 +141,10 @@ def measure(
     metrics = Metrics(classes, temperature)
     over = images, how, micro_batch, unreadable, progress, activity
     for logits, labels, indices in outputs(session.logits, *over, source=source):
-        metrics.add(logits, labels)
+        metrics.add(logits, labels, indices)
         if each is not None:
             each(indices, logits, labels)
-    return metrics.result()
+    return metrics.result(images.name)
 
 
 class Classifies(Protocol):

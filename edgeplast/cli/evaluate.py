@@ -21,6 +21,7 @@ from edgeplast.cli.options import (
     threads_of,
     trusted_of,
 )
+from edgeplast.outputs import claim
 
 
 def evaluate(
@@ -40,12 +41,19 @@ def evaluate(
         ),
     ] = True,
     exclude: ExcludeOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="JSON file to write, of which `edgeplast report` makes a page."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the output file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure accuracy, loss and calibration of a bundle or deployed model on labelled images."""
     from edgeplast.verbs import evaluate as run
     from edgeplast_devices.images import Unreadable
 
+    if output is not None:
+        claim(output, force=force)
     unreadable, profile = Unreadable(), profile_of(device)
     with progress_bar(as_json) as progress:
         result = run(
@@ -61,18 +69,26 @@ def evaluate(
             progress=progress,
         )
     name_unreadable(unreadable.count, unreadable.examples)
+    if output is not None:
+        result.write(output)
     if as_json:
-        print_json("evaluation", result.to_json())
+        print_json("evaluation", result.to_json(), output)
         return
     rows = [
-        (name, str(entry.images), "–" if entry.accuracy is None else f"{entry.accuracy:.1%}")
+        (name, str(entry.images), *("–" if v is None else f"{v:.1%}" for v in (entry.accuracy, entry.precision)))
         for name, entry in result.per_class.items()
     ]
-    rows.append(("all", str(result.images), f"{result.accuracy:.1%}"))
-    note = f"\nloss {result.loss:.4f}, expected calibration error {result.expected_calibration_error:.3f}"
+    rows.append(("all", str(result.images), f"{result.accuracy:.1%}", ""))
+    interval = result.accuracy_interval
+    between = f" (95 %: {100 * interval[0]:.1f} to {100 * interval[1]:.1f})" if interval else ""
+    note = f"\naccuracy {result.accuracy:.1%}{between}"
+    note += f", loss {result.loss:.4f}, expected calibration error {result.expected_calibration_error:.3f}"
     if result.without_temperature is not None:
         without = result.without_temperature
         note += f" at temperature {result.temperature:.2f} (without it {without.loss:.4f} and "
         note += f"{without.expected_calibration_error:.3f})"
     note += f"; {runtime_text(result.runtime, result.provider)}"
-    print_table("", ("class", "images", "accuracy"), rows, note)
+    wrong = [f"{w.image} ({w.label}, called {w.predicted}: {w.confidence:.0%})" for w in result.most_wrong[:3]]
+    note += f"\nmost wrong: {', '.join(wrong)}" if wrong else ""
+    note += f"\nWritten: {output}  (next: edgeplast report {output} -o evaluation.html)" if output else ""
+    print_table("", ("class", "images", "accuracy", "precision"), rows, note)

@@ -13,11 +13,17 @@ from edgeplast.errors import UsageError
 from edgeplast.outputs import claim
 from edgeplast.scores import ScoreTable
 
+_MOST_BYTES = 16 << 20
+"""Larger is no evaluation."""
+
 
 def report(
     source: Annotated[
         Path,
-        typer.Argument(help="Scores from `edgeplast score`, or a folder of `edgeplast adapt` or `edgeplast compare`."),
+        typer.Argument(
+            help="Scores from `edgeplast score`, what `edgeplast evaluate --json` printed, or a folder of "
+            "`edgeplast adapt` or `edgeplast compare`."
+        ),
     ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file to write.")] = None,
     png: Annotated[Path | None, typer.Option(help="Also a picture of the same figures.")] = None,
@@ -27,7 +33,7 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Replace the output files.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
-    """Draw scores (heatmap, ranking, agreement), an adaptation (memory, loss, accuracy, pace) or a comparison."""
+    """Draw scores, an adaptation (what trained, memory, loss, accuracy, pace), an evaluation or a comparison."""
     if output is None and (png is not None or tensorboard is None):
         raise UsageError("Give --output with the HTML file to write (--png is a picture beside it).")
     if tensorboard is not None and not source.is_dir():
@@ -58,9 +64,26 @@ def _draw(source: Path, output: Path, png: Path | None) -> None:
         from edgeplast.reporting.adaptations import adaptation_report
 
         adaptation_report(source, output, png)
+    elif _is_evaluation(source):
+        from edgeplast.evaluation import Evaluation
+        from edgeplast.reporting.evaluations import evaluation_report
+
+        evaluation_report(Evaluation.read(source), output, png)
     else:
         from edgeplast.planning import memory_alone
         from edgeplast.reporting.scores import score_report
 
         table = ScoreTable.read(source)
         score_report(table, output, png, memory=memory_alone(table))
+
+
+def _is_evaluation(source: Path) -> bool:
+    """Whether a file is what ``edgeplast evaluate --json`` prints; what cannot be read is left to whoever reads it."""
+    import msgspec
+
+    try:
+        with source.open("rb") as file:
+            found = msgspec.json.decode(file.read(_MOST_BYTES), type=dict[str, msgspec.Raw])
+    except (OSError, ValueError, msgspec.MsgspecError):
+        return False
+    return "expected_calibration_error" in found and "per_class" in found

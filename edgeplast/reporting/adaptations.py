@@ -9,6 +9,7 @@ from pathlib import Path
 from edgeplast.adaptation import Adaptation, BeforeAfter
 from edgeplast.bundle import MANIFEST, REPORT, Manifest
 from edgeplast.errors import InputError
+from edgeplast.evaluation import wilson_interval
 from edgeplast.reporting.pages import WIDTH_INCHES, Page, Section, write_page
 from edgeplast.telemetry import TELEMETRY, EpochLine, Line, RungLine, RunLine, StepLine, of_kind, read_telemetry
 from edgeplast.units import format_bytes, format_seconds
@@ -77,7 +78,7 @@ def _facts(lines: list[Line], report: Adaptation | None) -> list[tuple[str, str]
         f"{format_bytes(report.memory.predicted_peak_bytes)} predicted{enforced}",
     )
     return [
-        (f"accuracy ({report.measured_on})", _change(report.accuracy)),
+        (f"accuracy ({report.measured_on})", _change(report.accuracy) + _interval(report)),
         *((f"of {name}", _change(found.accuracy)) for name, found in report.also.items()),
         ("images", ", ".join(f"{count} {name}" for name, count in report.images.items())),
         ("time", f"{format_seconds(report.seconds.total)}, of which training {format_seconds(report.seconds.train)}"),
@@ -100,6 +101,13 @@ def _repeating(report: Adaptation | None) -> str:
         "<section><h2>Run it again</h2><p>Save as run.toml; then: edgeplast adapt --config run.toml</p>"
         f"<pre>{shown}</pre></section>"
     )
+
+
+def _interval(report: Adaptation) -> str:
+    """Return the 95 % interval of the accuracy that was reached, for other images of this kind."""
+    count, reached = report.images.get(report.measured_on, 0), report.accuracy.after
+    interval = None if reached is None else wilson_interval(reached * count, count)
+    return "" if interval is None else f" (95 %: {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
 def _change(accuracy: BeforeAfter) -> str:

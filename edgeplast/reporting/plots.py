@@ -12,8 +12,9 @@ from matplotlib.figure import Figure, FigureBase
 
 from edgeplast.adaptation import Adaptation
 from edgeplast.comparison import Comparison
+from edgeplast.evaluation import Evaluation
 from edgeplast.plans import Plan
-from edgeplast.reporting import block_picture, comparison_figures, score_figures
+from edgeplast.reporting import block_picture, comparison_figures, evaluation_figures, score_figures
 from edgeplast.reporting.style import ACCENT, GRID, STYLE, light
 from edgeplast.scores import ScoreTable
 
@@ -73,6 +74,18 @@ def adaptation(found: Adaptation) -> Plot:
             axes.grid(axis="y", color=GRID, linewidth=0.7)
 
     return _plot(9.0, 3.0, draw)
+
+
+def evaluation(found: Evaluation) -> Plot:
+    """Draw the confusion matrix beside the reliability diagram."""
+
+    def draw(figure: Figure) -> None:
+        left, right = figure.subfigures(1, 2, width_ratios=[3, 2], squeeze=False)[0]
+        if found.confusion:
+            evaluation_figures.confusion(left, found)
+        evaluation_figures.reliability(right, found)
+
+    return _plot(10.0, max(3.4, evaluation_figures.confusion_inches(found)), draw)
 
 
 def _plot(width: float, height: float, draw: Callable[[Any], None]) -> Plot:

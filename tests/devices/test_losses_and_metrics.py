@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeplast.errors import InputError, UsageError
+from edgeplast.evaluation import wilson_interval
 from edgeplast_devices.losses import CrossEntropy, class_weights
 from edgeplast_devices.metrics import Metrics
 
@@ -120,3 +121,40 @@ def test_a_model_that_diverged_is_wrong_and_its_figures_can_be_written_and_read(
     result = metrics.result()
     assert result.accuracy == pytest.approx(1 / 3) and result.loss > 1e30
     assert type(result).from_json(result.to_json(), where="here") == result
+
+
+def test_metrics_tell_what_is_taken_for_what_and_what_is_most_wrong() -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 2, (200, 3)).astype(np.float32), rng.integers(0, 3, 200)
+    metrics = Metrics(("a", "b", "c"))
+    for start in range(0, 200, 7):
+        part = slice(start, start + 7)
+        metrics.add(logits[part], labels[part], np.arange(200)[part])
+    found = metrics.result(lambda index: f"{index}.png")
+    called = logits.argmax(1)
+    by_hand = [[int(((labels == i) & (called == j)).sum()) for j in range(3)] for i in range(3)]
+    assert [list(row) for row in found.confusion] == by_hand
+    for i, name in enumerate("abc"):
+        assert found.per_class[name].precision == pytest.approx(by_hand[i][i] / sum(row[i] for row in by_hand))
+        assert found.per_class[name].accuracy == pytest.approx(by_hand[i][i] / sum(by_hand[i]))
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    confidence = (p / p.sum(1, keepdims=True)).max(1)
+    worst = [i for i in np.argsort(-confidence) if called[i] != labels[i]][:10]
+    assert [each.image for each in found.most_wrong] == [f"{i}.png" for i in worst]
+    assert found.most_wrong[0].predicted == "abc"[called[worst[0]]]
+    gap = sum(b.images * abs(b.confidence - b.accuracy) for b in found.reliability) / 200
+    assert sum(b.images for b in found.reliability) == 200
+    assert gap == pytest.approx(found.expected_calibration_error)
+
+
+def test_the_interval_of_an_accuracy_is_wilsons() -> None:
+    low, high = wilson_interval(81, 263) or (0, 0)  # worked by hand in Newcombe 1998, table I
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert wilson_interval(0, 0) is None
+    assert wilson_interval(0, 10) == (0.0, pytest.approx(0.2775, abs=1e-4))
+
+
+def test_of_many_classes_no_table_is_kept() -> None:
+    metrics = Metrics(tuple(map(str, range(101))))
+    metrics.add(np.zeros((1, 101), np.float32), np.array([0]))
+    assert metrics.result().confusion == ()

@@ -12,6 +12,7 @@ from small_models import hand_made_plan, small_bundle, small_vit
 import edgeplast
 from edgeplast.bundle import Bundle
 from edgeplast.errors import MissingExtraError, UsageError
+from edgeplast.evaluation import Evaluation
 from edgeplast.scores import ScoreTable
 
 
@@ -79,3 +80,20 @@ def test_a_device_that_reads_reports_loads_no_drawing_library(tmp_path: Path) ->
         "assert not {'matplotlib', 'edgeplast.reporting.plots', 'torch'} & {*sys.modules}"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_an_evaluation_becomes_a_page(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from edgeplast.cli.app import run
+
+    words = ["evaluate", str(bundle.path), "--data", str(blobs), "-o", str(tmp_path / "evaluation.json")]
+    assert run(words) == 0 and run(words) == 2
+    found = Evaluation.read(tmp_path / "evaluation.json")
+    assert (
+        found.most_wrong and run(["report", str(tmp_path / "evaluation.json"), "-o", str(tmp_path / "page.html")]) == 0
+    )
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<svg") == 2 and "in brackets its 95 % interval" in page
+    for each in found.most_wrong:
+        assert f"<th>{each.image}</th><td>{each.label}</td>" in page
+    assert len(found.plot().subfigs) == 2 and "<th>precision</th>" in found._repr_html_()
