@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
@@ -37,6 +37,8 @@ from edgeplast.unknown import Unknown
 
 if TYPE_CHECKING:
     from edgeplast.trust.trusting import Signature, TrustedKeys
+else:  # where nobody asks who signed, its room is not loaded; a name is there all the same, for help() to show
+    Signature = Any
 
 MANIFEST, REPORT = "bundle.json", "report.json"
 BLOCK_OF_4_BITS = 32

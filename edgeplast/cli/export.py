@@ -42,7 +42,7 @@ from edgeplast.plans import Plan
 from edgeplast.pruning_target import check_rounds
 from edgeplast.score_methods import check_scoring
 from edgeplast.scores import DEFAULT_METHOD
-from edgeplast.units import format_bytes, parse_bytes
+from edgeplast.units import exact_bytes, format_bytes, parse_bytes
 
 if TYPE_CHECKING:
     from edgeplast.outline import Outline
@@ -248,10 +248,12 @@ def _show(bundle: Bundle, as_json: bool) -> None:
         ("tiers", ", ".join(tier.name for tier in bundle.manifest.tiers)),
         ("size", format_bytes(bundle.bytes)),
     ]
+    limit = plan.budget.memory_bytes
+    memory = "" if limit is None else f" --memory {exact_bytes(limit)}"
     print_table(
         "",
         ("exported", ""),
         rows,
         "\n".join(plan.notes)
-        + f"\nWritten: {bundle.path}  (next: edgeplast adapt {bundle.path} --data images/ -o adapted/)",
+        + f"\nWritten: {bundle.path}  (next: edgeplast adapt {bundle.path} --data images/{memory} -o adapted/)",
     )

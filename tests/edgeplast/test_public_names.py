@@ -33,6 +33,12 @@ def test_every_public_name_is_there_and_importing_loads_nothing() -> None:
     assert done.stdout.strip() == "[] []", done.stderr
 
 
+@pytest.mark.parametrize("name", [name for name in edgeplast.__all__ if name != "__version__"])
+def test_help_shows_the_signature_of_every_public_name(name: str) -> None:
+    """What records read only for types is a name at run time too: ``inspect.signature`` evaluates it."""
+    inspect.signature(getattr(edgeplast, name))
+
+
 TYPED = [name for name in edgeplast.__all__ if name != "__version__"] + [
     "planning.plan",
     "planning.contest",
