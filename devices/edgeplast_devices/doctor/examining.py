@@ -27,6 +27,7 @@ from edgeplast_devices.doctor.findings import (
     split_advice,
     worst_exit_code,
 )
+from edgeplast_devices.doctor.jetpack import check_jetpack
 from edgeplast_devices.doctor.runtime import attempt, check_bundle_steps, check_runtime
 from edgeplast_devices.doctor.trial import ADAPTING, Request
 from edgeplast_devices.memory import available_bytes, data_limit, swap_bytes
@@ -64,6 +65,8 @@ def examine(
     yield checks.check_device(recognised)
     yield checks.check_python(release, 8 * struct.calcsize("P"), recognised.machine.architecture)
     yield packages
+    if recognised.machine.tegra_release:
+        yield check_jetpack(recognised.machine.tegra_release)
     yield from _examine_machine(recognised, bundle, memory_bytes, root)
     threads = threads or recognised.machine.cores
     if packages.status == "fail":

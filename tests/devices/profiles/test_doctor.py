@@ -22,6 +22,7 @@ from edgeplast_devices.control_groups import group_limit
 from edgeplast_devices.detection import recognise, this_machine
 from edgeplast_devices.doctor import machine
 from edgeplast_devices.doctor.findings import Finding, failed, passed, split_advice, worst_exit_code
+from edgeplast_devices.doctor.jetpack import check_jetpack
 from edgeplast_devices.doctor.runtime import attempt, check_bundle_steps, check_runtime
 from edgeplast_devices.doctor.trial import PRACTICE_GRAPH, Outcome, Request
 from edgeplast_devices.thermals import read_thermals
@@ -360,3 +361,22 @@ def test_adapting_does_not_pay_for_any_of_this() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
                           env={"PYTHONPATH": ":".join(sys.path)})  # fmt: skip
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("release", "named", "feed"),
+    [
+        ("R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic", "JetPack 6 (L4T R36)", "jp6/cu126"),
+        ("R39 (release), REVISION: 2.0", "JetPack 7 (L4T R39)", "ort-cuda-13-nightly"),
+        ("R41 (release), REVISION: 1.0", "JetPack 7 (L4T R41)", "ort-cuda-13-nightly"),
+        ("R35 (release), REVISION: 4.1, BOARD: t186ref", "JetPack 5 (L4T R35)", "use the processor"),
+    ],
+)
+def test_a_jetson_is_told_where_its_wheel_comes_from_and_what_cuda_takes(release: str, named: str, feed: str) -> None:
+    found = check_jetpack(release)
+    assert found.status == "pass" and found.message.startswith(named) and feed in found.message
+    assert ("1,750 MB" in found.message) == ("pip install" in found.message)
+
+
+def test_what_is_no_jetson_is_not_told_about_one(tmp_path: Path) -> None:
+    assert check_jetpack("").status == "skip" and check_jetpack("nonsense").status == "skip"
