@@ -67,7 +67,7 @@ def inspect(
             tier.name,
             IN_WORDS[graph.recompute],
             str(len(tier.components)),
-            f"{graph.footprint.trained_parameters:,}",
+            format_count(graph.footprint.trained_parameters),
             format_bytes(graph.footprint.transient_bytes(1)),
             format_bytes(graph.footprint.transient_bytes(plan.batch_size)),
             ", ".join(dict.fromkeys(kinds[name] for name in tier.components)),
@@ -75,7 +75,7 @@ def inspect(
         for tier in manifest.tiers
         for graph in tier.graphs
     ]
-    headings = ("tier", "blocks", "components", "parameters", "per image", f"per {plan.batch_size} images", "types")
+    headings = ("tier", "blocks", "components", "trains", "an image", f"{plan.batch_size} images", "types")
     print_table("activation memory of each training graph", headings, tiers, left=("blocks", "types"))
     for note in plan.notes:
         say(f"note: {note}")
