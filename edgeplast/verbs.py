@@ -259,7 +259,7 @@ def adapt(
     sign: Signs = None,
     progress: Progress = silent,
     epoch_done: Callable[[EpochReport], None] | None = None,
-    notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+    notice: Callable[[str], None] | None = None,
 ) -> Adaptation:
     """Fine-tune a bundle on images inside a budget; see :func:`edgeplast_devices.adapting.adapt`.
 
@@ -279,8 +279,8 @@ def adapt(
         sign: a private key, or its file, that signs the adapted bundle; it is trusted too.
         progress: told of each step.
         epoch_done: told of each epoch.
-        notice: told what the images were taken for, and what a user should know of a resumption or of a budget that
-            nobody gave.
+        notice: told what the images were taken for, what a user should know of a resumption or of a budget that nobody
+            gave, and, before the first step, about how long it will take; None for nobody.
 
     Raises:
         UsageError: an argument is of another kind, such as a data set of torch's; for other errors see there.
@@ -297,11 +297,12 @@ def adapt(
     options = options or (interrupted_options(possible(into)) if resume else None) or TrainingOptions()
     repeats = of_adaptation(bundle, images, into, also, budget, options, trusted=trusted, sign=sign)
     opened, seal = signed_bundle(bundle, trusted, sign)
-    guard = guard_for(opened, budget, notice)
+    heard: Callable[[str], None] = notice or (lambda text: None)  # noqa: ARG005
+    guard = guard_for(opened, budget, heard)
     with guard.standing():  # before the images are opened: a list of files can be the peak
         images = splits_of(images, options, also, progress)
         for line in understood(images):
-            notice(line)
+            heard(line)
         return adapt_bundle(
             opened,
             images,

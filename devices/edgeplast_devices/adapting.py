@@ -64,7 +64,7 @@ def adapt(
     force: bool = False,
     progress: Progress = silent,
     epoch_done: Callable[[EpochReport], None] | None = None,
-    notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+    notice: Callable[[str], None] | None = None,
     guard: Guard | None = None,
     sessions: Sessions = ONNXRUNTIME,
     seal: Callable[[Path], None] | None = None,
@@ -86,7 +86,8 @@ def adapt(
         force: replace what is there, an unfinished run included unless it is resumed.
         progress: told of each step.
         epoch_done: told of each epoch.
-        notice: told what a user should know of a resumption, of a wait, and of a budget that nobody gave.
+        notice: told what a user should know of a resumption, of a wait, of a budget that nobody gave, and, before the
+            first step, what is to come and about how long it takes; None for nobody.
         guard: of the budget, where it stands already.
         sessions: over the bundle's graphs.
         seal: signs the finished folder, before it takes its name.
@@ -110,15 +111,16 @@ def adapt(
     if into == bundle.path.absolute().resolve():
         raise UsageError(f"{into} is the bundle that is adapted; it stays as it is. Give another output folder.")
     refuse_mount(into)
-    guard = guard or guard_for(bundle, budget, notice)
+    heard = notice or _unheard
+    guard = guard or guard_for(bundle, budget, heard)
     with only_writer(into), asked_to_stop() as interrupts, guard.standing():
-        tidied = _tidied(into, bundle, notice) if resume else None
+        tidied = _tidied(into, bundle, heard) if resume else None
         if tidied is not None:
             return tidied
         _refuse_taken(into, resume=resume, force=force)
         refuse_unmovable(into)
         folder = unfinished(into)
-        checkpoint = _found(folder, into, resume=resume, force=force, notice=notice)
+        checkpoint = _found(folder, into, resume=resume, force=force, notice=heard)
         before = checkpoint.state.options if checkpoint else None
         given = images
         options, images, mixed = with_replay(options or TrainingOptions(), bundle, images)
@@ -127,7 +129,7 @@ def adapt(
         new = classes_to_add(bundle.manifest, given, options.add_classes, options.new_classes)
         run = Run(
             planned(bundle, new),
-            _patient(images, Patience(interrupts, notice)),
+            _patient(images, Patience(interrupts, heard)),
             guard,
             options,
             progress,
@@ -138,11 +140,12 @@ def adapt(
             extent=part,
             part=part is not None,
             folder=folder,
+            notice=notice if part is None else None,
         )
         run.state.replaces |= force
         interrupts.end_call = lambda reason: run.guard.stop_run(reason) if run.guard.stop_run else None
         if checkpoint is not None:
-            notice(f"Resumed at step {checkpoint.state.steps}.")
+            heard(f"Resumed at step {checkpoint.state.steps}.")
         elif folder.is_dir():
             clear(folder)
         try:
@@ -159,6 +162,10 @@ def adapt(
             raise
         clear(into)  # not before: killed in between, the run would have nothing to go on from
     return report
+
+
+def _unheard(text: str) -> None:
+    """Where nobody listens."""
 
 
 def refuse_taken(into: Path, *, resume: bool, force: bool) -> None:

@@ -35,6 +35,7 @@ from edgeplast_devices.measuring import measure_others, measured, verdict_on
 from edgeplast_devices.memory import peak_bytes
 from edgeplast_devices.metrics import MOST, writable
 from edgeplast_devices.options import Interval, TrainingOptions
+from edgeplast_devices.outlook import outlook
 from edgeplast_devices.reheading import REHEADS, check_can_rehead
 from edgeplast_devices.retention import has_forgotten
 from edgeplast_devices.run_state import Best, Lost
@@ -69,6 +70,7 @@ class Run:
         keep: takes care of what was learned so far, in place of checkpoints; with it the run measures nothing.
         part: whether it is a part of a longer learning: then too it measures nothing, and one class is enough.
         folder: for latents of pictures; None keeps none.
+        notice: told what is to come, before the first step; None for nobody.
 
     Attributes:
         state: where the run stands.
@@ -94,7 +96,9 @@ class Run:
         keep: Callable[[Run], None] | None = None,
         part: bool = False,
         folder: Path | None = None,
+        notice: Callable[[str], None] | None = None,
     ) -> None:
+        self._notice = notice
         self.bundle, self.progress, self.epoch_done, self.interrupts = bundle, progress, epoch_done, interrupts
         self.checkpoint, self.extent, self._keep, self.part = checkpoint, extent or Extent(), keep, part
         self._began = time.perf_counter()
@@ -181,6 +185,8 @@ class Run:
         measure_others(self, state.also_before, telemetry, "before")
         if not state.head_started:
             begin(self, folder, telemetry)
+        if self._notice is not None and state.epoch < self.options.epochs and state.stopped_because == "finished":
+            self._notice(str(outlook(self)))
         while state.epoch < self.options.epochs and state.stopped_because == "finished" and not self._is_over:
             self._epoch(folder, telemetry)
         if state.position and state.stopped_because == "finished" and self.options.keep_within is not None:
@@ -221,17 +227,18 @@ class Run:
 
     def pictures_to_come(self) -> np.ndarray:
         """Return which training pictures a run that begins will learn from, as far as that is known; int64, rising."""
-        order = self._batches(0)
+        order = self.batches(0)
         total = self.extent.total_steps(self.options.epochs * len(order), 0, self._passed, 0.0)
         return np.sort(np.concatenate(order[:total]))
 
-    def _batches(self, epoch: int) -> list[np.ndarray]:
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        """Return which training pictures each step of an epoch learns from."""
         return batch_order(epoch_order(len(self.splits["train"]), self.options.seed, epoch), self.batch)
 
     def _epoch(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Go through what is left of an epoch."""
         state = self.state
-        order = self._batches(state.epoch)
+        order = self.batches(state.epoch)
         planned, often = self.options.epochs * len(order), Interval.parse(self.options.checkpoint_every)
         seen = sum(map(len, order[: state.position]))
         for number in range(state.position, len(order)):

@@ -174,6 +174,10 @@ class Trainer:
         self.state.steps += 1
         return Step(loss, norm, applied)
 
+    def rehearse(self, indices: np.ndarray, epoch: int) -> None:
+        """Go through pictures as a step does, and change nothing; arguments and errors as in :meth:`step`."""
+        self._retrying(lambda: self._accumulate(indices, epoch))
+
     def require_pictures(self, count: int) -> None:
         """Stop when step after step sees no picture: some that are damaged are left out, not a whole data set.
 

@@ -86,7 +86,9 @@ class TestStableNames:
     def test_report(self, typed, bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
         code, out, err = typed("adapt", bundle.path, "--data", blobs, "-o", tmp_path / "a", *QUICK, "--json")
         report = json.loads(out)
-        assert err.startswith("3 classes: blue (") and err.count("\n") == 1  # what the images were taken for
+        assert (
+            err.startswith("3 classes: blue (") and "\nTier full, " in err and err.count("\n") == 2
+        )  # of what, how long
         envelope = {"kind": "adaptation", "output": str(tmp_path / "a")}
         assert code == 0 and report == json.loads((tmp_path / "a/report.json").read_text()) | envelope
         for name, parts in {
@@ -143,8 +145,10 @@ def test_adapt_tells_each_epoch_and_ends_with_a_summary(
     code, out, err = typed("adapt", bundle.path, "--data", data, "-o", tmp_path / "a", *QUICK, "--memory", "4GiB")
     assert code == 0
     lines = err.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["3 classes", "epoch 1 of 2", "epoch 2 of 2", "left out"]
-    assert "training loss" in lines[1] and "validation loss" in lines[1] and "train/red/000.png" in lines[3]
+    told = [line.partition(":")[0] for line in lines if not line.startswith("Tier full, micro-batch 4, ")]
+    assert told == ["3 classes", "epoch 1 of 2", "epoch 2 of 2", "left out"] and len(lines) == 5
+    assert "10 steps, about" in lines[1], lines[1]
+    assert "training loss" in lines[2] and "validation loss" in lines[2] and "train/red/000.png" in lines[4]
     for words in ("accuracy (test)", "33.3% → ", "allowed 4 GiB", "steps of", "tier full", "best epoch", "next: edge"):
         assert words in out
     assert max(len(line.rstrip()) for line in out.splitlines() if "Written" not in line) <= 100

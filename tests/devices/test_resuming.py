@@ -102,7 +102,7 @@ class TestGoingOn:
         assert not (tmp_path / "adapted").exists()
         told: list[str] = []
         resumed = adapt(optimizer=optimizer, resume=True, notice=told.append)
-        assert told == ["Resumed at step 8."] and resumed.resumed_at == (8,)
+        assert told[0] == "Resumed at step 8." and resumed.resumed_at == (8,)
         _same(resumed, whole)
         for name, array in _weights(tmp_path / "whole").items():
             np.testing.assert_array_equal(array, _weights(tmp_path / "adapted")[name])
@@ -338,7 +338,7 @@ class TestDamage:
         best.write_bytes(best.read_bytes()[:-4])
         told: list[str] = []
         report = adapt(resume=True, notice=told.append)
-        assert "the weights of its best epoch, 1, are lost" in told[0] and told[-1] == f"Resumed at step {resumed}."
+        assert "the weights of its best epoch, 1, are lost" in told[0] and f"Resumed at step {resumed}." in told
         assert report.resumed_at == (resumed,) and len(report.history) == 3
 
     def test_none_whole_is_an_error_of_its_own(self, adapt: Adapt, interrupted: Path) -> None:

@@ -50,9 +50,13 @@ class World:
         self.slept += 1
         self.on_sleep()
 
+    def _hear(self, text: str) -> None:
+        if not text.startswith("Tier "):  # what every run says before its first step
+            self.told.append(text)
+
     def adapt(self, **how: object) -> Adaptation:
         self.told.clear()
-        how = {"notice": self.told.append} | how
+        how = {"notice": self._hear} | how
         return adapt_over(self._wrapped, self.bundle, self.data, self.into, OPTIONS, **how)
 
     def vanish(self) -> None:

@@ -1,0 +1,105 @@
+"""What a run is about to do and how long that takes: an opened Run in, an Outlook out, from one micro-batch tried."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeplast.units import format_bytes, format_seconds
+from edgeplast_devices.optimizers import gradient_norm
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgeplast_devices.running import Run
+
+_FORWARD_SHARE = 1 / 3
+"""Of a micro-batch's training that its evaluation takes: one pass of three."""
+
+_UPDATE_PASSES = 4
+"""Times as long as the norm of the gradients: an update reads and writes what goes with each of them, too."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What a run is about to do.
+
+    Attributes:
+        tier: that trains.
+        micro_batch: images that pass through the graph at once.
+        predicted_bytes: peak of the process.
+        allowed_bytes: that it may take; None for no limit.
+        steps: to come.
+        seconds: until the weights are there and measured, about.
+    """
+
+    tier: str
+    micro_batch: int
+    predicted_bytes: int
+    allowed_bytes: int | None
+    steps: int
+    seconds: float
+
+    def __str__(self) -> str:
+        allowed = "no limit" if self.allowed_bytes is None else f"of {format_bytes(self.allowed_bytes)}"
+        steps = f"{self.steps} step" + ("" if self.steps == 1 else "s")
+        return (
+            f"Tier {self.tier}, micro-batch {self.micro_batch}, {format_bytes(self.predicted_bytes)} predicted "
+            f"({allowed}), {steps}, about {format_seconds(self.seconds)}."
+        )
+
+
+def outlook(run: Run) -> Outlook:
+    """Try one micro-batch of the next step, twice (memory is new to the first), and say what is to come.
+
+    The weights stay as they are. Pictures of the first try are in the cache for the second, if there is one; what they
+    take anew is then timed by itself.
+    """
+    state, trainer = run.state, run.trainer
+    batches = run.batches(state.epoch)
+    some = batches[min(state.position, len(batches) - 1)][: trainer.rung.micro_batch]  # stopped at an epoch's end
+    for _ in range(2):
+        begin = time.perf_counter()
+        trainer.rehearse(some, state.epoch)
+        again = time.perf_counter() - begin
+    some = some[: trainer.rung.micro_batch]  # where memory was short, it is less now
+    views = run.kept.report.views if run.kept.report else 0
+    anew = again + (_latent_seconds(run, some) if views else 0.0)
+    begin = time.perf_counter()
+    gradient_norm(trainer.gradients)
+    update = _UPDATE_PASSES * (time.perf_counter() - begin)
+
+    epochs, pictures = run.options.epochs, len(run.splits["train"])
+    new = max(min(views, epochs) - state.epoch, 0) if views else epochs - state.epoch
+    left = 1 - state.position / len(batches)  # of the epoch that it is in
+    tries = pictures / max(len(some), 1)
+    passes = new * anew + (epochs - state.epoch - new) * again - (1 - left) * (anew if new else again)
+    steps = epochs * len(batches) - (state.epoch * len(batches) + state.position)
+    measured = sum(len(run.splits[name]) * times for name, times in _measured(run, epochs - state.epoch).items())
+    seconds = tries * passes + steps * update + measured / max(len(some), 1) * _FORWARD_SHARE * again
+    return Outlook(
+        tier=trainer.rung.tier.name,
+        micro_batch=trainer.rung.micro_batch,
+        predicted_bytes=run.predicted,
+        allowed_bytes=run.allowed_bytes,
+        steps=steps,
+        seconds=seconds,
+    )
+
+
+def _measured(run: Run, epochs: int) -> dict[str, int]:
+    """Return how often each split will be gone through to measure on it."""
+    times = {"val": epochs} if "val" in run.splits and run.options.labels != "none" else {}
+    if run.measured_on:
+        times[run.measured_on] = times.get(run.measured_on, 0) + 1
+    return times
+
+
+def _latent_seconds(run: Run, some: np.ndarray) -> float:
+    """Return how long it takes to read pictures and to make latents of them."""
+    begin = time.perf_counter()
+    how, unreadable = run.bundle.manifest.preprocessing, run.unreadable["train"]
+    for _ in run.kept.anew()(run.splits["train"], how, len(some), order=some, unreadable=unreadable):
+        pass
+    return time.perf_counter() - begin
