@@ -97,8 +97,10 @@ def _generate(model, trained: list[str], into: Path) -> None:  # type: ignore[no
     """What ONNX Runtime's documentation shows, with the same parameters trained."""
     import onnx
     import torch
-    from onnxruntime.training import artifacts
 
+    from edgeplast.quiet_runtime import import_quietly
+
+    artifacts = import_quietly("training.artifacts")
     into.mkdir()
     pictures = torch.zeros(1, 3, 224, 224)
     dynamic = {"images": {0: "batch"}, "logits": {0: "batch"}}

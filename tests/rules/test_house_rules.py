@@ -57,6 +57,7 @@ def test_the_device_room_imports_nothing_but_what_its_readme_names() -> None:
         "msgspec",
         "safetensors",
         "onnxruntime",
+        "pyarrow",
         "pynvml",
         "tomli",
         "edgeplast",
@@ -66,7 +67,7 @@ def test_the_device_room_imports_nothing_but_what_its_readme_names() -> None:
         top = {name for name in _imports(path) if "." not in name}
         assert top <= allowed | sys.stdlib_module_names, path
     readme = (ROOT / "devices/README.md").read_text()
-    for name in ("numpy", "Pillow", "psutil", "msgspec", "safetensors", "onnxruntime", "nvidia-ml-py"):
+    for name in ("numpy", "Pillow", "psutil", "msgspec", "safetensors", "onnxruntime", "nvidia-ml-py", "pyarrow"):
         assert name in readme
 
 
