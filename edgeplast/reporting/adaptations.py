@@ -79,6 +79,7 @@ def _facts(lines: list[Line], report: Adaptation | None) -> list[tuple[str, str]
     )
     return [
         (f"accuracy ({report.measured_on})", _change(report.accuracy) + _interval(report)),
+        *_probe(report),
         *((f"of {name}", _change(found.accuracy)) for name, found in report.also.items()),
         ("images", ", ".join(f"{count} {name}" for name, count in report.images.items())),
         ("time", f"{format_seconds(report.seconds.total)}, of which training {format_seconds(report.seconds.train)}"),
@@ -101,6 +102,15 @@ def _repeating(report: Adaptation | None) -> str:
         "<section><h2>Run it again</h2><p>Save as run.toml; then: edgeplast adapt --config run.toml</p>"
         f"<pre>{shown}</pre></section>"
     )
+
+
+def _probe(report: Adaptation) -> list[tuple[str, str]]:
+    """Return what a head fitted on the features alone reached, where the run began with one, beside the best epoch."""
+    found = {epoch.epoch: epoch.validation_accuracy for epoch in report.history}
+    probe, best = found.get(0), found.get(report.best_epoch)
+    if probe is None or best is None:
+        return []
+    return [("linear probe (val)", f"{probe:.1%}; with the weights that were kept {best:.1%}")]
 
 
 def _interval(report: Adaptation) -> str:

@@ -97,3 +97,15 @@ def test_an_evaluation_becomes_a_page(bundle: Bundle, blobs: Path, tmp_path: Pat
     for each in found.most_wrong:
         assert f"<th>{each.image}</th><td>{each.label}</td>" in page
     assert len(found.plot().subfigs) == 2 and "<th>precision</th>" in found._repr_html_()
+
+
+def test_a_page_tells_what_a_linear_probe_reached(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from edgeplast.reporting.adaptations import adaptation_report
+
+    options = edgeplast.TrainingOptions(epochs=1, learning_rate=1e-3, head="fitted")
+    report = edgeplast.adapt(bundle, blobs, into=tmp_path / "a", options=options, budget=edgeplast.Budget())
+    adaptation_report(tmp_path / "a", tmp_path / "page.html")
+    page, probe = (tmp_path / "page.html").read_text(), report.history[0]
+    assert probe.epoch == 0 and f"linear probe (val)</th><td>{probe.validation_accuracy:.1%}; with" in page
+    assert "(95 %: " in page
