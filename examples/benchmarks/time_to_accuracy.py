@@ -75,7 +75,7 @@ def work(contestant: str, bundle: Path, folder: Path, seed: int, epochs: int, en
     torch.set_num_threads(2)
     torch.manual_seed(seed)
     manifest, unreadable = Bundle.open(bundle).manifest, Unreadable()
-    model = with_classes(load_model(MODEL, checkpoint=DATA / WEIGHTS), len(manifest.classes))
+    model: Any = with_classes(load_model(MODEL, checkpoint=DATA / WEIGHTS), len(manifest.classes))
     names = {name for name, stored in manifest.parameters.items() if stored.trainable}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
