@@ -159,7 +159,7 @@ def test_between_ways_that_train_the_same_the_fastest_is_taken():
 def test_what_larger_micro_batches_would_save_is_said_only_where_they_save_something():
     scores = table(architecture())
     plans = [plan(scores, Budget(memory_bytes=mib * MIB)) for mib in range(130, 320, 30)]
-    notes = [note for made in plans for note in made.notes if "--micro-batch 4 would be" in note]
+    notes = [note for made in plans for note in made.notes if "`edgeplast plan --micro-batch 4` would be" in note]
     assert notes and all(int(re.search(r"would be (-?\d+)% faster", note)[1]) > 0 for note in notes)
 
 
