@@ -166,7 +166,7 @@ def _show_missed(why: Explanation) -> None:
         elif missed.short_bytes is None:
             need = (format_bytes(missed.memory_bytes), "")
         elif missed.short_bytes <= 0:
-            need = (format_bytes(missed.memory_bytes), "would fit")
+            need = (format_bytes(missed.memory_bytes), "fits: left out by the strategy")
         else:
             need = (format_bytes(missed.memory_bytes), format_bytes(missed.short_bytes))
         rows.append((missed.component, f"{missed.score:.3g}", *need))

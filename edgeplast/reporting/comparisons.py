@@ -38,7 +38,8 @@ def comparison_report(found: Comparison, into: Path, png: Path | None = None) ->
 
 def _facts(found: Comparison) -> list[tuple[str, str]]:
     rounds = [
-        f"{len(r.candidates)} candidates, {r.pictures} pictures, {r.epochs} epoch{'s' * (r.epochs > 1)}, "
+        f"{len(r.candidates)} candidate{'s' * (len(r.candidates) > 1)}, {r.pictures} pictures, "
+        f"{r.epochs} epoch{'s' * (r.epochs > 1)}, "
         f"{r.seeds} seed{'s' * (r.seeds > 1)}"
         for r in found.rounds
     ]

@@ -1,7 +1,7 @@
 """Pictures in parquet files, as Hugging Face stores data sets: a column of encoded bytes, one of labels.
 
-pyarrow reads them, which takes some 60 MB of memory of its own; the pictures are copied to a nameless file first, a few
-at a time, and read from there like others.
+pyarrow reads them, which takes 84 MB of memory of its own, measured with a file of 9 MB; the pictures are copied to a
+nameless file first, a few at a time, and read from there like others.
 """
 
 from __future__ import annotations
