@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from edgeplast.evaluation import Evaluation
 from edgeplast_devices.evaluating import measure
 from edgeplast_devices.images import Augmentation
@@ -15,17 +17,21 @@ if TYPE_CHECKING:
     from edgeplast_devices.running import Run
     from edgeplast_devices.telemetry import TelemetryWriter
 
-_VIEWS = 2
+VIEWS = 2
 """Of each picture that was held back: varied, the same in each epoch, to see whether they are called alike."""
 
 
 def measured(run: Run, split: str, activity: str, *, offset: int = 0, temperature: float | None = None) -> Evaluation:
-    """Measure one split, after ``offset`` images that are told of together with its own."""
+    """Measure one split, after ``offset`` images that are told of together with its own.
+
+    Which pictures were named wrong is left out: it would stand in checkpoints, and no picture's name is to.
+    """
     how, classes = run.bundle.manifest.preprocessing, run.bundle.manifest.classes
-    return measure(
+    found = measure(
         run.evaluation, run.splits[split], how, classes,
         activity=activity, temperature=temperature, **run.over(split, offset),
     )  # fmt: skip
+    return msgspec.structs.replace(found, most_wrong=())
 
 
 def verdict_on(run: Run, activity: str, offset: int) -> Verdict:
@@ -35,7 +41,7 @@ def verdict_on(run: Run, activity: str, offset: int) -> Verdict:
         over = run.over(held, offset)
         views = [
             partial(run.kept.anew(), augmentation=Augmentation.named("default"), seed=run.options.seed, epoch=view)
-            for view in range(_VIEWS)
+            for view in range(VIEWS)
         ]
         before = run.state.judged_before
         return judged(run.evaluation.logits, run.splits[held], how, before, activity, views=views, **over)

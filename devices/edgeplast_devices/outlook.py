@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeplast.units import format_bytes, format_seconds
+from edgeplast_devices.measuring import VIEWS
 from edgeplast_devices.optimizers import gradient_norm
+from edgeplast_devices.retention import PREFIX
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,11 +91,21 @@ def outlook(run: Run) -> Outlook:
     )
 
 
-def _measured(run: Run, epochs: int) -> dict[str, int]:
-    """Return how often each split will be gone through to measure on it."""
-    times = {"val": epochs} if "val" in run.splits and run.options.labels != "none" else {}
+def _measured(run: Run, epochs: int) -> Counter[str]:
+    """Return how often each split will be gone through to measure on it, and to learn what a head knows of it."""
+    times: Counter[str] = Counter()
+    held = "val" if "val" in run.splits else "train"
+    if run.options.labels == "none":
+        times[held] += epochs * (1 + VIEWS)
+    elif held == "val":
+        times[held] += epochs + 1  # for the temperature
     if run.measured_on:
-        times[run.measured_on] = times.get(run.measured_on, 0) + 1
+        times[run.measured_on] += 1
+    if run.options.labels == "given" and run.evaluation.feature_width:  # for its landmarks
+        times["train"] += 1
+    for name in run.splits:
+        if name.startswith(PREFIX):
+            times[name] += 1 + (epochs if run.options.keep_within is not None else 0)
     return times
 
 

@@ -186,7 +186,9 @@ class Run:
         if not state.head_started:
             begin(self, folder, telemetry)
         if self._notice is not None and state.epoch < self.options.epochs and state.stopped_because == "finished":
+            changes = len(state.rung_changes)
             self._notice(str(outlook(self)))
+            self._tell_changes(changes, telemetry)
         while state.epoch < self.options.epochs and state.stopped_because == "finished" and not self._is_over:
             self._epoch(folder, telemetry)
         if state.position and state.stopped_because == "finished" and self.options.keep_within is not None:
@@ -281,8 +283,7 @@ class Run:
             state.epoch_loss = (state.epoch_loss[0] + loss, state.epoch_loss[1] + 1)
         state.failed_steps = 0 if step.applied or step.gradient_norm == 0 else state.failed_steps + 1
         state.failed_in_all += not step.applied
-        for change in state.rung_changes[changes:]:
-            telemetry.rung(**msgspec.structs.asdict(change))
+        self._tell_changes(changes, telemetry)
         telemetry.step(
             step=state.steps,
             epoch=state.epoch + 1,
@@ -295,6 +296,10 @@ class Run:
             tier=trainer.rung.tier.name,
             recompute=trainer.rung.graph.recompute,
         )
+
+    def _tell_changes(self, since: int, telemetry: TelemetryWriter) -> None:
+        for change in self.state.rung_changes[since:]:
+            telemetry.rung(**msgspec.structs.asdict(change))
 
     def _end_epoch(self, folder: Path, telemetry: TelemetryWriter) -> None:
         """Validate, remember the best weights, and decide whether to stop early."""

@@ -16,7 +16,11 @@ from pathlib import Path
 
 import pytest
 
+import edgeplast
 from edgeplast.bundle import Bundle
+from edgeplast.errors import InterruptedRunError
+from edgeplast_devices.training import Trainer
+from edgeplast_devices.workplace import unfinished
 
 WATCHED = """
 import json, os, sys
@@ -149,3 +153,25 @@ def test_the_kernel_saw_no_socket_and_no_file_written_elsewhere(
     expected = (f'"{into}', f'"{into.parent}/.{into.name}.lock"', '"/dev/null"')
     elsewhere = [call for call in writing if not any(part in call for part in expected)]
     assert elsewhere == []
+
+
+def test_a_checkpoint_names_no_picture(
+    bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was stopped has measured, and knows which pictures were named wrong."""
+    photos = tmp_path / "photos"
+    shutil.copytree(blobs, photos)
+    for path in sorted(photos.rglob("*.png")):
+        path.rename(path.with_name(f"patient-{path.name}"))
+
+    def stopped(*_: object) -> object:
+        raise InterruptedRunError("Interrupted.")
+
+    step, steps = Trainer.step, iter(range(100))
+    monkeypatch.setattr(Trainer, "step", lambda *given: step(*given) if next(steps) < 3 else stopped())
+    with pytest.raises(InterruptedRunError):
+        edgeplast.adapt(bundle, photos, into=tmp_path / "a", options=edgeplast.TrainingOptions(private=True))
+    left = [path for path in unfinished(tmp_path / "a").rglob("*") if path.is_file()]
+    assert any(path.name.startswith("checkpoint") for path in left)
+    for path in left:
+        assert b"patient-" not in path.read_bytes(), path

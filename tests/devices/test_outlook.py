@@ -6,6 +6,7 @@ import re
 import time
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ import edgeplast
 from edgeplast.adaptation import Adaptation
 from edgeplast.bundle import TRAINABLE, Bundle
 from edgeplast.errors import InterruptedRunError
+from edgeplast_devices import outlook, running
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.outlook import Outlook
 from edgeplast_devices.tensors import read_arrays
@@ -21,7 +23,7 @@ from edgeplast_devices.training import Trainer
 OPTIONS = TrainingOptions(epochs=3, batch=8, micro_batch=4, learning_rate=3e-3, threads=1, cache="none")
 
 
-def run(bundle: Bundle, blobs: Path, into: Path, **how: object) -> tuple[Adaptation, list[str]]:
+def run(bundle: Bundle | Path, blobs: Path, into: Path, **how: object) -> tuple[Adaptation, list[str]]:
     told: list[str] = []
     budget = edgeplast.Budget(memory_bytes=1 << 30)
     given: dict = {"options": OPTIONS, "budget": budget} | how
@@ -88,3 +90,18 @@ def test_the_time_follows_what_a_micro_batch_takes(
     minutes, seconds = re.search(r"about (?:(\d+) min )?([\d.]+) s", line).groups()  # type: ignore[union-attr]
     said = 60 * int(minutes or 0) + float(seconds)
     assert now[0] - 2 <= said <= 1.5 * now[0] and report.steps > 0
+
+
+def test_what_it_measures_beside_learning_takes_time_too(
+    bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    real = running.outlook
+    monkeypatch.setattr(running, "outlook", lambda run: found.append(outlook._measured(run, 3)) or real(run))
+    run(bundle, blobs, tmp_path / "a")
+    run(bundle, blobs, tmp_path / "b", also=[blobs], options=msgspec.structs.replace(OPTIONS, keep_within=100.0))
+    run(tmp_path / "a", blobs, tmp_path / "c", options=msgspec.structs.replace(OPTIONS, labels="none"))
+    alone, beside, unlabelled = found
+    assert (alone["val"], alone["test"], alone["train"]) == (4, 1, 1)
+    assert beside - alone == {name: 4 for name in beside if name not in alone} and len(beside) == len(alone) + 1
+    assert unlabelled["val"] == 9
