@@ -65,7 +65,8 @@ def prototypes(
         log_p = log_softmax(np.einsum("nd,kd->nk", features, weight) + bias)
         entropy = -(np.exp(log_p) * log_p).sum(1)
         for each, label, unsure in zip(_directions(features), log_p.argmax(1).tolist(), entropy.tolist(), strict=True):
-            kept[label] = sorted([*kept[label], (unsure, each)], key=lambda known: known[0])[:SUPPORTS]
+            known = (unsure, each.astype(np.float32))  # a copy: a view would hold all of its micro-batch
+            kept[label] = sorted([*kept[label], known], key=lambda one: one[0])[:SUPPORTS]
     parameters[head.weight][...] = of_prototypes(weight, [[each for _, each in several] for several in kept])
     if head.bias is not None:
         parameters[head.bias][...] = 0

@@ -102,8 +102,9 @@ class Checked(Strategy):
             self._ledger.note(node, taken=True)
         if not passed:
             log.warning("No update was taken in round %d; the weights stay as they were.", self._before + server_round)
-            return None, None
-        arrays, metrics = self._inner.aggregate_train(server_round, list(passed.values()))
+            arrays, metrics = None, None
+        else:
+            arrays, metrics = self._inner.aggregate_train(server_round, list(passed.values()))
         for reply in came:  # Flower keeps them until the next round's are all there
             if reply.has_content():
                 reply.content = RecordDict()
