@@ -31,6 +31,7 @@ import edgeplast
 from edgeplast.journal import holds, note, read
 from edgeplast.models import import_timm, load_model, preprocessing_of, with_classes
 from edgeplast.plans import plan_by_names
+from edgeplast_devices.memory import peak_bytes
 
 RIVALS = {"MobileNetV2 0.35, Frigate's recipe": "mobilenetv2_035", "ViT-Tiny, Frigate's recipe": MODEL}
 OURS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -42,9 +43,8 @@ OURS: dict[str, tuple[str, tuple[str, ...]]] = {
 _HIDDEN, _DROPOUT, _EPOCHS, _BATCH, _RATE, _HELD_BACK = 128, 0.3, 50, 16, 1e-3, 0.2
 
 
-def rival(name: str, folder: Path, threads: int) -> dict[str, Any]:
-    """Train a head as Frigate does and return test accuracy, seconds and peak of this process."""
-    began = time.perf_counter()
+def rival(name: str, folder: Path, threads: int, began: float) -> dict[str, Any]:
+    """Train a head as Frigate does and return test accuracy, seconds since it began and peak of this process."""
     timm = import_timm()
     import torch
 
@@ -64,7 +64,7 @@ def rival(name: str, folder: Path, threads: int) -> dict[str, Any]:
     )  # fmt: skip
     optimizer, rng = torch.optim.Adam(head.parameters(), _RATE), np.random.default_rng(0)
     mixed = rng.permutation(len(train))
-    held, learned = np.split(mixed, [int(_HELD_BACK * len(train))])
+    learned = mixed[int(_HELD_BACK * len(train)) :]  # the rest is held back, and never looked at
 
     def passed(images: Any, order: np.ndarray | None) -> Any:
         for batch in batches(images, how, _BATCH, order=order, unreadable=Unreadable()):
@@ -72,11 +72,10 @@ def rival(name: str, folder: Path, threads: int) -> dict[str, Any]:
                 features = backbone(torch.from_numpy(batch.images))
             yield head(features), torch.from_numpy(batch.labels)
 
-    def right(images: Any, order: np.ndarray | None = None) -> float:
+    def right(images: Any) -> float:
         head.eval()
         with torch.no_grad():
-            found = [(logits.argmax(1) == labels).float() for logits, labels in passed(images, order)]
-        head.train()
+            found = [(logits.argmax(1) == labels).float() for logits, labels in passed(images, None)]
         return float(torch.cat(found).mean())
 
     for _ in range(_EPOCHS):
@@ -84,9 +83,8 @@ def rival(name: str, folder: Path, threads: int) -> dict[str, Any]:
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(logits, labels).backward()
             optimizer.step()
-        right(train, held)
-    seconds = time.perf_counter() - began
-    return {"accuracy": right(test), "seconds": seconds, "peak_bytes": _peak_bytes()}
+    seconds = time.time() - began
+    return {"accuracy": right(test), "seconds": seconds, "peak_bytes": peak_bytes()}
 
 
 def ours(options: argparse.Namespace, plan: str, words: tuple[str, ...], folder: Path) -> dict[str, Any]:
@@ -105,11 +103,6 @@ def ours(options: argparse.Namespace, plan: str, words: tuple[str, ...], folder:
         seconds = time.perf_counter() - began
         accuracy = said(options.device_python, "evaluate", into, "--data", folder / "test")["accuracy"]
     return {"accuracy": accuracy, "seconds": seconds, "peak_bytes": report["memory"]["measured_peak_bytes"]}
-
-
-def _peak_bytes() -> int:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
-    return int(line.split()[1]) * 1024
 
 
 def table(runs: list[dict[str, Any]]) -> str:
@@ -137,24 +130,30 @@ def main() -> None:
     parser.add_argument("--test-pictures", type=int, default=30, help="test pictures a class")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--budget", default="256MiB")
-    parser.add_argument("--rival", nargs=2, metavar=("NAME", "FOLDER"), help="run this backbone here, and print")
+    parser.add_argument(
+        "--rival", nargs=3, metavar=("NAME", "FOLDER", "BEGAN"), help="run this backbone here, and print"
+    )
     options = parser.parse_args()
     if options.rival:
-        print(json.dumps(rival(options.rival[0], Path(options.rival[1]), options.threads)))
+        name, place, began = options.rival
+        print(json.dumps(rival(name, Path(place), options.threads, float(began))))
         return
     if options.table:
         print(table(read(options.json)))
         return
     folder, failures = pictures("aerial", options.pictures, options.work, options.test_pictures), Failures()
     for contestant in (*RIVALS, *OURS):
-        key = {"contestant": contestant, "pictures": options.pictures}
+        key = {"contestant": contestant, "pictures": options.pictures, "test_pictures": options.test_pictures}
         if holds(options.json, key):
             continue
         with failures.noted(contestant):
             if contestant in RIVALS:
                 command = [sys.executable, __file__, "--threads", str(options.threads), "--rival"]
                 done = subprocess.run(
-                    [*command, RIVALS[contestant], str(folder)], capture_output=True, text=True, check=True
+                    [*command, RIVALS[contestant], str(folder), str(time.time())],
+                    capture_output=True,
+                    text=True,
+                    check=True,
                 )
                 result = json.loads(done.stdout.splitlines()[-1])
             else:

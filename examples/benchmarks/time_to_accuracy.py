@@ -133,7 +133,7 @@ def reached(run: dict[str, Any], enough: float) -> float | None:
 
 def table(runs: list[dict[str, Any]], enough: float) -> str:
     """Markdown: a row a plan and contestant."""
-    rows = [["trained", "", f"seconds to {enough:.0%}", "over PyTorch", "reached", "best", "peak, MB"]]
+    rows = [["trained", "", f"seconds to {enough:.0%}, median (least)", "over PyTorch", "reached", "best", "peak, MB"]]
     rows.append(["---"] * len(rows[0]))
     for plan in PLANS:
         for contestant in CONTESTANTS:
@@ -196,6 +196,7 @@ def main() -> None:
                 key = {
                     "plan": plan, "contestant": contestant, "set": options.set, "pictures": options.pictures,
                     "test_pictures": options.test_pictures, "epochs": options.epochs, "seed": seed,
+                    "stops_at": options.accuracy,
                 }  # fmt: skip
                 if holds(options.json, key):
                     continue
