@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = ROOT / "tests" / "constraints.txt"
-WORKSTATION = ("tests", "-e", ".[offline,train,signing,tensorboard,dev]")
+WORKSTATION = ("tests", "-e", ".[offline,train,signing,tensorboard,parquet,dev]")
 DEVICE = ("stock", "-e", ".[stock,signing]", "pytest", "hypothesis")
 FLEET = ("fleet", "-e", ".[fleet,stock,signing]", "pytest", "hypothesis")
 """Names of environments, and what is in them."""
