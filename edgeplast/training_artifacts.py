@@ -12,12 +12,10 @@ from edgeplast.documents import Document
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.recomputation import Recompute
-from edgeplast.stored_files import FROZEN, StoredFile
+from edgeplast.stored_files import StoredFile
 
 TRAINING_MODEL, EVAL_MODEL = "training_model.onnx", "eval_model.onnx"
 OPTIMIZER_MODEL, CHECKPOINT = "optimizer_model.onnx", "checkpoint"
-FROZEN_WEIGHTS = FROZEN
-"""What both models read beside them; the checkpoint holds what trains."""
 
 
 class ArtifactsRecord(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -159,7 +159,7 @@ def export(
         bits.check_bits("8" if automatic else weight_bits)
     trained_bits = _bits_for(choose, "8" if automatic else weight_bits)
     with (
-        ort_training.bundle_beside(output, form) as into,
+        ort_training.bundle_before(output, form) as into,
         progress_bar(as_json, told_otherwise=TOLD_BY_RUNS) as progress,
     ):
         contested = choose == "measured"  # its runs open the pictures themselves, and it says what they are

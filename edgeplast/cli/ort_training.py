@@ -60,12 +60,12 @@ def is_bundle(model: str, form: str) -> bool:
 
 
 @contextmanager
-def bundle_beside(output: Path, form: str) -> Iterator[Path]:
+def bundle_before(output: Path, form: str) -> Iterator[Path]:
     """Give the folder that the bundle is written to: the output, or one that goes once it was turned into another."""
     if form == "bundle":
         yield output
         return
-    with TemporaryDirectory(prefix="edgeplast.") as folder:
+    with TemporaryDirectory(prefix=".edgeplast.", dir=output.parent) as folder:  # /tmp may be memory
         yield Path(folder) / "bundle"
 
 

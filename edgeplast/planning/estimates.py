@@ -25,8 +25,8 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         transient_bytes: the region in which a run of the training graph places what is alive at once.
         flops_per_image: operations of one image, forward and backward.
         step_seconds: time of one optimizer step.
-        cached_step_seconds: of one whose pictures come from the cache of latents, as in every epoch but the first; as
-            long where the model is not cut in two.
+        cached_step_seconds: of one whose pictures come from the cache of latents, as in every epoch after those whose
+            views are new; as long where the model is not cut in two.
         disk_bytes: size of the bundle.
         peak_bytes: of the process. Evaluation at the same micro-batch is counted too.
     """

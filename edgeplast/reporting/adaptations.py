@@ -106,6 +106,8 @@ def _repeating(report: Adaptation | None) -> str:
 
 def _probe(report: Adaptation) -> list[tuple[str, str]]:
     """Return what a head fitted on the features alone reached, where the run began with one, beside the best epoch."""
+    if report.options.get("head") != "fitted":  # then what is there of an epoch 0 was a class that found its place
+        return []
     found = {epoch.epoch: epoch.validation_accuracy for epoch in report.history}
     probe, best = found.get(0), found.get(report.best_epoch)
     if probe is None or best is None:

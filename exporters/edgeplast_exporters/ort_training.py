@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, TRAINABLE, Bundle, TrainingGraph, describe_file
 from edgeplast.contract import IMAGES, LOGITS, LOSS, TARGETS, gradient_input, gradient_output
-from edgeplast.errors import MissingExtraError
+from edgeplast.errors import MissingExtraError, one_of
 from edgeplast.outputs import OWN_ARTIFACTS, building_folder, refuse_existing
 from edgeplast.prefixes import PREFIX_GRAPH
 from edgeplast.quiet_runtime import import_quietly
@@ -66,9 +66,11 @@ def export_ort_training(
         force: replace what is there.
 
     Raises:
-        UsageError: ``into`` exists and ``force`` is not given.
+        UsageError: ``into`` exists and ``force`` is not given, or ``recompute`` is none of the three.
         MissingExtraError: onnxruntime's training build, which writes checkpoints, is not installed.
     """
+    if recompute is not None and recompute not in RECOMPUTE:
+        raise one_of("recompute", recompute, RECOMPUTE)
     refuse_existing(into, force=force)
     onnxblock = _import_onnxblock()
     manifest = bundle.manifest
@@ -76,9 +78,9 @@ def export_ort_training(
     chosen = _graph_of(bundle, recompute or manifest.plan.recompute)
     training = _whole(bundle, chosen.file)
     evaluation = _whole(bundle, EVALUATION_GRAPH)
-    bundle.check_unchanged()
     with building_folder(into, force=force) as folder:
         shutil.copyfile(bundle.path / FROZEN, folder / FROZEN)
+        bundle.check_unchanged()  # not before: it is the copy that counts
         _write(_trainable(training, parameters, len(manifest.classes)), folder / TRAINING_MODEL)
         _write(_with_loss(evaluation, parameters, len(manifest.classes)), folder / EVAL_MODEL)
         tensors = [numpy_helper.from_array(array, name) for name, array in parameters.items()]
@@ -151,14 +153,14 @@ def _trainable(model: onnx.ModelProto, parameters: dict[str, np.ndarray], classe
             nodes.append(
                 helper.make_node(
                     "InPlaceAccumulatorV2",
-                    [buffer_of(name), gradient_output(name), RESET],
+                    [_buffer_of(name), gradient_output(name), RESET],
                     [_done(name)],
                     name=f"{name}/accumulate",
                     domain=_MICROSOFT,
                 )
             )
     _replace(graph.node, [*_targets(graph, classes), *_in_turn(nodes, {_done(name) for name in parameters})])
-    buffers = [_float(buffer_of(name), array.shape) for name, array in parameters.items()]
+    buffers = [_float(_buffer_of(name), array.shape) for name, array in parameters.items()]
     reset = helper.make_tensor_value_info(RESET, TensorProto.BOOL, [1])
     _replace(graph.input, [*_given(graph, parameters), *buffers, reset])
     done = [helper.make_tensor_value_info(_done(name), TensorProto.BOOL, [1]) for name in parameters]
@@ -242,7 +244,7 @@ def _optimizer(onnxblock: Any, tensors: Sequence[onnx.TensorProto], name: str, w
     return model
 
 
-def buffer_of(parameter: str) -> str:
+def _buffer_of(parameter: str) -> str:
     """Return the name under which that API feeds the gradient of a parameter."""
     return f"{parameter}_grad.accumulation.buffer"
 

@@ -161,7 +161,9 @@ def test_the_page_in_a_browser(camera: Callable[..., Page], tmp_path: Path) -> N
         assert f'data-name="{label}"' in drawn
     assert "red (1)" in drawn and "lynx (0)" in drawn and "data:image/jpeg;base64," in drawn and "in use" in drawn
     for width in (390, 1200):
-        shot = Path(os.environ.get("EDGEPLAST_SHOTS", tmp_path)) / f"camera-{width}.png"
+        kept = Path(os.environ.get("EDGEPLAST_SCREENSHOTS", tmp_path))
+        kept.mkdir(parents=True, exist_ok=True)
+        shot = kept / f"camera-{width}.png"
         browse(f"--window-size={width},900", f"--screenshot={shot}")
         with Image.open(shot) as seen:
             assert seen.width == width and len(seen.convert("L").getcolors() or []) > 50

@@ -187,6 +187,12 @@ def test_sgd_is_plain(api: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(losses_of_the_api(module, optimizer), expected, rtol=0, atol=1e-4)
 
 
+def test_a_degree_of_recomputation_that_is_none_is_named(api: Any, tmp_path: Path) -> None:
+    small_bundle(tmp_path / "bundle", train="")
+    with pytest.raises(UsageError, match=r"Unknown recompute 'ful'. Did you mean 'full'\? Known: none"):
+        edgeplast.export_ort_training(tmp_path / "bundle", into=tmp_path / "made", recompute="ful")  # type: ignore[arg-type]
+
+
 def test_what_is_there_stays_unless_force_replaces_it(api: Any, tmp_path: Path) -> None:
     small_bundle(tmp_path / "bundle", train="")
     edgeplast.export_ort_training(tmp_path / "bundle", into=tmp_path / "made")

@@ -180,7 +180,7 @@ def test_gradients_of_a_kernel_need_no_more_than_a_few_copies_of_the_picture() -
 
 
 def test_where_a_picture_has_fewer_positions_than_the_kernel_outputs_nothing_of_the_kernels_size_is_turned() -> None:
-    """One picture through 512→512 3×3 on 7²: turning and putting together kernels took longer than all products."""
+    """Where 512 channels pass 7² positions, turning kernels and putting them together took longer than all products."""
     from edgeplast.graphs.differentiate import differentiate, gradient_input
 
     g = Graph()

@@ -109,3 +109,14 @@ def test_a_page_tells_what_a_linear_probe_reached(bundle: Bundle, blobs: Path, t
     page, probe = (tmp_path / "page.html").read_text(), report.history[0]
     assert probe.epoch == 0 and f"linear probe (val)</th><td>{probe.validation_accuracy:.1%}; with" in page
     assert "(95 %: " in page
+
+
+def test_a_new_class_that_found_its_place_is_no_linear_probe(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
+    import msgspec
+
+    from edgeplast.reporting.adaptations import _probe
+
+    options = edgeplast.TrainingOptions(epochs=1, learning_rate=1e-3, head="fitted")
+    fitted = edgeplast.adapt(bundle, blobs, into=tmp_path / "a", options=options, budget=edgeplast.Budget())
+    assert len(_probe(fitted)) == 1
+    assert _probe(msgspec.structs.replace(fitted, options=fitted.options | {"head": "kept"})) == []
