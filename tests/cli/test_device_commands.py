@@ -109,9 +109,10 @@ class TestStableNames:
         assert code == 0 and result["images"] == 36
         assert result.keys() == {
             "format_version", "kind", "accuracy", "loss", "expected_calibration_error", "images", "per_class",
-            "unreadable", "runtime", "provider", "temperature", "without_temperature",
+            "unreadable", "runtime", "provider", "temperature", "without_temperature", "accuracy_interval", "confusion",
+            "reliability", "most_wrong",
         }  # fmt: skip
-        assert result["per_class"]["red"].keys() == {"images", "accuracy"}
+        assert result["per_class"]["red"].keys() == {"images", "accuracy", "precision"}
 
     def test_inspection(self, typed, int8_bundle: Bundle) -> None:
         code, out, _ = typed("inspect", int8_bundle.path, "--json")

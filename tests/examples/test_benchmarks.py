@@ -71,7 +71,8 @@ def test_step_cost_prints_who_got_through(
 def test_a_fleets_table_has_a_row_for_each_way() -> None:
     import fleet
 
-    run = {"set": "cells", "trained": "head", "devices": 10}
+    run = {"set": "cells", "trained": "head", "devices": 10, "rounds": 3, "local_steps": 4, "learning_rate": 1e-3}
+    run["numbers_that_travel"] = 1351
     runs = [
         run | {"way": "fedavg", "accuracy": 0.9, "bytes_up": 10**6, "bytes_down": 2 * 10**6, "round_seconds": 20.0},
         run | {"way": "fedavg", "accuracy": 1.0, "bytes_up": 10**6, "bytes_down": 2 * 10**6, "round_seconds": 22.0},
@@ -79,8 +80,8 @@ def test_a_fleets_table_has_a_row_for_each_way() -> None:
     ]
     rows = fleet.table(runs).splitlines()[2:]
     assert rows == [
-        "| cells | head | fedavg | 10 | 95.0 (2) | 3.0 | 21 |",
-        "| cells | head | pooled | 10 | 97.0 (1) | – | – |",
+        "| cells | head | fedavg | 10 | 3 × 4 | 0.001 | 1,351 | 95.0 (2) | 3.0 | 21 |",
+        "| cells | head | pooled | 10 | 3 × 4 | 0.001 | 1,351 | 97.0 (1) | – | – |",
     ]
 
 

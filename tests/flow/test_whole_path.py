@@ -80,6 +80,7 @@ def test_an_interrupted_run_ends_with_130_and_leaves_what_can_be_resumed(
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment())
     assert process.stderr is not None
     assert " classes: " in process.stderr.readline()  # what the data set was taken for
+    assert process.stderr.readline().startswith("Tier full, micro-batch ")  # what is to come
     assert process.stderr.readline().startswith("epoch 1 of 100000")
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
