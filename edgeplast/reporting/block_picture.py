@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.figure import FigureBase
 from matplotlib.patches import Patch, Rectangle
 
-from edgeplast.outline import Component, Outline
+from edgeplast.outline import Outline
 from edgeplast.plans import Plan
 from edgeplast.reporting.style import ACCENT, INK, QUIET
 
@@ -24,15 +24,19 @@ def draw(figure: FigureBase, plan: Plan) -> None:
     rows = _rows(outline)
     last = max((c.block for c in outline.components if c.block is not None), default=-1)
     axes = figure.subplots()
+    cells: dict[tuple[float, int], list[str]] = {}
     ended = False
     for component in outline.components:
         ended = ended or component.block is not None
         column = component.block if component.block is not None else (last + 1.3 if ended else -1.3)
-        planned = plan.components[component.name]
-        colour = ACCENT if planned.trainable else FROZEN[planned.weight_bits]
-        axes.add_patch(
-            Rectangle((column - 0.42, rows.index(_row(component)) - 0.4), 0.84, 0.8, facecolor=colour, edgecolor="none")
-        )
+        cells.setdefault((column, rows.index(component.kind)), []).append(component.name)
+    for (column, row), names in cells.items():
+        width = 0.84 / len(names)  # several of a kind in one block stand side by side
+        for number, name in enumerate(names):
+            planned = plan.components[name]
+            colour = ACCENT if planned.trainable else FROZEN[planned.weight_bits]
+            corner = (column - 0.42 + number * width, row - 0.4)
+            axes.add_patch(Rectangle(corner, width, 0.8, facecolor=colour, edgecolor="none"))
     axes.set_xlim(-2.0, last + 2.0)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks(range(len(rows)), rows)
@@ -48,9 +52,5 @@ def draw(figure: FigureBase, plan: Plan) -> None:
     axes.legend(handles=legend, frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0))
 
 
-def _row(component: Component) -> str:
-    return component.kind
-
-
 def _rows(outline: Outline) -> list[str]:
-    return list(dict.fromkeys(_row(component) for component in outline.components))
+    return list(dict.fromkeys(component.kind for component in outline.components))
