@@ -77,7 +77,7 @@ class Evaluation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         without_temperature: loss and calibration error of the logits as they are; None where they are those above.
         per_class: by class name.
         confusion: how many images of the class of a row were called the class of a column; empty of more than 100
-            classes.
+            classes. An image whose logits are not finite was called none.
         reliability: bins of confidence that hold images, by rising confidence.
         most_wrong: of the images named wrong those with the highest confidence, at most ten.
         unreadable: images that could not be read and were left out.

@@ -55,7 +55,8 @@ class Metrics:
     def add(self, logits: np.ndarray, labels: np.ndarray, indices: np.ndarray | None = None) -> None:
         """Count a batch: logits float32 (b, classes), labels int64 (b,), and which images they are, int (b,).
 
-        Where a logit is not finite (training diverged), the image counts as named wrong, with confidence 1.
+        Where a logit is not finite (training diverged), the image counts as named wrong, with confidence 1, and as
+        called no class: no column of the confusion has it, and no class's precision suffers.
         """
         broken = ~np.isfinite(logits).all(axis=1)
         if broken.any():
@@ -64,9 +65,9 @@ class Metrics:
         right = (called == labels) & ~broken
         np.add.at(self._seen, labels, 1)
         np.add.at(self._right, labels[right], 1)
-        np.add.at(self._called, called, 1)
+        np.add.at(self._called, called[~broken], 1)
         if self._confusion is not None:
-            np.add.at(self._confusion, (labels, called), 1)
+            np.add.at(self._confusion, (labels[~broken], called[~broken]), 1)
         wide = logits.astype(np.float64)
         confidence = self._own.add(wide / (self._temperature or 1.0), labels, right, broken)
         if indices is not None:

@@ -123,6 +123,15 @@ def test_a_model_that_diverged_is_wrong_and_its_figures_can_be_written_and_read(
     assert type(result).from_json(result.to_json(), where="here") == result
 
 
+def test_what_a_diverged_model_cannot_name_is_called_no_class() -> None:
+    metrics = Metrics(("a", "b"))
+    metrics.add(np.array([[np.nan, 0], [2, 1], [0, np.inf], [1, 2]], np.float32), np.array([1, 0, 1, 1]))
+    result = metrics.result()
+    assert result.confusion == ((1, 0), (0, 1)) and result.images == 4 and result.accuracy == 0.5
+    found = {name: (of.images, of.accuracy, of.precision) for name, of in result.per_class.items()}
+    assert found == {"a": (1, 1.0, 1.0), "b": (3, pytest.approx(1 / 3), 1.0)}
+
+
 def test_metrics_tell_what_is_taken_for_what_and_what_is_most_wrong() -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(0, 2, (200, 3)).astype(np.float32), rng.integers(0, 3, 200)
