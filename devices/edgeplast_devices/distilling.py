@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from edgeplast.errors import UsageError
 from edgeplast.files import disk_errors
+from edgeplast.progress import Progress
 from edgeplast_devices.evaluating import outputs
 from edgeplast_devices.growing import present
 from edgeplast_devices.logistic import log_softmax
@@ -160,11 +162,21 @@ def taught(run: Run) -> Teacher | None:
         rare,
         None if run.taught_in_memory else run.bundle.path,
     )
-    over = run.over("train")
+    over, to_come, began = run.over("train"), run.pictures_to_come(), time.perf_counter()
+    tell, total, asked = over.pop("progress"), sum(map(len, to_come)), 0
     with disk_errors(run.bundle.path):
-        for logits, _, indices in outputs(
-            run.evaluation.logits, train, manifest.preprocessing,
-            activity="asking what was known", order=run.pictures_to_come(), **over,
-        ):  # fmt: skip
-            teacher.note(indices, logits)
+        for order in to_come:
+            for logits, _, indices in outputs(
+                run.evaluation.logits, train, manifest.preprocessing,
+                activity="asking what was known", order=order, progress=_of_all(tell, asked, total), **over,
+            ):  # fmt: skip
+                teacher.note(indices, logits)
+            asked += len(order)
+            if not run.may_reach_more(time.perf_counter() - began):
+                break
     return teacher
+
+
+def _of_all(tell: Progress, before: int, total: int) -> Progress:
+    """Return what is told of some pictures and tells how many that makes of all."""
+    return lambda activity, done, _: tell(activity, before + done, total)

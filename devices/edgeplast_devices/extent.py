@@ -54,6 +54,17 @@ class Extent:
         to_come = max(round((self.seconds - passed) / each), 1) if each else _UNKNOWN_STEPS
         return min(done + to_come, planned)
 
+    def may_reach_more(self, asking: float, passed: float) -> bool:
+        """Say whether a run that begins may come to steps whose pictures it was not asked about yet, in their order.
+
+        A step takes no less time than asking about its pictures did: it passes them through the model, too.
+
+        Args:
+            asking: seconds that it took to ask about pictures.
+            passed: seconds so far, those among them.
+        """
+        return self.seconds is None or asking < self.seconds - passed
+
     def is_over(self, done: int, passed: float, last: float) -> bool:
         """Say whether to take no further step; one is always taken, and the last one may end half of it too late."""
         if not done:

@@ -227,11 +227,20 @@ class Run:
             write_checkpoint(folder, state, self.trainer.arrays(), best_before=self.saved.best_file)
         self.saved = Saved.of(state)
 
-    def pictures_to_come(self) -> np.ndarray:
-        """Return which training pictures a run that begins will learn from, as far as that is known; int64, rising."""
+    def pictures_to_come(self) -> list[np.ndarray]:
+        """Return which training pictures a run that begins will learn from, int64, rising.
+
+        Where time ends it nobody knows how far it comes: those of each step then, as long as :meth:`may_reach_more`.
+        """
         order = self.batches(0)
-        total = self.extent.total_steps(self.options.epochs * len(order), 0, self._passed, 0.0)
-        return np.sort(np.concatenate(order[:total]))
+        if self.extent.seconds is not None:
+            return [np.sort(indices) for indices in order]
+        total = self.extent.total_steps(self.options.epochs * len(order), 0, 0.0, 0.0)
+        return [np.sort(np.concatenate(order[:total]))]
+
+    def may_reach_more(self, asking: float) -> bool:
+        """Say whether there is time for more steps than those whose pictures were asked about in so many seconds."""
+        return self.extent.may_reach_more(asking, self._passed)
 
     def batches(self, epoch: int) -> list[np.ndarray]:
         """Return which training pictures each step of an epoch learns from."""

@@ -206,6 +206,25 @@ class TestLearner:
             learner.learn(epochs=1, progress=progress)
             assert {*asked} == {67}
 
+    @pytest.mark.parametrize(("seconds", "expected"), [(3600, 111), (1e-9, 8)])
+    def test_given_seconds_it_is_asked_of_all_pictures_that_there_may_be_time_for(
+        self, learned: Path, tmp_path: Path, seconds: float, expected: int
+    ) -> None:
+        """The first time nobody knows what a step takes; one step of eight pictures is always taken."""
+        asked: list[int] = []
+
+        def progress(activity: str, done: int, _: int) -> None:
+            if activity == "asking what was known":
+                asked.append(done)
+            elif activity.startswith("epoch"):
+                raise InterruptedRunError("stopped")
+
+        with edgeplast.Learner(learned, into=tmp_path / "a", memory="none", options=options()) as learner:
+            learner.add(pictures({"blue": 56, "green": 40, "red": 15}))
+            with pytest.raises(InterruptedRunError, match="stopped"):
+                learner.learn(seconds=seconds, progress=progress)
+        assert asked[-1] == expected and asked == sorted(asked)
+
 
 @pytest.mark.parametrize(
     ("how", "said"),
