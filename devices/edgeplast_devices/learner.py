@@ -33,10 +33,10 @@ from edgeplast_devices.deploying import deploy
 from edgeplast_devices.disk import left_for_examples
 from edgeplast_devices.examples import Examples
 from edgeplast_devices.guard import guard_for
-from edgeplast_devices.images import Augmentation, ImageSet, Picture, open_images, require_labels, resized_size
+from edgeplast_devices.images import Augmentation, ImageSet, Picture, open_images, resized_size
 from edgeplast_devices.interrupts import Interrupts, asked_to_stop
 from edgeplast_devices.learned_folder import output_of, start_of, workplace_of
-from edgeplast_devices.learner_arguments import budget_of, extent_of, is_one, require_examples
+from edgeplast_devices.learner_arguments import budget_of, extent_of, is_one, require_examples, to_learn_from
 from edgeplast_devices.learning import Core, Kept, closed
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.predicting import Prediction
@@ -70,7 +70,8 @@ class Learner:
         trusted: public keys, a file or a folder of them, of which one must have signed the bundle, and what was learned
             in ``into`` before. By default no signature is asked for.
         sign: a private key, or its file, that signs what is learned; it is trusted too.
-        notice: told what a user should know of a budget that nobody gave.
+        notice: told what a user should know of a budget that nobody gave, and of a ``learn`` after which
+            the model could not be calibrated anew.
         sessions: over the bundle's graphs.
 
     Attributes:
@@ -127,7 +128,7 @@ class Learner:
                 versions=self._options.versions,
             )
             self.classes = start.manifest.classes
-            self._core = Core(self._kept, guard, self._options, sessions)
+            self._core = Core(self._kept, guard, self._options, sessions, notice)
             opening.callback(self._core.close)
             how, augmentation = source.manifest.preprocessing, Augmentation.named(self._options.augment)
             sizes = (resized_size(how), augmentation.needed_size(how))
@@ -189,20 +190,11 @@ class Learner:
 
         Raises:
             InputError: one is no picture, a label is no class or missing; nothing was taken then.
-            DiskFullError: there is no room.
+            DiskFullError: there is no room for all; the first ones, for which there was, are taken, in their order,
+                and :attr:`examples` counts them.
         """
         self._require_open()
-        if isinstance(pictures, ImageSet):
-            if labels is not None:
-                raise UsageError(
-                    "The set has labels of its own; leave out labels, or use ImageSet.of(pictures, labels)."
-                )
-            given = pictures
-        else:
-            several: Sequence[Picture] = [pictures] if is_one(pictures) else pictures  # type: ignore[list-item, assignment]
-            given = ImageSet.of(several, labels, self.classes)
-        require_labels(given, "learning")
-        given = given.aligned_to(self.classes)
+        given = to_learn_from(pictures, labels, self.classes)
         for index in range(len(given)):  # nothing is taken of what cannot be taken whole
             self._core.picture(given, index, self._examples.keep)
         with self._kept.writing:
@@ -334,7 +326,9 @@ class Learner:
         """Fit on pictures that it did not learn from how sure the model is and when it does not know; kept on disk.
 
         Both belong to the weights: as long as the Learner is open they are fitted again on the same pictures at the end
-        of each ``learn``, in a pass over them. Opened again it has none, and both stay until it is calibrated anew.
+        of each ``learn``, in a pass over them. Until then files are only remembered, and read again; arrays and PIL
+        images are held in memory. Where they are gone, both stay as they are, and the notice says so. Opened again it
+        has none, and both stay until it is calibrated anew.
 
         Args:
             images: labelled pictures of known classes, as of :meth:`evaluate`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,13 +14,33 @@ from edgeplast.budget import Budget
 from edgeplast.errors import InputError, UsageError
 from edgeplast.units import parse_bytes
 from edgeplast_devices.extent import Extent
-from edgeplast_devices.images import ImageSet
+from edgeplast_devices.images import ImageSet, Picture, require_labels
 from edgeplast_devices.options import TrainingOptions
 
 
 def is_one(given: object) -> bool:
     """Say whether it is one picture, and no sequence of several."""
     return isinstance(given, str | Path | Image.Image) or (isinstance(given, np.ndarray) and given.ndim != 4)
+
+
+def to_learn_from(
+    pictures: Picture | Sequence[Picture] | ImageSet, labels: str | Sequence[str] | None, classes: Sequence[str]
+) -> ImageSet:
+    """Return pictures with labels as a set whose labels index ``classes``; arguments as of ``Learner.add``.
+
+    Raises:
+        InputError: a label is no class or missing, or something is no picture.
+        UsageError: labels were given for a set.
+    """
+    if isinstance(pictures, ImageSet):
+        if labels is not None:
+            raise UsageError("The set has labels of its own; leave out labels, or use ImageSet.of(pictures, labels).")
+        given = pictures
+    else:
+        several: Sequence[Picture] = [pictures] if is_one(pictures) else pictures  # type: ignore[list-item, assignment]
+        given = ImageSet.of(several, labels, classes)
+    require_labels(given, "learning")
+    return given.aligned_to(tuple(classes))
 
 
 def budget_of(memory: str | int | None) -> Budget | None:

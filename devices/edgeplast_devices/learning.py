@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgeplast.adaptation import Adaptation, MemoryReport
 from edgeplast.bundle import MANIFEST, Bundle
-from edgeplast.errors import DivergedError, InputError, InterruptedRunError, UsageError
+from edgeplast.errors import DivergedError, EdgeplastError, InputError, InterruptedRunError, UsageError
 from edgeplast.evaluation import Evaluation
 from edgeplast.footprint import PICTURE_BYTES
 from edgeplast.progress import Progress
@@ -137,13 +137,16 @@ class Core:
         guard: of the budget, which stands.
         options: of the training; memory, threads, build and provider count here.
         sessions: over the bundle's graphs.
+        notice: told why what was learned could not be calibrated anew.
 
     Raises:
         BudgetError: the budget is not enough to learn in.
     """
 
-    def __init__(self, kept: Kept, guard: Guard, options: TrainingOptions, sessions: Sessions) -> None:
-        self._kept, self._guard, self._turns = kept, guard, Turns()
+    def __init__(
+        self, kept: Kept, guard: Guard, options: TrainingOptions, sessions: Sessions, notice: Callable[[str], None]
+    ) -> None:
+        self._kept, self._guard, self._turns, self._notice = kept, guard, Turns(), notice
         self._growing = threading.Lock()
         self._held_out: tuple[ImageSet, float] | None = None  # what it was calibrated on, to be again after each learn
         plan = kept.bundle.manifest.plan
@@ -179,7 +182,7 @@ class Core:
     def calibrate(self, images: ImageSet, false_alarms: float, progress: Progress) -> Unknown | None:
         """Fit the temperature, and when the model does not know, on pictures that it did not learn from; keep both.
 
-        They are fitted on the same pictures again after each ``learn``.
+        They are fitted on the same pictures again after each ``learn``, as far as these can be read then.
         """
         temperature, unknown = self._calibrated(images, false_alarms, progress)
         self._kept.calibrate(temperature, unknown)
@@ -311,11 +314,25 @@ class Core:
             raise
         if run.state.stopped_because == "diverged":
             raise DivergedError("Learning diverged; the model is as it was before. Try a lower learning rate.")
+        self._kept.keep(run)  # before it is calibrated: whatever stops that, what was learned is there
         if self._held_out is not None:
-            state, (images, false_alarms) = run.state, self._held_out
-            progress = run.over("train")["progress"]  # stops it where someone asked for that
+            self._recalibrate(run, *self._held_out)
+
+    def _recalibrate(self, run: Run, images: ImageSet, false_alarms: float) -> None:
+        """Fit temperature and threshold to what was learned and keep them; where that fails they are as they were."""
+        state, progress = run.state, run.over("train")["progress"]  # stops it where someone asked for that
+        was = state.temperature, state.unknown
+        try:
             state.temperature, state.unknown = self._calibrated(images, false_alarms, progress)
-        self._kept.keep(run)
+            self._kept.keep(run)
+        except InterruptedRunError:
+            raise
+        except EdgeplastError as error:
+            state.temperature, state.unknown = was
+            self._notice(
+                f"What was learned is kept, and not calibrated anew: {error} Until it is (calibrate), how sure the "
+                "model says it is, and when it does not know, are as before."
+            )
 
     @property
     def step_seconds(self) -> float:

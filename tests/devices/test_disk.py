@@ -100,6 +100,19 @@ def test_a_cache_takes_what_is_left_and_versions_count(late: Bundle, blobs: Path
 class TestLearner:
     """Its examples share the room."""
 
+    def test_of_several_for_which_there_is_no_room_the_first_are_taken(self, late: Bundle, tmp_path: Path) -> None:
+        weights = late.manifest.files["trainable.safetensors"].bytes
+        disk = late.bytes + 2 * weights + 65536 + versions_bytes(late, 8, made=8) + 30_000
+        with edgeplast.Learner(late, into=tmp_path / "a", memory="none", options=options(disk=f"{disk}B")) as learner:
+            with pytest.raises(DiskFullError, match="is left for examples of the disk that was allowed"):
+                learner.add(
+                    [blob(label, i) for label in ("red", "blue") for i in range(60)], ["red"] * 60 + ["blue"] * 60
+                )
+            taken = learner.examples
+            assert 0 < sum(taken.values()) < 120 and (taken["red"] == 60 or not taken["blue"])
+            files = sorted(file.name for file in (tmp_path / "a.examples").glob("*/*"))
+            assert files == [f"{number + 1:06d}.png" for number in range(sum(taken.values()))]
+
     def test_examples_take_no_more_than_is_left(self, late: Bundle, tmp_path: Path) -> None:
         with pytest.raises(DiskFullError, match=r"too little: .* for its copy of the bundle and weights"):
             edgeplast.Learner(late, into=tmp_path / "a", memory="none", options=options(disk="100kB"))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import msgspec
@@ -14,11 +19,12 @@ from small_models import CLASSES, blob, blob_folder
 import edgeplast
 from edgeplast.bundle import MANIFEST, Bundle
 from edgeplast.documents import Document
-from edgeplast.errors import InputError, UsageError
+from edgeplast.errors import InputError, InterruptedRunError, UsageError
 from edgeplast.unknown import Unknown
 from edgeplast_devices.energy import energies, is_known
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.unknowns import fit_unknown
+from edgeplast_devices.weights import read_trainable
 
 
 def options(**more: object) -> TrainingOptions:
@@ -124,6 +130,69 @@ def test_a_learner_fits_it_when_asked_and_again_after_each_learn(bundle: Bundle,
         learner.roll_back(learner.versions()[-2].name)
         assert Bundle.open(tmp_path / "a").manifest.unknown == found
         assert learner.predict(noise)[0].known is not None
+
+
+FITTING = "fitting the temperature"
+
+
+@pytest.mark.parametrize("how", ["signal", "close", "second Ctrl-C"])
+def test_what_was_learned_is_kept_when_calibrating_it_is_stopped(
+    bundle: Bundle, photos: Path, tmp_path: Path, how: str
+) -> None:
+    learner = edgeplast.Learner(bundle.path, into=tmp_path / "a", memory="none", options=options())
+    learner.add([blob(c, i) for c in CLASSES for i in range(8)], [c for c in CLASSES for _ in range(8)])
+    learner.learn(steps=1)
+    found = learner.calibrate(photos)
+    before, closing = read_trainable(Bundle.open(tmp_path / "a")), threading.Thread(target=learner.close)
+
+    def progress(activity: str, *_: int) -> None:
+        if activity != FITTING or closing.ident:
+            return
+        if how == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif how == "close":
+            closing.start()
+            while learner._is_open:
+                time.sleep(0.001)
+        else:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt if how == "second Ctrl-C" else InterruptedRunError):
+        learner.learn(steps=4, progress=progress)
+    kept = Bundle.open(tmp_path / "a")
+    after = read_trainable(kept)
+    assert any((after[name] != before[name]).any() for name in before) and kept.manifest.unknown == found
+    if how == "close":
+        closing.join()
+    else:
+        assert learner.versions()[-1].by == "learn" and len(learner.versions()) == 4
+        mine = learner.predict(blob("red", 1)).probabilities
+        assert edgeplast.predict(tmp_path / "a", blob("red", 1))[0].probabilities == mine
+        assert learner.learn(steps=1).unknown != found  # and calibrated again
+        learner.close()
+
+
+def test_where_the_pictures_to_calibrate_on_are_gone_it_learns_all_the_same_and_says_so(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    held_out, said = blob_folder(tmp_path / "held", train=0, test=6), list[str]()
+    opened = edgeplast.Learner(bundle.path, into=tmp_path / "a", memory="none", options=options(), notice=said.append)
+    with opened as learner:
+        learner.add([blob(c, i) for c in CLASSES for i in range(8)], [c for c in CLASSES for _ in range(8)])
+        learner.learn(steps=1)
+        found = learner.calibrate(held_out)
+        before = Bundle.open(tmp_path / "a")
+        weights = read_trainable(before)
+        shutil.rmtree(held_out)
+        report = learner.learn(epochs=2)
+        kept = Bundle.open(tmp_path / "a")
+        after = read_trainable(kept)
+        assert any((after[name] != weights[name]).any() for name in weights)
+        assert report.unknown == kept.manifest.unknown == found == learner.report.unknown  # type: ignore[union-attr]
+        assert report.temperature == kept.manifest.temperature == before.manifest.temperature
+        assert len(said) == 1 and "What was learned is kept, and not calibrated anew: " in said[0]
+        assert "Until it is (calibrate), how sure the model says it is" in said[0]
+        assert learner.predict(blob("red", 1)).label
 
 
 def test_a_learner_that_is_opened_again_goes_on_with_the_threshold_that_there_was(made: Path, tmp_path: Path) -> None:
