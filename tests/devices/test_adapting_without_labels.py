@@ -19,8 +19,9 @@ from edgeplast.errors import InputError, InterruptedRunError, UsageError
 from edgeplast.evaluation import Judgement
 from edgeplast_devices.images import open_splits_without_labels
 from edgeplast_devices.interrupts import Interrupts
-from edgeplast_devices.options import TrainingOptions
-from edgeplast_devices.reheading import check_can_rehead
+from edgeplast_devices.objectives import OBJECTIVES
+from edgeplast_devices.options import WITHOUT_TRAINING, TrainingOptions
+from edgeplast_devices.reheading import REHEADS, check_can_rehead
 from edgeplast_devices.tensors import read_arrays
 
 
@@ -173,6 +174,10 @@ def test_a_head_without_a_bias_cannot_be_recentred(learned: Bundle) -> None:
     check_can_rehead(learned.manifest, "recentre", 0)
     with pytest.raises(UsageError, match="--method prototypes looks at features"):
         check_can_rehead(learned.manifest, "prototypes", 0)
+
+
+def test_each_method_without_training_is_one_that_adjusts_a_head() -> None:
+    assert tuple(REHEADS) == WITHOUT_TRAINING and not {*REHEADS} & {*OBJECTIVES}
 
 
 @pytest.mark.parametrize(
