@@ -62,19 +62,20 @@ def judged(
         views: each turns the images into others of the same, varied.
         **over: micro-batch, unreadable and progress of :func:`~.evaluating.outputs`.
     """
-    called: dict[int, int] = {}
+    called = np.full(len(images), -1, np.int32)  # nothing, where a picture cannot be read
 
     def rows() -> Iterator[np.ndarray]:
         for found, _, indices in outputs(logits, images, how, activity=activity, **over):
-            called.update(zip(indices.tolist(), found.argmax(1).tolist(), strict=True))
+            called[indices] = found.argmax(1)
             yield found
 
-    found, same = judge(rows()), []
+    found, same, seen = judge(rows()), 0, 0
     for view in views:
         for varied, _, indices in outputs(logits, images, how, activity=activity, **(over | {"source": view})):
-            same += [called.get(i) == k for i, k in zip(indices.tolist(), varied.argmax(1).tolist(), strict=True)]
-    if same:
-        found = msgspec.structs.replace(found, agreement=float(np.mean(same)))
+            same += int((called[indices] == varied.argmax(1)).sum())
+            seen += len(indices)
+    if seen:
+        found = msgspec.structs.replace(found, agreement=same / seen)
     fault = ""
     if before is not None:
         fault = "collapsed" if found.has_collapsed_since(before) else ""

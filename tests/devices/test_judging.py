@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -58,6 +59,25 @@ def test_views_that_are_called_differently_count_against_it() -> None:
     assert judged(logits, images, how, None, "", **over).judgement == msgspec.structs.replace(
         alike.judgement, agreement=None
     )
+
+
+def test_judging_many_pictures_takes_some_bytes_of_each() -> None:
+    many, how = (
+        100_000,
+        Preprocessing(image_size=(1, 1), mean=(0,), std=(1,), interpolation="bilinear", crop_fraction=1.0),
+    )
+
+    def source(images: Any, _: Preprocessing, size: int, *, order: np.ndarray, **__: Any) -> Iterator[Batch]:
+        for some in (order[start : start + size] for start in range(0, len(order), size)):
+            yield Batch(np.eye(3, dtype=np.float32)[some % 3], some % 3, some)
+
+    over: dict[str, Any] = {"micro_batch": 500, "unreadable": Unreadable(), "source": source, "views": [source, source]}
+    tracemalloc.start()
+    found = judged(lambda batch: batch, range(many), how, None, "", **over)  # type: ignore[arg-type]  # a set's length
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.judgement is not None and (found.judgement.agreement, found.judgement.images) == (1, many)
+    assert peak < 24 * many
 
 
 def test_it_does_not_matter_how_pictures_were_batched() -> None:
