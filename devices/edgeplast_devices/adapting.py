@@ -35,7 +35,7 @@ from edgeplast.units import format_bytes
 from edgeplast_devices.cache import clear_latents
 from edgeplast_devices.caching import settled
 from edgeplast_devices.checkpoints import Checkpoint, checkpoint_files, clear, last_checkpoint, run_bytes
-from edgeplast_devices.disk import DiskShares, disk_shares
+from edgeplast_devices.disk import DiskShares, disk_shares, for_pictures, nameless_bytes
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.growing import classes_to_add, grow, planned
 from edgeplast_devices.guard import Guard, guard_for
@@ -124,9 +124,11 @@ def adapt(
         before = checkpoint.state.options if checkpoint else None
         given = images
         options, images, mixed = with_replay(options or TrainingOptions(), bundle, images)
-        shares = disk_shares(bundle, options, folder)
-        options = settled(options, bundle, images, folder, before)
         new = classes_to_add(bundle.manifest, given, options.add_classes, options.new_classes)
+        is_tight = guard.allowed_bytes is not None
+        nameless = nameless_bytes(bundle.manifest, options, len(images.train), len(new)) if is_tight else 0
+        shares = disk_shares(bundle, options, folder, nameless)
+        options = settled(options, bundle, images, shares, before)
         run = Run(
             planned(bundle, new),
             _patient(images, Patience(interrupts, heard)),
@@ -258,7 +260,7 @@ def _adapted(
             landmarks=run.landmarks,
         )
         if mixed or len(run.to_keep):
-            most = shares.left_bytes if shares.is_limited else None
+            most = for_pictures(shares, folder)
             replay = keep_pictures(run.bundle, run.splits["train"], run.to_keep, folder, mixed, most_bytes=most)
             report = msgspec.structs.replace(report, replay=replay)
         report.write(folder / REPORT)

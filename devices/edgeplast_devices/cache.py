@@ -96,19 +96,26 @@ class Cache:
         pictures: how many the split has.
         views: of each picture.
         rounding: how they are stored.
+        most_bytes: that the file may take; None for no limit. Of the last pictures nothing is kept where it is less
+            than all take.
 
     Attributes:
         views: as given.
     """
 
-    def __init__(self, path: Path | None, pictures: int, views: int, rounding: Rounding) -> None:
+    def __init__(
+        self, path: Path | None, pictures: int, views: int, rounding: Rounding, most_bytes: int | None = None
+    ) -> None:
         self.views, self._pictures, self._rounding = views, pictures, rounding
-        self._slot = _HEADER.size + rounding.size
+        self._slot = slot_bytes(rounding)
+        self._slots = pictures * views if most_bytes is None else most_bytes // self._slot
         self._left_out: set[int] = set()
         self._file: int | None = None
         if path is not None:
             try:
                 self._file = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+                if os.fstat(self._file).st_size > self._slots * self._slot:  # of a run that had more room
+                    os.ftruncate(self._file, self._slots * self._slot)
             except OSError:  # a full disk, one that can only be read: nothing is kept
                 self._file = None
 
@@ -161,7 +168,7 @@ class Cache:
         return payload if mark == _WHOLE and zlib.crc32(payload) == checksum else None
 
     def _write(self, view: int, index: int, data: bytes) -> None:
-        if self._file is None:
+        if self._file is None or view * self._pictures + index >= self._slots:
             return
         try:
             whole = _HEADER.pack(_WHOLE, zlib.crc32(data)) + data

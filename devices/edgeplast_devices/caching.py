@@ -13,7 +13,7 @@ from edgeplast.errors import UsageError
 from edgeplast.prefixes import PREFIX_GRAPH
 from edgeplast.units import parse_bytes
 from edgeplast_devices.cache import Cache, Rounding, cache_file, clear_latents, slot_bytes
-from edgeplast_devices.disk import DiskShares, disk_shares
+from edgeplast_devices.disk import DiskShares
 from edgeplast_devices.images import ImageSet, Splits, batches
 from edgeplast_devices.latents import Latents, Source
 from edgeplast_devices.options import TrainingOptions
@@ -22,14 +22,15 @@ from edgeplast_devices.sessions import MakesLatents
 DEFAULT_VIEWS = 4
 """Of each training picture where it may be varied: as it is, and three variations (README.md, What never changes)."""
 
-_SHARE_OF_DISK = 0.5
-"""Of what is free beside all else that a run writes, that ``--cache auto`` may take."""
-
 _TRAIN = "train"
 
 
 def settled(
-    options: TrainingOptions, bundle: Bundle, images: Splits, folder: Path, before: TrainingOptions | None = None
+    options: TrainingOptions,
+    bundle: Bundle,
+    images: Splits,
+    shares: DiskShares,
+    before: TrainingOptions | None = None,
 ) -> TrainingOptions:
     """Return options that say what is kept: how many views of each training picture, in how many bits, or nothing.
 
@@ -40,8 +41,9 @@ def settled(
         options: as they were given.
         bundle: to adapt.
         images: training images, and what is measured on.
-        folder: where they will be kept; it or a folder above it is there.
-        before: of the run that goes on here, whose choice stands.
+        shares: of the disk.
+        before: of the run that goes on here, whose choice stands: the same views in no more room than there is now.
+            What does not fit is computed anew each time.
 
     Raises:
         UsageError: a cache is asked for, and the bundle has no prefix.
@@ -58,9 +60,11 @@ def settled(
                 "(--strategy last-k:4, --train head)."
             )
         return msgspec.structs.replace(options, cache="none")
-    if before is not None and not asked:
-        return msgspec.structs.replace(options, cache=before.cache, views=before.views)
-    most = _most_bytes(disk_shares(bundle, options, folder), options.cache)
+    if before is not None and options.views in (None, before.views):
+        size = before.cache if options.cache == "auto" or before.cache == "none" else options.cache
+        kept = size if size == "none" else f"{max(_most_bytes(shares, size), 1)}B"
+        return msgspec.structs.replace(options, cache=kept, views=before.views)
+    most = _most_bytes(shares, options.cache)
     slot = slot_bytes(Rounding(prefix.shape, options.cache_bits))
     measured_on = [split for split in (images.val, images.test, *images.also.values()) if split is not None]
     left = most - slot * sum(map(len, measured_on))
@@ -74,10 +78,9 @@ def settled(
 
 def _most_bytes(shares: DiskShares, asked: str) -> int:
     """Return what latents may take: a size, but no more than a user allowed for all; or a share of what is free."""
-    left = max(shares.left_bytes, 0)
     if asked == "auto":
-        return left if shares.is_limited else int(left * _SHARE_OF_DISK)
-    return min(parse_bytes(asked), left) if shares.is_limited else parse_bytes(asked)
+        return shares.unasked_bytes
+    return min(parse_bytes(asked), shares.left_bytes) if shares.is_limited else parse_bytes(asked)
 
 
 class Kept:
@@ -104,7 +107,7 @@ class Kept:
         self._rounding = Rounding(prefix.shape, options.cache_bits) if prefix and is_kept else None
         self.report: CacheReport | None = None
         if self._rounding is not None:
-            most = slot_bytes(self._rounding) * sum(len(splits[name]) * views for name, views in self._views.items())
+            most = sum(self._most_bytes.values())
             self.report = CacheReport(bits=self._rounding.bits, views=options.views or 0, most_bytes=most)
 
     @property
@@ -112,6 +115,16 @@ class Kept:
         """Of each split that is kept."""
         views = {name: self._options.views if name == _TRAIN else 1 for name in self._splits}
         return {name: count for name, count in views.items() if count is not None}
+
+    @property
+    def _most_bytes(self) -> dict[str, int]:
+        """Of each split that is kept: what is measured on goes first."""
+        assert self._rounding is not None
+        left, slot, found = parse_bytes(self._options.cache), slot_bytes(self._rounding), dict[str, int]()
+        for name in sorted(self._views, key=lambda name: name == _TRAIN):
+            found[name] = min(left, slot * len(self._splits[name]) * self._views[name])
+            left -= found[name]
+        return found
 
     def open(self, prefix: MakesLatents | None) -> None:
         """Open the files.
@@ -124,8 +137,9 @@ class Kept:
             return
         files = {name: self._file(name, self._folder, self._rounding.bits) for name in self._views}
         clear_latents(self._folder, but=files.values())
+        most = self._most_bytes
         for name, views in self._views.items():
-            self._caches[name] = Cache(files[name], len(self._splits[name]), views, self._rounding)
+            self._caches[name] = Cache(files[name], len(self._splits[name]), views, self._rounding, most[name])
 
     def _file(self, name: str, folder: Path, bits: int) -> Path:
         manifest, options = self._bundle.manifest, self._options

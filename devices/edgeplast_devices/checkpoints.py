@@ -32,7 +32,9 @@ from edgeplast_devices.tensors import read_arrays, read_metadata, write_arrays
 
 _NAME = re.compile(r"(checkpoint|best)-(\d{8,})-([0-9a-f]{16})\.safetensors")
 _KEPT = 2
-_TELEMETRY_BYTES = 1 << 20
+TELEMETRY_BYTES = 1 << 20
+"""Of a run, at most: of long ones steps are left out."""
+
 _STATE = "run"
 MOST_STATE_BYTES = 64 << 20
 """Of what a run writes of itself; most of it would be the names of pictures that could not be read."""
@@ -121,6 +123,30 @@ def clear(folder: Path, but: Collection[str | None] = ()) -> None:
             file.unlink(missing_ok=True)
 
 
+def write_best(
+    folder: Path, steps: int, parameters: Mapping[str, np.ndarray], *, before: str | None, saved: str | None
+) -> str:
+    """Write the best weights so far, whole or not at all, and remove those whose place they take.
+
+    Args:
+        folder: of the run.
+        steps: after which they are so.
+        parameters: by name.
+        before: the file of the best weights before these; None for none.
+        saved: the file that the last checkpoint refers to, which stays.
+
+    Returns:
+        the name of the file.
+
+    Raises:
+        DiskFullError: those before them are as they were.
+    """
+    name = write_hashed(folder, "best", steps, parameters).name
+    if before is not None and before not in (name, saved):
+        (folder / Path(before).name).unlink(missing_ok=True)
+    return name
+
+
 def write_hashed(
     folder: Path, kind: str, number: int, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> Path:
@@ -138,11 +164,11 @@ def write_hashed(
 def run_bytes(bundle: Bundle, optimizer: str) -> int:
     """Return the most that a run keeps on disk beside the bundle's files and its latents.
 
-    Two checkpoints and the one that is being written, the best weights of both, those of the bundle as it came,
-    and telemetry.
+    Two checkpoints and the one that is being written, the best weights of each, and telemetry. While best weights are
+    written there are once more of them, and no third checkpoint.
     """
     weights = bundle.manifest.files[TRAINABLE].bytes
-    return 3 * (1 + len(optimizer_facts(optimizer).slots)) * weights + 3 * weights + _TELEMETRY_BYTES
+    return 3 * (1 + len(optimizer_facts(optimizer).slots)) * weights + 3 * weights + TELEMETRY_BYTES
 
 
 def is_checkpoint(name: str) -> bool:

@@ -1,23 +1,31 @@
 """What a run may take on the disk: its own files and versions first, the rest for latents, then for pictures.
 
 With ``--disk`` that is all that the output ever takes, while it is made and when it is done; without it what is free.
-Latents are gone before pictures are kept, so both may have the same room.
+Latents are gone before pictures are kept, so both may have the same room. What is free is shared with others: of it a
+run takes no more than half for what nobody gave a size of.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeplast.bundle import TRAINABLE, Bundle
+from edgeplast.bundle import TRAINABLE, Bundle, Manifest
 from edgeplast.errors import DiskFullError
 from edgeplast.units import format_bytes, parse_bytes
 from edgeplast.versions import folders_of
-from edgeplast_devices.checkpoints import run_bytes
+from edgeplast_devices.checkpoints import TELEMETRY_BYTES, run_bytes
+from edgeplast_devices.distilling import row_bytes
+from edgeplast_devices.fitted_heads import head_if_linear
 from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.replaying import per_class
 
 _MIB = 1 << 20
+
+_SHARE_OF_FREE = 0.5
+"""Of what is free beside all else that a run writes, that it takes for what nobody gave a size of."""
 
 _RECORDS_BYTES = 64 << 10
 """Of a version beside its weights: manifest, report and record."""
@@ -28,38 +36,93 @@ class DiskShares:
     """How the room of an output is shared out.
 
     Attributes:
-        own_bytes: the bundle's copy, checkpoints and telemetry, at most.
+        own_bytes: the bundle's copy, checkpoints, telemetry and files without a name, at most.
         versions_bytes: versions, once it is done.
         left_bytes: for latents, or for pictures that are kept; below 0 where there is too little for the others.
+        free_bytes: on the disk, beside its own files and versions; below 0 likewise.
         is_limited: whether a user said how much there is.
     """
 
     own_bytes: int
     versions_bytes: int
     left_bytes: int
+    free_bytes: int
     is_limited: bool
 
+    @property
+    def unasked_bytes(self) -> int:
+        """What may be taken where nobody gave a size."""
+        return max(min(self.left_bytes, int(self.free_bytes * _SHARE_OF_FREE)), 0)
 
-def disk_shares(bundle: Bundle, options: TrainingOptions, folder: Path) -> DiskShares:
+
+def disk_shares(bundle: Bundle, options: TrainingOptions, folder: Path, nameless: int = 0) -> DiskShares:
     """Share out the disk of a run.
 
     Args:
         bundle: to adapt.
         options: ``disk``, ``versions`` and ``optimizer`` count.
         folder: in which it works; it or a folder above it is there.
+        nameless: see :func:`nameless_bytes`.
 
     Raises:
         DiskFullError: ``--disk`` is too little for what every run writes; the message says how much would do.
     """
-    own = bundle.bytes + run_bytes(bundle, options.optimizer or bundle.manifest.plan.optimizer)
+    own = bundle.bytes + run_bytes(bundle, options.optimizer or bundle.manifest.plan.optimizer) + nameless
     versions = versions_bytes(bundle, options.versions)
+    there = next(place for place in (folder, *folder.parents) if place.is_dir())
+    free = shutil.disk_usage(there).free - own - versions
     if options.disk == "none":
-        there = next(place for place in (folder, *folder.parents) if place.is_dir())
-        return DiskShares(own, versions, shutil.disk_usage(there).free - own - versions, is_limited=False)
+        return DiskShares(own, versions, free, free, is_limited=False)
     left = parse_bytes(options.disk) - own - versions
     if left < 0:
         raise too_little(options, {"its copy of the bundle and checkpoints": own, "versions": versions})
-    return DiskShares(own, versions, left, is_limited=True)
+    return DiskShares(own, versions, left, free, is_limited=True)
+
+
+def nameless_bytes(
+    manifest: Manifest, options: TrainingOptions, pictures: int, new_classes: int = 0, *, again: bool = False
+) -> int:
+    """Return what a run may keep in files without a name, at most, where memory has no room for it.
+
+    Args:
+        manifest: of the bundle.
+        options: as they were given.
+        pictures: that it learns from.
+        new_classes: that the run adds.
+        again: whether it is a Learner's, which learns from the same pictures again and again.
+
+    Returns:
+        features of all pictures for a head that is fitted, or what the model said of them before the run.
+    """
+    if options.head == "fitted":
+        head = head_if_linear(manifest)
+        return 4 * pictures * head.width if head else 0
+    asks = options.distill or per_class(options.replay) or manifest.waiting or new_classes
+    asks = again or (asks and options.head != "zero")
+    return row_bytes(pictures, len(manifest.classes) + new_classes) if asks else 0
+
+
+def beside_examples(manifest: Manifest, options: TrainingOptions, *, is_tight: bool) -> Callable[[int, int], int]:
+    """Return what tells how much a Learner's files without a name take of so many pictures of so many classes.
+
+    Args:
+        manifest: of the bundle that it begins with.
+        options: of the training.
+        is_tight: whether its memory is limited; else it needs no such files.
+    """
+
+    def beside(pictures: int, classes: int) -> int:
+        return nameless_bytes(manifest, options, pictures, classes - len(manifest.classes), again=True)
+
+    return beside if is_tight else lambda pictures, classes: 0  # noqa: ARG005
+
+
+def for_pictures(shares: DiskShares, folder: Path) -> int | None:
+    """Return what pictures that are kept may take, once all but versions is written; None for no limit."""
+    if not shares.is_limited:
+        return None
+    free = shutil.disk_usage(folder).free - shares.versions_bytes
+    return max(min(shares.left_bytes, int(free * _SHARE_OF_FREE)), 0)
 
 
 def left_for_examples(bundle: Bundle, options: TrainingOptions) -> int | None:
@@ -70,7 +133,9 @@ def left_for_examples(bundle: Bundle, options: TrainingOptions) -> int | None:
     """
     if options.disk == "none":
         return None
-    own = bundle.bytes + 2 * bundle.manifest.files[TRAINABLE].bytes + _RECORDS_BYTES  # one is exchanged for another
+    weights = bundle.manifest.files[TRAINABLE].bytes
+    exchanged, best = 2 * weights, 2 * weights  # there are both while one takes the other's place
+    own = bundle.bytes + exchanged + best + TELEMETRY_BYTES + _RECORDS_BYTES
     versions = versions_bytes(bundle, options.versions, made=options.versions)  # it goes on and on
     left = parse_bytes(options.disk) - own - versions
     if left < 0:

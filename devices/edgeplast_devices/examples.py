@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ class Examples:
         classes: class names of the bundle, in order.
         keep: height and width in pixels below which no picture is scaled.
         most_bytes: that they may take; None for no limit.
+        beside: what else of it so many pictures of so many classes take while they are learned from.
 
     Attributes:
         folder: as given.
@@ -47,7 +48,12 @@ class Examples:
     """
 
     def __init__(
-        self, folder: Path, classes: Sequence[str], keep: tuple[int, int], most_bytes: int | None = None
+        self,
+        folder: Path,
+        classes: Sequence[str],
+        keep: tuple[int, int],
+        most_bytes: int | None = None,
+        beside: Callable[[int, int], int] = lambda pictures, classes: 0,  # noqa: ARG005
     ) -> None:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise UsageError(f"{folder} is a link or a file; examples are kept in a folder there. Move it away.")
@@ -55,7 +61,8 @@ class Examples:
         self.know(classes)
         there = [file for file in folder.glob("*/*.png") if _NAME.fullmatch(file.name)]
         self._next = 1 + max(map(_number, there), default=0)
-        self._left = None if most_bytes is None else most_bytes - sum(file.stat().st_size for file in there)
+        self._most_bytes, self._beside = most_bytes, beside
+        self._count, self._taken = len(there), sum(file.stat().st_size for file in there)
 
     def know(self, classes: Sequence[str]) -> None:
         """Take class names, in order, in the place of those that were known."""
@@ -82,18 +89,24 @@ class Examples:
         path = self.folder / self._folders[label] / f"{self._next:06d}.png"
         data = io.BytesIO()
         picture.convert("RGB").save(data, "PNG", compress_level=_FAST)
-        if self._left is not None and data.tell() > self._left:
+        left = self._left()
+        if left is not None and data.tell() > left:
             raise DiskFullError(
-                f"A picture takes {format_bytes(data.tell())}, and {format_bytes(max(self._left, 0))} is left for "
+                f"A picture takes {format_bytes(data.tell())}, and {format_bytes(max(left, 0))} is left for "
                 f"examples of the disk that was allowed. Delete some in {self.folder} while no Learner is open, or "
                 "allow more (disk)."
             )
         with disk_errors(path):
             write_bytes(path, data.getvalue())
         self._next += 1
-        if self._left is not None:
-            self._left -= data.tell()
+        self._count, self._taken = self._count + 1, self._taken + data.tell()
         return path
+
+    def _left(self) -> int | None:
+        """Return what one more may take; None for no limit."""
+        if self._most_bytes is None:
+            return None
+        return self._most_bytes - self._taken - self._beside(self._count + 1, len(self.classes))
 
     def images(self) -> ImageSet:
         """Return them as a set, in order of class and of when they came; no picture is read."""

@@ -30,7 +30,7 @@ from edgeplast.progress import Progress, silent
 from edgeplast.unknown import Unknown
 from edgeplast.versions import Version
 from edgeplast_devices.deploying import deploy
-from edgeplast_devices.disk import left_for_examples
+from edgeplast_devices.disk import beside_examples, left_for_examples
 from edgeplast_devices.examples import Examples
 from edgeplast_devices.guard import guard_for
 from edgeplast_devices.images import Augmentation, ImageSet, Picture, open_images, resized_size
@@ -133,7 +133,9 @@ class Learner:
             how, augmentation = source.manifest.preprocessing, Augmentation.named(self._options.augment)
             sizes = (resized_size(how), augmentation.needed_size(how))
             least = max(height for height, _ in sizes), max(width for _, width in sizes)
-            self._examples = Examples(self.into.with_name(f"{self.into.name}.examples"), self.classes, least, room)
+            place = self.into.with_name(f"{self.into.name}.examples")
+            beside = beside_examples(start.manifest, self._options, is_tight=guard.allowed_bytes is not None)
+            self._examples = Examples(place, self.classes, least, room, beside)
             self._closing = opening.pop_all()
         self._is_open = True
 

@@ -103,8 +103,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         threads: of the runtime; None uses all cores this process may use.
         disk: most that the output may take on disk, while it is made and when it is done, such as ``2GiB``: copies,
             checkpoints, versions, cache, kept pictures; ``none`` for no limit. See ``disk``.
-        cache: what the run may keep on disk of the model's prefix: ``auto`` (up to half of what is free, or all that
-            ``disk`` leaves), ``none``, or a size such as ``2GiB``.
+        cache: what the run may keep on disk of the model's prefix: ``auto`` (up to half of what is free, and
+            no more than ``disk`` leaves), ``none``, or a size such as ``2GiB``.
         views: of each training picture that are kept, the first as it is, others varied; epochs take turns. None
             chooses, see ``caching``.
         cache_bits: of one number that is kept; one of ``cache.BITS``.

@@ -22,7 +22,7 @@ from edgeplast.evaluation import Evaluation
 from edgeplast.progress import Progress
 from edgeplast_devices.beginning import begin, learn_from_before
 from edgeplast_devices.caching import Kept
-from edgeplast_devices.checkpoints import Checkpoint, Saved, write_checkpoint, write_hashed
+from edgeplast_devices.checkpoints import Checkpoint, Saved, write_best, write_checkpoint
 from edgeplast_devices.curves import thin
 from edgeplast_devices.distilling import check_knows, may_teach, row_bytes
 from edgeplast_devices.ending import calibrate, landmarks_of, restore_best, worth_keeping
@@ -351,9 +351,11 @@ class Run:
             return
         loss = -float(epoch) if verdict.loss is None else verdict.loss
         if state.best.is_worse_than(loss):
-            state.best, state.judged = Best(epoch=epoch, loss=loss), verdict.judgement
+            file = None
             if epoch < self.options.epochs and self._goes_back:  # the last epoch's need no copy: they are in force
-                state.best.file = write_hashed(folder, "best", state.steps, self.parameters).name
+                replaced = {"before": state.best.file, "saved": self.saved.best_file}
+                file = write_best(folder, state.steps, self.parameters, **replaced)
+            state.best, state.judged = Best(epoch=epoch, loss=loss, file=file), verdict.judgement
 
     def over(self, split: str, offset: int = 0) -> dict[str, Any]:
         """Return what every pass over a split is given; its progress stops it where someone asked for that."""

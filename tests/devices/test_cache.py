@@ -191,7 +191,7 @@ def test_a_cache_leaves_checkpoints_their_room(
 
     def with_free(free: int) -> TrainingOptions:
         monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": free}))
-        return settled(options, late, images, tmp_path / "not there yet")
+        return settled(options, late, images, disk_shares(late, options, tmp_path / "not there yet"))
 
     assert with_free(own + 1000).cache == "none"
     assert with_free(own + 2_000_001).cache == "1000000B"
