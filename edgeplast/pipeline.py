@@ -18,7 +18,7 @@ from edgeplast.given import whom
 from edgeplast.outline import Outline
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
-from edgeplast.progress import Progress, silent
+from edgeplast.progress import Progress, silent, unheard
 from edgeplast.scores import DEFAULT_METHOD
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def make_bundle(
     force: bool = False,
     sign: Signs = None,
     progress: Progress = silent,
-    notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+    notice: Callable[[str], None] = unheard,
 ) -> Bundle:
     """Score a model, plan what trains under a budget, and write the bundle for a device.
 

@@ -19,5 +19,9 @@ class Progress(Protocol):
         """Report ``done`` of ``total`` units of ``activity``."""
 
 
+def unheard(text: str) -> None:
+    """Tell nobody: a notice where nobody listens."""
+
+
 def silent(activity: str, done: int, total: int) -> None:
     """Report nothing: the default of every verb."""

@@ -21,7 +21,7 @@ from edgeplast.given import bundle_of, image_set, signed_bundle, splits_of, whom
 from edgeplast.plans import Plan
 from edgeplast.prepared_images import PreparedImages, drawn
 from edgeplast.preprocessing import Preprocessing
-from edgeplast.progress import Progress, silent
+from edgeplast.progress import Progress, silent, unheard
 from edgeplast.run_files import of_adaptation
 from edgeplast.scores import DEFAULT_METHOD, ScoreTable
 from edgeplast.stamps import kind_at
@@ -297,7 +297,7 @@ def adapt(
     options = options or (interrupted_options(possible(into)) if resume else None) or TrainingOptions()
     repeats = of_adaptation(bundle, images, into, also, budget, options, trusted=trusted, sign=sign)
     opened, seal = signed_bundle(bundle, trusted, sign)
-    heard: Callable[[str], None] = notice or (lambda text: None)  # noqa: ARG005
+    heard = notice or unheard
     guard = guard_for(opened, budget, heard)
     with guard.standing():  # before the images are opened: a list of files can be the peak
         images = splits_of(images, options, also, progress)

@@ -30,7 +30,7 @@ from edgeplast.errors import (
     UsageError,
 )
 from edgeplast.outputs import finish_folder, only_writer, refuse_existing, refuse_mount, refuse_unmovable
-from edgeplast.progress import Progress, silent
+from edgeplast.progress import Progress, silent, unheard
 from edgeplast.units import format_bytes
 from edgeplast_devices.cache import clear_latents
 from edgeplast_devices.caching import settled
@@ -111,7 +111,7 @@ def adapt(
     if into == bundle.path.absolute().resolve():
         raise UsageError(f"{into} is the bundle that is adapted; it stays as it is. Give another output folder.")
     refuse_mount(into)
-    heard = notice or _unheard
+    heard = notice or unheard
     guard = guard or guard_for(bundle, budget, heard)
     with only_writer(into), asked_to_stop() as interrupts, guard.standing():
         tidied = _tidied(into, bundle, heard) if resume else None
@@ -164,10 +164,6 @@ def adapt(
             raise
         clear(into)  # not before: killed in between, the run would have nothing to go on from
     return report
-
-
-def _unheard(text: str) -> None:
-    """Where nobody listens."""
 
 
 def refuse_taken(into: Path, *, resume: bool, force: bool) -> None:

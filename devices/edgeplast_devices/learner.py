@@ -26,7 +26,7 @@ from edgeplast.evaluation import Evaluation
 from edgeplast.files import possible
 from edgeplast.given import bundle_of, whom
 from edgeplast.outputs import holding
-from edgeplast.progress import Progress, silent
+from edgeplast.progress import Progress, silent, unheard
 from edgeplast.unknown import Unknown
 from edgeplast.versions import Version
 from edgeplast_devices.deploying import deploy
@@ -95,7 +95,7 @@ class Learner:
         options: TrainingOptions | None = None,
         trusted: Trusted = None,
         sign: Signs = None,
-        notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+        notice: Callable[[str], None] = unheard,
         sessions: Sessions = ONNXRUNTIME,
     ) -> None:
         check_kind(options, TrainingOptions, "options", "edgeplast.TrainingOptions")

@@ -32,7 +32,7 @@ from edgeplast.errors import InterruptedRunError, UsageError
 from edgeplast.files import possible
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
-from edgeplast.progress import Progress, silent
+from edgeplast.progress import Progress, silent, unheard
 from edgeplast.scores import DEFAULT_METHOD, ScoreTable
 from edgeplast.units import format_bytes, format_seconds
 
@@ -71,7 +71,7 @@ def compare(
     seed: int = 0,
     force: bool = False,
     progress: Progress = silent,
-    notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+    notice: Callable[[str], None] = unheard,
 ) -> Comparison:
     """Find out which plan learns best from some pictures inside a budget, by trying, in the minutes that there are.
 

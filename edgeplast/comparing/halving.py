@@ -24,6 +24,7 @@ from edgeplast.comparing.pace import Pace, Scale
 from edgeplast.comparing.records import Begun, Failed, Ran, Records
 from edgeplast.comparison import Difference, Round
 from edgeplast.errors import BudgetError, InputError
+from edgeplast.progress import unheard
 
 CONFIDENCE = 0.95
 MOST_SEEDS = 5
@@ -86,7 +87,7 @@ class Halving:
     run: TrialRun
     left: Callable[[], float]
     elapsed: Callable[[], float]
-    notice: Callable[[str], None] = lambda text: None  # noqa: ARG005
+    notice: Callable[[str], None] = unheard
     stopped_because: str = ""
     _lineups: dict[int, tuple[str, ...]] = field(default_factory=dict)
     _racing: list[str] = field(default_factory=list)

@@ -25,6 +25,7 @@ from edgeplast.files import disk_errors
 from edgeplast.fleet.pulling import pulled_back
 from edgeplast.fleet.updates import unpacked
 from edgeplast.outputs import only_writer
+from edgeplast.progress import unheard
 from edgeplast_devices.adapting import adapt
 from edgeplast_devices.evaluating import evaluate
 from edgeplast_devices.extent import MOST_EPOCHS, Extent
@@ -99,7 +100,7 @@ class Device:
         *,
         budget: Budget | None = None,
         threads: int | None = None,
-        notice: Callable[[str], None] = lambda text: None,  # noqa: ARG005
+        notice: Callable[[str], None] = unheard,
         sessions: Sessions = ONNXRUNTIME,
     ) -> None:
         self.bundle, self.folder = bundle, folder
