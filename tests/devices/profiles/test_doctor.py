@@ -364,19 +364,26 @@ def test_adapting_does_not_pay_for_any_of_this() -> None:
 
 
 @pytest.mark.parametrize(
-    ("release", "named", "feed"),
+    ("release", "named", "wheel"),
     [
         ("R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic", "JetPack 6 (L4T R36)", "jp6/cu126"),
-        ("R39 (release), REVISION: 2.0", "JetPack 7 (L4T R39)", "ort-cuda-13-nightly"),
-        ("R41 (release), REVISION: 1.0", "JetPack 7 (L4T R41)", "ort-cuda-13-nightly"),
-        ("R35 (release), REVISION: 4.1, BOARD: t186ref", "JetPack 5 (L4T R35)", "use the processor"),
+        ("R39 (release), REVISION: 2.0", "JetPack 7 (L4T R39)", "CUDA 13 and aarch64"),
+        ("R35 (release), REVISION: 4.1, BOARD: t186ref", "JetPack 5 (L4T R35)", ""),
+        ("R32 (release), REVISION: 7.1", "JetPack 4 (L4T R32)", ""),
+        *((f"R{number} (release), REVISION: 1.0", f"unknown (L4T R{number})", "") for number in (33, 37, 41)),
     ],
 )
-def test_a_jetson_is_told_where_its_wheel_comes_from_and_what_cuda_takes(release: str, named: str, feed: str) -> None:
+def test_a_jetson_is_told_where_its_wheel_comes_from_and_what_cuda_takes(release: str, named: str, wheel: str) -> None:
     found = check_jetpack(release)
-    assert found.status == "pass" and found.message.startswith(named) and feed in found.message
-    assert ("1,750 MB" in found.message) == ("pip install" in found.message)
+    assert found.status == "pass" and found.message.startswith(named) and wheel in found.message
+    assert ("1,750 MiB" in found.message) == bool(wheel) != ("use the processor" in found.message)
 
 
-def test_what_is_no_jetson_is_not_told_about_one(tmp_path: Path) -> None:
-    assert check_jetpack("").status == "skip" and check_jetpack("nonsense").status == "skip"
+def test_upstream_issues_are_named_by_their_address() -> None:
+    for number in range(30, 45):
+        assert not re.search(r"\w#\d", check_jetpack(f"R{number} (release)").message)
+
+
+def test_a_release_of_a_jetson_that_cannot_be_read_is_shown() -> None:
+    found = check_jetpack("nonsense")
+    assert found.status == "skip" and found.message == "cannot read 'nonsense' in /etc/nv_tegra_release"
