@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,6 +28,7 @@ from edgeplast.cli.options import (
     SignOption,
     TrustedOption,
     budget_of,
+    given_options,
     profile_of,
     provider_of,
     runtime_text,
@@ -241,12 +241,6 @@ def _as_interrupted(options: TrainingOptions, output: Path, context: typer.Conte
     given = given_options(context, options.__struct_fields__)
     given |= {"add_classes"} if given_options(context, ["add_class"]) else set()
     return msgspec.structs.replace(before, **{name: getattr(options, name) for name in given})
-
-
-def given_options(context: typer.Context, names: Iterable[str]) -> set[str]:
-    """Return those options that were typed or stand in a run file."""
-    sources = {name: context.get_parameter_source(name) for name in names}
-    return {name for name, source in sources.items() if source and source.name in ("COMMANDLINE", "DEFAULT_MAP")}
 
 
 class _Epochs:

@@ -27,6 +27,7 @@ from edgeplast.cli.options import (
     SignOption,
     StdOption,
     TrainOption,
+    TrustedOption,
     budget_of,
     check_model,
     labelled_images,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 
 def export(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Argument(help=MODEL_HELP),
@@ -113,6 +115,7 @@ def export(
     seed: Annotated[int, typer.Option(help="Of the image pairs and of the images calibrated on.")] = 0,
     device: DeviceOption = None,
     sign: SignOption = None,
+    trusted: TrustedOption = None,
     expires: ExpiresOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the output folder.")] = False,
     exclude: ExcludeOption = None,
@@ -130,8 +133,14 @@ def export(
     claim(output, force=force, folder=True)
     ort_training.check_format(form, recompute, signed=sign is not None, measured=choose == "measured")
     if ort_training.is_bundle(model, form):
-        ort_training.write_artifacts(Bundle.open(model), output, recompute, force=force, as_json=as_json)
+        ort_training.refuse_plan(context, model)
+        opened = Bundle.open(model, trusted=trusted)
+        ort_training.write_artifacts(opened, output, recompute, force=force, as_json=as_json)
         return
+    if trusted is not None:
+        raise UsageError(
+            f"--trusted asks who signed a bundle, and {model} is exported as a model. {ort_training.OF_BUNDLE}"
+        )
     check_model(model, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, model_kwargs=model_kwargs)
     pictures = pictures_of(mean, std, interpolation, crop)
     check_way(planned=plan is not None, pictured=data is not None, keep=prune, distill_steps=distill_steps)

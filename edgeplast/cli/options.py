@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,6 +94,12 @@ ExcludeOption = Annotated[
 ExpiresOption = Annotated[
     float | None, typer.Option("--expires", help="Days after which the signature expires (default: never).")
 ]
+
+
+def given_options(context: typer.Context, names: Iterable[str]) -> set[str]:
+    """Return those options that were typed or stand in a run file."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return {name for name, source in sources.items() if source and source.name in ("COMMANDLINE", "DEFAULT_MAP")}
 
 
 def network_of(

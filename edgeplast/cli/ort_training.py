@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, cast
 
 from edgeplast.bundle import MANIFEST, Bundle
 from edgeplast.cli.console import print_json, print_table
+from edgeplast.cli.options import given_options
 from edgeplast.errors import UsageError, one_of
 from edgeplast.recomputation import IN_WORDS, RECOMPUTE
 from edgeplast.units import format_bytes
 
 if TYPE_CHECKING:
+    import typer
+
     from edgeplast.recomputation import Recompute
 
 FORMATS = ("bundle", "ort-training")
@@ -23,6 +26,12 @@ FORMAT_HELP = (
     "onnxruntime.training.api; MODEL may then be a bundle."
 )
 RECOMPUTE_HELP = "With --format ort-training: none, selective or full recomputation (default: the plan's)."
+
+
+OF_BUNDLE = "It goes with: edgeplast export bundle/ --format ort-training -o artifacts/"
+
+_OF_A_BUNDLE_TOO = ("model", "output", "form", "recompute", "trusted", "force", "as_json", "config", "quiet")
+"""What ``export`` takes besides where it is given a bundle, which says all the rest."""
 
 
 def check_format(form: str, recompute: str | None, *, signed: bool, measured: bool) -> None:
@@ -57,6 +66,22 @@ def check_format(form: str, recompute: str | None, *, signed: bool, measured: bo
 def is_bundle(model: str, form: str) -> bool:
     """Whether what is to be exported is a bundle already."""
     return form == "ort-training" and (Path(model) / MANIFEST).is_file()
+
+
+def refuse_plan(context: typer.Context, bundle: str) -> None:
+    """Raise if anything was given beside a bundle that it says itself.
+
+    Raises:
+        UsageError: some was; all of it is named.
+    """
+    named = {p.name: max(p.opts, key=len) for p in context.command.params if p.name not in _OF_A_BUNDLE_TOO}
+    given = given_options(context, named)
+    if given:
+        options = ", ".join(option for name, option in named.items() if name in given)
+        raise UsageError(
+            f"{bundle} is a bundle, which has its model, its plan and its classes already: leave out {options}. For "
+            "others, export the model again."
+        )
 
 
 @contextmanager

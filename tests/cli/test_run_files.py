@@ -132,7 +132,7 @@ class TestRunFiles:
         context = command("adapt").make_context(
             "adapt", ["--config", str(_written(tmp_path, "bundle='b'\ndata='d'\noutput='o'\nthreads=2\n"))]
         )
-        from edgeplast.cli.adapt import given_options
+        from edgeplast.cli.options import given_options
 
         assert given_options(context, ("threads", "epochs")) == {"threads"}
 

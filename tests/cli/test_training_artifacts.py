@@ -80,3 +80,65 @@ def test_what_does_not_go_together_is_said_before_any_work(
     assert run(["export", "vit_tiny_patch16_224", "--data", str(tmp_path), *options, "-o", str(tmp_path / "made")]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "made").exists()
+
+
+def _exported(*words: str) -> list[str]:
+    return ["export", words[0], "--format", "ort-training", "-o", str(Path(words[0]).parent / "made"), *words[1:]]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--train", "head"),
+        ("--memory", "64MiB"),
+        ("--weight-bits", "8"),
+        ("--data", "photos"),
+        ("--plan", "plan.json"),
+        ("--classes", "a,b"),
+        ("--pretrained",),
+        ("--batch", "16"),
+        ("--device", "auto"),
+    ],
+)
+def test_what_a_bundle_says_itself_is_refused_beside_it(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("onnxruntime.training.onnxblock", reason="the training build writes them")
+    small_bundle(tmp_path / "bundle", train="")
+    assert run(_exported(str(tmp_path / "bundle"), "--seed", "0", *words)) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "is a bundle, which has its model, its plan and its classes already: leave out" in said
+    assert words[0] in said and "--seed" in said and "--force" not in said
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_run_file_counts_as_typed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("onnxruntime.training.onnxblock", reason="the training build writes them")
+    small_bundle(tmp_path / "bundle", train="")
+    (tmp_path / "run.toml").write_text("[export]\ntrain = 'head'\n")
+    assert run(_exported(str(tmp_path / "bundle"), "--config", str(tmp_path / "run.toml"))) == 2
+    assert "leave out --train." in " ".join(capsys.readouterr().err.split())
+
+
+def test_only_a_bundle_that_a_trusted_key_signed_becomes_artifacts(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("onnxruntime.training.onnxblock", reason="the training build writes them")
+    pytest.importorskip("nacl", reason="signatures are PyNaCl's")
+    small_bundle(tmp_path / "bundle", train="")
+    for name in ("mine", "other"):
+        assert run(["keygen", str(tmp_path / name)]) == 0
+    assert run(["sign", str(tmp_path / "bundle"), "--key", str(tmp_path / "mine.key")]) == 0
+    words = _exported(str(tmp_path / "bundle"))
+    assert run([*words, "--trusted", str(tmp_path / "other.pub")]) == 5
+    assert not (tmp_path / "made").exists()
+    capsys.readouterr()
+    assert run([*words, "--trusted", str(tmp_path / "mine.pub")]) == 0
+
+
+def test_who_signed_is_asked_of_bundles_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    words = ["export", "vit_tiny_patch16_224", "--pretrained", "--trusted", "key.pub", "-o", str(tmp_path / "made")]
+    assert run(words) == 2
+    assert "--trusted asks who signed a bundle, and vit_tiny_patch16_224 is exported as a model." in " ".join(
+        capsys.readouterr().err.split()
+    )
