@@ -46,6 +46,7 @@ class Files:
         tables: of labels beside them: folder, name, and how each is opened.
         notes: what was asked to be left out, a line.
         labels_beside: of a WebDataset shard: the label of each sample, by the sample's key; None of others.
+        meant: where several archives are one data set: the folder that one of ``listing`` stands for.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Files:
         self.listing, self.left_out = listing, left_out or LeftOut()
         self.formats, self.tables, self.labels_beside = frozenset(formats), tuple(tables), labels_beside
         self.notes: tuple[str, ...] = ()
+        self.meant: Callable[[tuple[str, ...]], tuple[str, ...]] | None = None
         self._open = opener
         self._sizes = sizes
 
@@ -72,6 +74,11 @@ class Files:
     def sizes(self) -> array[int]:
         """Bytes of each picture, where they are known without looking at it."""
         return array("q") if self._sizes is None else self._sizes
+
+    @property
+    def folders(self) -> list[tuple[str, ...]]:
+        """The folders of ``listing`` as they say what pictures show: of archives, without the archive's name."""
+        return [*map(self.meant, self.listing.folders)] if self.meant else self.listing.folders
 
     def __len__(self) -> int:
         return len(self.listing)
@@ -159,6 +166,7 @@ class Files:
             listing, lambda index: self._open(kept[index]), sizes, left_out, self.formats, self.tables,
             self.labels_beside,
         )  # fmt: skip
+        found.meant = self.meant
         found.notes = (f"excluded: {sum(seen.values())} files like {', '.join(map(repr, seen))}",)
         return found
 

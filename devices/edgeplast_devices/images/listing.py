@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from heapq import merge
 
@@ -118,6 +118,16 @@ class LeftOut:
         """
         count, first = self.found.get((folder, reason), (0, file_name))
         self.found[folder, reason] = (count + 1, first)
+
+    def moved(self, meant: Callable[[tuple[str, ...]], tuple[str, ...]] | None) -> LeftOut:
+        """Return the same files, in the folders that theirs stand for."""
+        if meant is None:
+            return self
+        moved = LeftOut()
+        for (folder, reason), (count, first) in self.found.items():
+            before, first = moved.found.get((meant(folder), reason), (0, first))
+            moved.found[meant(folder), reason] = (before + count, first)
+        return moved
 
 
 def like_one_of(parts: Sequence[str], patterns: Sequence[str]) -> str | None:

@@ -206,7 +206,7 @@ def open_splits_without_labels(
         data: _DataSet | None = _arrays(path, progress)
     else:
         files, _ = _unlabelled(path, progress, exclude)
-        data = _if_laid_out(path, files, files.listing.folders)
+        data = _if_laid_out(path, files, files.folders)
         if data is None or (data.splits and "train" not in data.splits):
             data, beside = _beside_test(path, files)
     if beside is None:
@@ -224,7 +224,7 @@ def open_splits_without_labels(
 
 def _beside_test(path: Path, files: Files) -> tuple[_DataSet | None, ImageSet]:
     """Return labelled test pictures, if there are any, and all others, of which nothing says what they show."""
-    folders = files.listing.folders
+    folders = files.folders
     lead = wrapping_folders(folders)
     inside = np.asarray([len(f) > lead + 1 and split_called(f[lead]) == "test" for f in folders])
     data = _if_laid_out(path, files, [f if kept else f[:lead] for f, kept in zip(folders, inside, strict=True)])
@@ -317,7 +317,7 @@ def _look_at(path: Path, progress: Progress, exclude: Sequence[str]) -> _DataSet
     files = _files(path, progress, exclude)
     if files.tables or files.labels_beside is not None:
         return _said(path, files)
-    return _laid_out(path, files, files.listing.folders)
+    return _laid_out(path, files, files.folders)
 
 
 def _said(path: Path, files: Files) -> _DataSet:
@@ -327,14 +327,12 @@ def _said(path: Path, files: Files) -> _DataSet:
     try:
         labels = labels_of_tables(files, path) or labels_of_shard(files, path)
     except InputError:
-        beside = files.labels_beside
-        shards_alone = beside is not None and not beside.pictures  # whose names are no classes
-        data = None if shards_alone else _if_laid_out(path, files, files.listing.folders)
+        data = _if_laid_out(path, files, files.folders)
         if data is None or len(data.part(None).present_classes()) < 2:
             raise
         return data  # a table of something else, beside class folders
     if labels is None:
-        return _laid_out(path, files, files.listing.folders)
+        return _laid_out(path, files, files.folders)
     return _DataSet(path, labels.splits, partial(labels.images, files))
 
 
@@ -344,7 +342,7 @@ def _laid_out(path: Path, files: Files, folders: Sequence[tuple[str, ...]]) -> _
     Raises:
         InputError: see :func:`~.layout.read_layout`.
     """
-    layout = read_layout(folders, path, files.left_out)
+    layout = read_layout(folders, path, files.left_out.moved(files.meant))
     folder_of = np.frombuffer(files.listing.folder_numbers, dtype=np.int32)
     notes = files.notes + _loose(files, layout.places) + layout.notes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
@@ -14,7 +14,7 @@ from edgeplast.errors import InputError
 from edgeplast.progress import Progress
 from edgeplast_devices.images.files import Files
 from edgeplast_devices.images.kinds import PARQUET
-from edgeplast_devices.images.layout import split_called
+from edgeplast_devices.images.layout import split_called, wrapping_folders
 from edgeplast_devices.images.listing import LeftOut, Listing, is_junk_file, is_junk_folder
 from edgeplast_devices.images.tables import Rows
 
@@ -28,7 +28,7 @@ def from_shards(root: Path, progress: Progress) -> Files | None:
     """Index the archives of a folder as one data set; None where it holds none.
 
     A shard belongs to the split that its folder or the first word of its name means (``train/0000.tar``,
-    ``train-0000.tar``).
+    ``train-0000.tar``, ``train.tar``). What its pictures show is said by files ``.cls`` or by class folders inside.
 
     Args:
         root: the folder.
@@ -60,11 +60,39 @@ def from_shards(root: Path, progress: Progress) -> Files | None:
             f"{root} holds {len(found)} archives, and {MOST_SHARDS} at most are opened. Join some of them."
         )
     rows, parts = Rows(), []
-    for done, (folder, path) in enumerate(found):
+    splits = {(*folder, path.name): split_of(folder, path.name) for folder, path in found}
+    for done, ((_, path), (lead, split)) in enumerate(zip(found, splits.items(), strict=True)):
         progress("opening shards", done, len(found))
-        parts.append(from_tar(path, progress, (*folder, path.name), rows, split_of(folder, path.name)))
+        parts.append(from_tar(path, progress, lead, rows, split))
     progress("opening shards", len(found), len(found))
-    return _as_one(parts, rows)
+    files = _as_one(parts, rows)
+    files.meant = folders_meant(files.listing.folders, splits)
+    return files
+
+
+def folders_meant(
+    folders: Sequence[tuple[str, ...]], splits: Mapping[tuple[str, ...], str | None]
+) -> Callable[[tuple[str, ...]], tuple[str, ...]]:
+    """Return what tells the folder that one inside an archive stands for: ``train-0.tar/cat`` is ``train/cat``.
+
+    Args:
+        folders: all that hold pictures.
+        splits: of each archive, by its folder and name, which begin the folders inside it.
+    """
+
+    def lead_of(folder: tuple[str, ...]) -> tuple[str, ...]:
+        return next(folder[:end] for end in range(len(folder) + 1) if folder[:end] in splits)
+
+    around = wrapping_folders([folder[len(lead_of(folder)) :] for folder in folders])
+
+    def meant(folder: tuple[str, ...]) -> tuple[str, ...]:
+        lead = lead_of(folder)
+        split, inside = splits[lead], folder[len(lead) + around :]
+        if split is None:
+            return inside
+        return (split, *(inside[1:] if inside and split_called(inside[0]) == split else inside))
+
+    return meant
 
 
 def split_of(folder: Sequence[str], name: str) -> str | None:

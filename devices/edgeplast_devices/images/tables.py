@@ -27,6 +27,10 @@ from edgeplast_devices.images.layout import SPLITS, split_called
 _FILE_COLUMNS = ("file_name", "filename", "file", "image", "path", "image_path")
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
 _SPLIT_COLUMN = "split"
+_NO_ROW = (
+    "Not one row of its table in {} names a picture that is there. Paths in file_name begin at the table's folder."
+)
+_NO_CLS = "Not one file .cls in {} lies beside a picture of its name. 0001.cls says what 0001.jpg beside it shows."
 _LINE_BYTES = 1 << 16
 _LABEL_CHARACTERS = 1000
 
@@ -96,15 +100,27 @@ def labels_of_tables(files: Files, where: Path) -> Labels | None:
         with opened() as stream:
             table = _jsonl(stream, shown) if name.endswith(".jsonl") else _csv(stream, shown)
             read |= _take(table, folder, split, shown, rows)
-    return _matched(files, rows, where, "row of its table") if read else None
+    return _matched(files, rows, where, _NO_ROW) if read else None
 
 
 def labels_of_shard(files: Files, where: Path) -> Labels | None:
-    """Return what ``.cls`` files say of the pictures beside them; None where there are none."""
-    if files.labels_beside is None:
+    """Return what ``.cls`` files say of the pictures beside them; None where there are none, but class folders.
+
+    Raises:
+        InputError: there are neither; or not one lies beside a picture, or two beside one say two things.
+    """
+    rows = files.labels_beside
+    if rows is None:
         return None
+    if not rows.pictures:
+        if not len(files) or any(len(folder) > bool(split_called(folder[0])) for folder in files.folders if folder):
+            return None
+        raise InputError(
+            f"The archives in {where} hold neither files .cls nor class folders, so nothing says what their pictures "
+            "show. Put 0001.cls beside 0001.jpg, with the class in it, or the pictures in one folder a class."
+        )
     keys = [hash(key_of(files.listing.path(index))) for index in range(len(files))]
-    return _matched(files, files.labels_beside, where, "file .cls", np.asarray(keys, np.int64))
+    return _matched(files, rows, where, _NO_CLS, np.asarray(keys, np.int64))
 
 
 def label_in(data: bytes, shown: str) -> str:
@@ -171,8 +187,8 @@ def label_column(others: Sequence[str], shown: str) -> str | None:
     return chosen[0] if chosen else None
 
 
-def _matched(files: Files, rows: Rows, where: Path, what: str, keys: np.ndarray | None = None) -> Labels:
-    """Find the row of each picture."""
+def _matched(files: Files, rows: Rows, where: Path, none: str, keys: np.ndarray | None = None) -> Labels:
+    """Find the row of each picture; ``none`` is the message where none has one."""
     if keys is None:
         keys = np.fromiter((hash(files.listing.path(i)) for i in range(len(files))), np.int64, len(files))
     pictures = np.frombuffer(rows.pictures, np.int64) if rows.pictures else np.empty(0, np.int64)
@@ -192,9 +208,7 @@ def _matched(files: Files, rows: Rows, where: Path, what: str, keys: np.ndarray 
     place = np.minimum(np.searchsorted(pictures, keys), max(len(pictures) - 1, 0))
     found = pictures[place] == keys if len(pictures) else np.zeros(len(keys), bool)
     if not found.any():
-        raise InputError(
-            f"Not one {what} in {where} names a picture that is there. Paths in file_name begin at the table's folder."
-        )
+        raise InputError(none.format(where))
     numbers = np.where(found, labels[place], NO_LABEL).astype(np.int32)
     of = np.where(found, splits[place], -1).astype(np.int8)
     ranked = sorted(names, key=_rank(names))

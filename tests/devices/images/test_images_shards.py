@@ -14,7 +14,7 @@ import pytest
 from small_models import CLASSES, blob, blob_folder
 
 from edgeplast.errors import InputError, MissingExtraError
-from edgeplast_devices.images import open_images, open_splits
+from edgeplast_devices.images import open_images, open_splits, open_unlabelled
 from edgeplast_devices.images import shards as shards_room
 
 
@@ -56,7 +56,73 @@ def test_shards_without_labels_are_said_to_have_none(tmp_path: Path) -> None:
         member.size = len(encoded(0))
         archive.addfile(member, io.BytesIO(encoded(0)))
     (tmp_path / "b.tar").write_bytes((tmp_path / "a.tar").read_bytes())
-    with pytest.raises(InputError, match=r"Not one file \.cls in .* names a picture"):
+    with pytest.raises(InputError, match=r"hold neither files \.cls nor class folders.*Put 0001\.cls beside 0001\.jpg"):
+        open_splits(tmp_path, seed=0)
+    assert len(open_unlabelled(tmp_path)) == 2
+
+
+def with_folders(path: Path, indices: range, around: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for index in indices:
+            member = tarfile.TarInfo(f"{around}{CLASSES[index % 3]}/{index // 3 % 2}.png")  # names begin anew
+            member.size = len(encoded(index))
+            archive.addfile(member, io.BytesIO(encoded(index)))
+
+
+@pytest.mark.parametrize("around", ["", "birds/", "birds/{}/", "{}/"])
+@pytest.mark.parametrize(
+    "names", [("train.tar", "val.tar"), ("train-0.tar", "dev-0.tar"), ("train/a.tar", "val/a.tar")]
+)
+def test_archives_of_splits_with_class_folders_mean_what_folders_would(
+    names: tuple[str, str], around: str, tmp_path: Path
+) -> None:
+    for name, split, indices in zip(names, ("train", "val"), (range(6), range(6, 12)), strict=True):
+        with_folders(tmp_path / name, indices, around.format(split))
+    splits = open_splits(tmp_path, seed=0)
+    assert splits.val is not None and splits.test is None
+    for images, first in ((splits.train, 0), (splits.val, 6)):
+        assert (images.classes, len(images)) == (CLASSES, 6)
+        for index in range(6):
+            of = first + CLASSES.index(CLASSES[images.labels[index]]) + 3 * int(Path(images.name(index)).stem)
+            assert images.open(index).tobytes() == blob(CLASSES[of % 3], of).convert("RGB").tobytes()
+
+
+def test_several_archives_of_one_split_keep_pictures_of_one_name_apart(tmp_path: Path) -> None:
+    for number in range(3):
+        with_folders(tmp_path / f"part-{number}.tar", range(6 * number, 6 * number + 6))
+    images = open_images(tmp_path)
+    assert (len(images), images.classes) == (18, CLASSES)
+    kept = open_images(tmp_path, exclude=["part-1.tar"])
+    assert len(kept) == 12 and kept.classes == CLASSES
+
+
+def test_what_is_left_out_of_archives_is_told_by_its_class(tmp_path: Path) -> None:
+    for name in ("train.tar", "val.tar"):
+        with_folders(tmp_path / name, range(6))
+        with tarfile.open(tmp_path / name, "a") as archive:
+            archive.addfile(tarfile.TarInfo(f"{CLASSES[0]}/notes.txt"), io.BytesIO())
+    notes = open_splits(tmp_path, seed=0).notes
+    assert any(f"left out of {CLASSES[0]!r} (train): 1 file that is no picture" in note for note in notes), notes
+
+
+def test_labels_that_lie_beside_no_picture_are_said_to_be_for_those_that_do(tmp_path: Path) -> None:
+    for name in ("a.tar", "b.tar"):
+        with tarfile.open(tmp_path / name, "w") as archive:
+            for inside, data in (("1.png", encoded(0)), ("2.cls", b"0")):
+                member = tarfile.TarInfo(inside)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    for place in (tmp_path, tmp_path / "a.tar"):
+        with pytest.raises(InputError, match=r"Not one file \.cls in .* lies beside a picture of its name") as error:
+            open_splits(place, seed=0)
+        assert "file_name" not in str(error.value)
+
+
+def test_names_of_archives_are_no_classes_when_labels_cannot_be_used(tmp_path: Path) -> None:
+    shard(tmp_path / "train-0.tar", range(6))
+    shard(tmp_path / "extra-0.tar", range(6, 12))
+    with pytest.raises(InputError, match="says of some pictures in which split they are, and of others not"):
         open_splits(tmp_path, seed=0)
 
 
