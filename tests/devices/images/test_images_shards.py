@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import shutil
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -159,7 +160,7 @@ class TestParquet:
         if importlib.util.find_spec("pyarrow") is None:
             pytest.skip("needs edgeplast[parquet]")
 
-    def write(self, path: Path, indices: range, *, named: bool = True, **more: object) -> None:
+    def write(self, path: Path, indices: range, *, named: bool = True, notes: str = "", **more: object) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -167,7 +168,8 @@ class TestParquet:
         table = pa.Table.from_pylist(rows)
         if named:
             features = {"label": {"names": list(CLASSES), "_type": "ClassLabel"}}
-            table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+            notes = notes or json.dumps({"info": {"features": features}})
+            table = table.replace_schema_metadata({"huggingface": notes})
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table, path)
 
@@ -192,6 +194,72 @@ class TestParquet:
         self.write(tmp_path / "a.parquet", range(6), named=False, category=1)
         with pytest.raises(InputError, match=r"'label', 'category'. A model here learns one label a picture"):
             open_splits(tmp_path / "a.parquet", seed=0)
+
+    @pytest.mark.parametrize(
+        "notes",
+        [
+            "{",
+            "[" * 100_000,
+            "[]",
+            "null",
+            '{"info": null}',
+            '{"info": {"features": []}}',
+            '{"info": {"features": {"label": [{"names": ["a", "b", "c"]}]}}}',
+            '{"info": {"features": {"label": {"names": {"0": "a"}}}}}',
+            '{"info": {"features": {"label": {"names": [1, 2, 3]}}}}',
+        ],
+    )
+    def test_notes_of_any_other_shape_leave_the_numbers(self, notes: str, tmp_path: Path) -> None:
+        self.write(tmp_path / "a.parquet", range(12), notes=notes)
+        assert open_images(tmp_path).classes == ("0", "1", "2")
+
+    def test_a_label_of_several_values_is_refused(self, tmp_path: Path) -> None:
+        notes = json.dumps({"info": {"features": {"label": [{"names": ["a", "b"], "_type": "ClassLabel"}]}}})
+        self.write(tmp_path / "a.parquet", range(6), notes=notes, label=[0, 1])
+        with pytest.raises(InputError, match=r"label holds several values\. A model here learns one label a picture"):
+            open_images(tmp_path)
+
+    def test_names_of_files_are_no_classes_when_labels_cannot_be_used(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "train.parquet", range(6))
+        self.write(tmp_path / "extra.parquet", range(6, 12))
+        with pytest.raises(InputError, match="says of some pictures in which split they are, and of others not"):
+            open_splits(tmp_path, seed=0)
+
+    def test_without_a_picture_it_says_so(self, tmp_path: Path) -> None:
+        self.write(tmp_path / "a.parquet", range(6), image={"bytes": b"no picture", "path": None})
+        with pytest.raises(InputError, match="holds no pictures that can be read"):
+            open_splits(tmp_path, seed=0)
+
+    def test_memory_does_not_grow_with_the_row_group(self, tmp_path: Path) -> None:
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        noise = np.random.default_rng(0)
+        rows = [{"image": {"bytes": encoded(0) + noise.bytes(60_000)}, "label": i % 3} for i in range(400)]
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=400, write_batch_size=16)
+        code = (
+            "import sys; from pathlib import Path; import pyarrow; from edgeplast_devices.images import open_images; "
+            "print(len(open_images(Path(sys.argv[1]))), pyarrow.default_memory_pool().max_memory())"
+        )
+        command = [sys.executable, "-c", code, str(tmp_path / "a.parquet")]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, env={"PYTHONPATH": ":".join(sys.path)}
+        )
+        count, most = map(int, done.stdout.split())
+        assert count == 400 and 1_000_000 < most < 8_000_000 < 400 * 60_000
+
+    def test_memory_that_ran_out_is_no_fault_of_the_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        def refused(*_: object, **__: object) -> None:
+            raise pa.ArrowMemoryError("malloc of size 120000000 failed")
+
+        self.write(tmp_path / "a.parquet", range(6))
+        monkeypatch.setattr(pq.ParquetFile, "iter_batches", refused)
+        with pytest.raises(MemoryError, match="malloc of size 120000000 failed"):
+            open_splits(tmp_path, seed=0)
 
     def test_what_is_no_parquet_file_is_an_error_of_ours(self, tmp_path: Path) -> None:
         (tmp_path / "a.parquet").write_bytes(b"PAR1 and then nothing of the kind")
