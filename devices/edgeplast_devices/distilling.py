@@ -162,7 +162,7 @@ def taught(run: Run) -> Teacher | None:
         rare,
         None if run.taught_in_memory else run.bundle.path,
     )
-    over, to_come, began = run.over("train"), run.pictures_to_come(), time.perf_counter()
+    over, to_come, began = run.over("train"), _pictures_to_come(run), time.perf_counter()
     tell, total, asked = over.pop("progress"), sum(map(len, to_come)), 0
     with disk_errors(run.bundle.path):
         for order in to_come:
@@ -175,6 +175,18 @@ def taught(run: Run) -> Teacher | None:
             if not run.may_reach_more(time.perf_counter() - began):
                 break
     return teacher
+
+
+def _pictures_to_come(run: Run) -> list[np.ndarray]:
+    """Return which training pictures a run that begins will learn from, int64, rising.
+
+    Where time ends it nobody knows how far it comes: those of each step then, as long as it may reach more.
+    """
+    order = run.batches(0)
+    if run.extent.seconds is not None:
+        return [np.sort(indices) for indices in order]
+    total = run.extent.total_steps(run.options.epochs * len(order), 0, 0.0, 0.0)
+    return [np.sort(np.concatenate(order[:total]))]
 
 
 def _of_all(tell: Progress, before: int, total: int) -> Progress:

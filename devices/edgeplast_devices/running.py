@@ -227,17 +227,6 @@ class Run:
             write_checkpoint(folder, state, self.trainer.arrays(), best_before=self.saved.best_file)
         self.saved = Saved.of(state)
 
-    def pictures_to_come(self) -> list[np.ndarray]:
-        """Return which training pictures a run that begins will learn from, int64, rising.
-
-        Where time ends it nobody knows how far it comes: those of each step then, as long as :meth:`may_reach_more`.
-        """
-        order = self.batches(0)
-        if self.extent.seconds is not None:
-            return [np.sort(indices) for indices in order]
-        total = self.extent.total_steps(self.options.epochs * len(order), 0, 0.0, 0.0)
-        return [np.sort(np.concatenate(order[:total]))]
-
     def may_reach_more(self, asking: float) -> bool:
         """Say whether there is time for more steps than those whose pictures were asked about in so many seconds."""
         return self.extent.may_reach_more(asking, self._passed)
