@@ -236,12 +236,17 @@ def test_files_without_a_name_are_counted(late: Bundle, tmp_path: Path) -> None:
     assert disk_shares(late, options(), tmp_path, 1000).own_bytes == shares.own_bytes + 1000
 
 
+def of_a_learner(bundle: Bundle) -> int:
+    """What a Learner's output takes at most without examples: two copies of weights, two of best ones, records."""
+    weights = bundle.manifest.files["trainable.safetensors"].bytes
+    return bundle.bytes + 4 * weights + (80 << 10) + versions_bytes(bundle, 8, made=8)
+
+
 class TestLearner:
     """Its examples share the room."""
 
     def test_of_several_for_which_there_is_no_room_the_first_are_taken(self, late: Bundle, tmp_path: Path) -> None:
-        weights = late.manifest.files["trainable.safetensors"].bytes
-        disk = late.bytes + 2 * weights + 65536 + versions_bytes(late, 8, made=8) + 30_000
+        disk = of_a_learner(late) + 30_000
         with edgeplast.Learner(late, into=tmp_path / "a", memory="none", options=options(disk=f"{disk}B")) as learner:
             with pytest.raises(DiskFullError, match="is left for examples of the disk that was allowed"):
                 learner.add(
@@ -255,8 +260,7 @@ class TestLearner:
     def test_examples_take_no_more_than_is_left(self, late: Bundle, tmp_path: Path) -> None:
         with pytest.raises(DiskFullError, match=r"too little: .* for its copy of the bundle and weights"):
             edgeplast.Learner(late, into=tmp_path / "a", memory="none", options=options(disk="100kB"))
-        weights = late.manifest.files["trainable.safetensors"].bytes
-        disk = late.bytes + 4 * weights + (80 << 10) + versions_bytes(late, 8, made=8) + 30_000
+        disk = of_a_learner(late) + 30_000
         how = options(disk=f"{disk}B")
         with edgeplast.Learner(late, into=tmp_path / "a", memory="none", options=how) as learner:
             with pytest.raises(DiskFullError, match="is left for examples of the disk that was allowed"):
@@ -276,8 +280,7 @@ class TestLearner:
                 learner.add([blob("red", 90 + i) for i in range(30)], "red")
 
     def test_best_weights_do_not_pile_up(self, late: Bundle, blobs: Path, tmp_path: Path) -> None:
-        weights = late.manifest.files["trainable.safetensors"].bytes
-        disk = late.bytes + 4 * weights + (80 << 10) + versions_bytes(late, 8, made=8) + 30_000
+        disk = of_a_learner(late) + 30_000
         places = [tmp_path / name for name in ("a", "a.partial", "a.examples")]
         seen: set[str] = set()
         most, at_once = 0, 0
