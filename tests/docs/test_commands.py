@@ -78,13 +78,14 @@ def test_a_command_in_a_sentence_has_the_options_it_names(page: Path) -> None:
 def _small(words: tuple[str, ...]) -> list[str]:
     """The same command on the small model, quickly."""
     verb, *rest = words
-    if verb in WITH_A_MODEL and rest and not rest[0].startswith("-") and not Path(rest[0]).is_dir():
+    of_a_bundle = bool(rest) and Path(rest[0]).is_dir()
+    if verb in WITH_A_MODEL and rest and not rest[0].startswith("-") and not of_a_bundle:
         rest[0] = MODEL
         rest += ["--image-size", SIDE, "--model-kwargs", KWARGS]
     for option, value in QUICK.items():
         if option in rest and rest[rest.index(option) + 1] != "0":
             rest[rest.index(option) + 1] = value
-    if verb in WITH_A_MODEL and rest[0] != "--list-methods" and "--plan" not in rest:
+    if verb in WITH_A_MODEL and rest[0] != "--list-methods" and "--plan" not in rest and not of_a_bundle:
         rest += [] if "--pairs" in rest else ["--pairs", "4"]
     if "--classes" in rest:
         rest[rest.index("--classes") + 1] = "blue,green,red"  # those of the pictures that adapt is given
