@@ -206,7 +206,7 @@ def open_splits_without_labels(
         data: _DataSet | None = _arrays(path, progress)
     else:
         files, _ = _unlabelled(path, progress, exclude)
-        data = _if_laid_out(path, files, files.folders)
+        data = _if_laid_out(path, files, files.folders) or _if_said(path, files)
         if data is None or (data.splits and "train" not in data.splits):
             data, beside = _beside_test(path, files)
     if beside is None:
@@ -241,6 +241,15 @@ def _if_laid_out(path: Path, files: Files, folders: Sequence[tuple[str, ...]]) -
         return _laid_out(path, files, folders)
     except InputError:  # learning without labels does not need it
         return None
+
+
+def _if_said(path: Path, files: Files) -> _DataSet | None:
+    """Return the data set of tables, shards or parquet files that say what is to stay unseen; else all is learned."""
+    try:
+        data = _said(path, files) if files.tables or files.labels_beside is not None else None
+    except InputError:
+        return None
+    return data if data and {"train", "test"} <= {*data.splits} else None
 
 
 def _unlabelled(path: Path, progress: Progress, exclude: Sequence[str] = ()) -> tuple[Files, np.ndarray]:

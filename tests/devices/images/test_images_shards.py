@@ -15,7 +15,7 @@ import pytest
 from small_models import CLASSES, blob, blob_folder
 
 from edgeplast.errors import InputError, MissingExtraError
-from edgeplast_devices.images import open_images, open_splits, open_unlabelled
+from edgeplast_devices.images import open_images, open_splits, open_splits_without_labels, open_unlabelled
 from edgeplast_devices.images import shards as shards_room
 
 
@@ -49,6 +49,15 @@ def test_shards_of_a_folder_are_one_data_set(names: tuple[str, ...], tmp_path: P
         number = place + 12 * (Path(inside).parent.name == Path(names[1]).name)
         assert train.labels[index] == number % 3
         assert train.open(index).tobytes() == blob(CLASSES[number % 3], number).convert("RGB").tobytes()
+
+
+def test_without_labels_nothing_is_learned_from_a_shard_of_test_pictures(tmp_path: Path) -> None:
+    for name, indices in (("train-0000.tar", range(24)), ("test-0000.tar", range(24, 30))):
+        shard(tmp_path / name, indices)
+    splits = open_splits_without_labels(tmp_path, seed=0)
+    assert splits.val is not None and len(splits.train) + len(splits.val) == 24
+    assert splits.test is not None and len(splits.test) == 6 and splits.test.classes == ("0", "1", "2")
+    assert not splits.train.classes and all("train" in splits.train.name(i) for i in range(len(splits.train)))
 
 
 def test_shards_without_labels_are_said_to_have_none(tmp_path: Path) -> None:
