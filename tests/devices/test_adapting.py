@@ -116,18 +116,18 @@ def test_early_stopping_keeps_the_weights_of_the_best_epoch(
     adapt: Adapt, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     losses, seen = iter([0.9, 0.5, 0.8, 0.7, 0.1]), {}
-    measure, write = measuring.measure, running.write_hashed
+    measure, write = measuring.measure, running.write_best
 
     def scripted(*args: object, **how: object) -> object:
         result = measure(*args, **how)  # type: ignore[arg-type]
         return msgspec.structs.replace(result, loss=next(losses)) if str(how["activity"])[:5] == "epoch" else result
 
-    def remember(folder: Path, kind: str, number: int, arrays: dict[str, np.ndarray]) -> Path:
-        seen.update({name: array.copy() for name, array in arrays.items()})
-        return write(folder, kind, number, arrays)
+    def remember(folder: Path, steps: int, parameters: dict[str, np.ndarray], **replaced: object) -> str:
+        seen.update({name: array.copy() for name, array in parameters.items()})
+        return write(folder, steps, parameters, **replaced)  # type: ignore[arg-type]
 
     monkeypatch.setattr(measuring, "measure", scripted)
-    monkeypatch.setattr(running, "write_hashed", remember)
+    monkeypatch.setattr(running, "write_best", remember)
     report = adapt(epochs=5, patience=2)
     assert report.stopped_because == "early stopping" and (report.best_epoch, report.epochs) == (2, 4)
     assert [epoch.validation_loss for epoch in report.history] == [0.9, 0.5, 0.8, 0.7]
