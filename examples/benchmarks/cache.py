@@ -12,13 +12,13 @@ run is one JSON line; one that the journal holds is skipped.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from equal_memory import DATA, MODEL, WEIGHTS, pictures, said
 from failures import Failures
+from journaled import journaled
 
 import edgeplast
 from edgeplast.budget import Budget
@@ -91,11 +91,7 @@ def _is_rival(run: dict[str, Any], rival: dict[str, Any]) -> bool:
 
 def main() -> None:
     """Do every run that the journal does not hold yet, or print its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", type=Path, required=True, help="the journal: one JSON line a run")
-    parser.add_argument("--table", action="store_true", help="print the table of a journal and leave")
-    parser.add_argument("--device-python", type=Path, default=Path(sys.executable), help="what adapts")
-    parser.add_argument("--work", type=Path, default=Path("cache"), help="where pictures and bundles are kept")
+    parser = journaled(__doc__, "cache")
     parser.add_argument("--set", default="aerial", help="of equal_memory.SETS")
     parser.add_argument("--pictures", type=int, default=40, help="to train on, a class")
     parser.add_argument("--test-pictures", type=int, default=100, help="to test on, a class")

@@ -17,7 +17,6 @@ import argparse
 import io
 import json
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from failures import Failures
+from journaled import journaled
 
 import edgeplast
 from edgeplast.budget import Budget
@@ -212,11 +212,7 @@ def _difference(runs: list[dict[str, Any]], contestant: str, rival: str) -> str:
 
 def main() -> None:
     """Run the contest, or print its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", type=Path, required=True, help="the journal: one JSON line a run")
-    parser.add_argument("--table", action="store_true", help="print the table of a journal and leave")
-    parser.add_argument("--device-python", type=Path, default=Path(sys.executable), help="what adapts")
-    parser.add_argument("--work", type=Path, default=Path("equal_memory"), help="where pictures and bundles are kept")
+    parser = journaled(__doc__, "equal_memory")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--weights", type=Path, default=DATA / WEIGHTS)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=["aerial", "cells", "xrays"])

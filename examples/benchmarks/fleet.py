@@ -27,6 +27,7 @@ import numpy as np
 import psutil
 from equal_memory import DATA, MODEL, WEIGHTS, pictures, said, scored
 from failures import Failures
+from journaled import journaled
 
 import edgeplast
 from edgeplast.budget import Budget
@@ -250,12 +251,8 @@ def _kind(run: dict[str, Any]) -> tuple[str, ...]:
 
 def main() -> None:
     """Run what is asked for, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", type=Path, required=True, help="the journal: one JSON line a run")
-    parser.add_argument("--table", action="store_true", help="print the table of a journal and leave")
+    parser = journaled(__doc__, "fleet", device="what adapts alone")
     parser.add_argument("--flower", type=Path, default=Path(sys.executable).parent, help="folder of Flower's programs")
-    parser.add_argument("--device-python", type=Path, default=Path(sys.executable), help="what adapts alone")
-    parser.add_argument("--work", type=Path, default=Path("fleet"), help="where pictures and bundles are kept")
     parser.add_argument("--sets", nargs="+", default=["aerial", "cells"])
     parser.add_argument("--trained", nargs="+", choices=TRAINED, default=[*TRAINED])
     parser.add_argument("--ways", nargs="+", choices=[*WAYS, POOLED, ALONE], default=["fedavg", POOLED, ALONE])

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from equal_memory import DATA, MODEL, WEIGHTS, pictures
+from journaled import journaled
 
 import edgeplast
 from edgeplast.budget import Budget
@@ -76,9 +77,7 @@ def measured(given: argparse.Namespace, work: Path) -> None:
 
 def main() -> None:
     """Measure, or print what was measured."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", type=Path, required=True, help="journal of runs")
-    parser.add_argument("--table", action="store_true", help="print the journal as a table")
+    parser = journaled(__doc__)
     parser.add_argument("--pictures", type=int, default=20, help="of each class, first and in the week")
     parser.add_argument("--test-pictures", type=int, default=30, help="of each class")
     parser.add_argument("--epochs", type=int, default=4, help="of the week")

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from equal_memory import DATA, MODEL, WEIGHTS, pictures, said
 from failures import Failures
+from journaled import journaled
 
 import edgeplast
 from edgeplast.journal import holds, note, read
@@ -121,11 +122,7 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run each contestant once, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", type=Path, help="the journal: one JSON line a contestant")
-    parser.add_argument("--table", action="store_true", help="print the table of a journal and leave")
-    parser.add_argument("--device-python", type=Path, default=Path(sys.executable), help="what runs edgeplast")
-    parser.add_argument("--work", type=Path, default=Path("frigate_style"), help="where pictures and bundles are kept")
+    parser = journaled(__doc__, "frigate_style", device="what runs edgeplast")
     parser.add_argument("--pictures", type=int, default=20, help="training pictures a class")
     parser.add_argument("--test-pictures", type=int, default=30, help="test pictures a class")
     parser.add_argument("--threads", type=int, default=2)
@@ -148,7 +145,15 @@ def main() -> None:
             continue
         with failures.noted(contestant):
             if contestant in RIVALS:
-                command = [sys.executable, __file__, "--threads", str(options.threads), "--rival"]
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--json",
+                    str(options.json),
+                    "--threads",
+                    str(options.threads),
+                    "--rival",
+                ]
                 done = subprocess.run(
                     [*command, RIVALS[contestant], str(folder), str(time.time())],
                     capture_output=True,

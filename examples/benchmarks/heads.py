@@ -10,14 +10,13 @@ two minutes on two quiet cores), then ``… --json heads.jsonl --table``.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from equal_memory import DATA, MODEL, WEIGHTS, pictures, said
 from failures import Failures
+from journaled import journaled
 
 import edgeplast
 from edgeplast.budget import Budget
@@ -83,11 +82,7 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Do every run that the journal does not hold yet, or print its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", type=Path, required=True, help="the journal: one JSON line a run")
-    parser.add_argument("--table", action="store_true", help="print the table of a journal and leave")
-    parser.add_argument("--device-python", type=Path, default=Path(sys.executable), help="what adapts")
-    parser.add_argument("--work", type=Path, default=Path("heads"), help="where pictures and bundles are kept")
+    parser = journaled(__doc__, "heads")
     parser.add_argument("--seeds", type=int, default=2)
     options = parser.parse_args()
     if options.table:

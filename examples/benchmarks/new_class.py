@@ -10,7 +10,6 @@ journal holds is skipped.
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 import tarfile
@@ -18,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 from equal_memory import DATA, MODEL, WEIGHTS
+from journaled import journaled
 
 import edgeplast
 from edgeplast.budget import Budget
@@ -79,9 +79,7 @@ def measured(
 
 def main() -> None:
     """Measure, or print what was measured."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--json", type=Path, required=True, help="journal of runs")
-    options.add_argument("--table", action="store_true", help="print the journal as a table")
+    options = journaled(__doc__)
     options.add_argument("--left-out", default="dRiverLake")
     options.add_argument("--train", type=int, default=40, help="pictures of each class to learn from")
     options.add_argument("--test", type=int, default=30, help="to measure on")

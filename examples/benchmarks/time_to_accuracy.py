@@ -26,6 +26,7 @@ import numpy as np
 from cache import exported
 from equal_memory import DATA, MODEL, WEIGHTS, pictures
 from failures import Failures
+from journaled import journaled
 
 from edgeplast.bundle import Bundle
 from edgeplast.journal import holds, note, read
@@ -158,11 +159,7 @@ def table(runs: list[dict[str, Any]], enough: float) -> str:
 
 def main() -> None:
     """Do every run that the journal does not hold yet, or print its table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", type=Path, required=True, help="the journal: one JSON line a run")
-    parser.add_argument("--table", action="store_true", help="print the table of a journal and leave")
-    parser.add_argument("--device-python", type=Path, default=Path(sys.executable), help="what adapts")
-    parser.add_argument("--work", type=Path, default=Path("times"), help="where pictures and bundles are kept")
+    parser = journaled(__doc__, "times")
     parser.add_argument("--set", default="aerial", help="of equal_memory.SETS")
     parser.add_argument("--pictures", type=int, default=60, help="to train on, a class")
     parser.add_argument("--test-pictures", type=int, default=30, help="to test on after each epoch, a class")

@@ -13,7 +13,6 @@ A run that the journal holds is skipped.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 from equal_memory import DATA, MODEL, WEIGHTS, pictures, said, scored
 from failures import Failures
+from journaled import journaled
 from PIL import Image
 
 import edgeplast
@@ -165,11 +165,7 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     """Run what is asked for, or print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", type=Path, required=True, help="the journal: one JSON line a run")
-    parser.add_argument("--table", action="store_true", help="print the table of a journal and leave")
-    parser.add_argument("--device-python", type=Path, default=Path(sys.executable), help="what adapts")
-    parser.add_argument("--work", type=Path, default=Path("without_labels"), help="where pictures and bundles are kept")
+    parser = journaled(__doc__, "without_labels")
     parser.add_argument("--set", default="aerial")
     parser.add_argument("--budget", default="256MiB")
     parser.add_argument("--trained", nargs="+", choices=TRAINED, default=[*TRAINED])
