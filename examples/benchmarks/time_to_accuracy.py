@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cache import exported
-from equal_memory import DATA, MODEL, WEIGHTS, pictures
+from cache import PLANS, exported
+from equal_memory import DATA, MODEL, WEIGHTS, pictures, said
 from failures import Failures
 from journaled import journaled
 
@@ -32,7 +32,6 @@ from edgeplast.bundle import Bundle
 from edgeplast.journal import holds, note, read
 from edgeplast.models import load_model, with_classes
 
-PLANS = {"head": "norm,head", "attention of the last four blocks": "attn:8-11,norm,head"}
 RATE, HEAD_RATE, BATCH = 2.5e-4, 2.5e-3, 16
 PROBE, PYTORCH = "linear probe", "pytorch"
 EDGEPLAST: dict[str, list[str]] = {"edgeplast": [], "edgeplast, nothing cached": ["--cache", "none"]}
@@ -42,14 +41,14 @@ CONTESTANTS = [PYTORCH, *EDGEPLAST, PROBE]
 def run_edgeplast(options: argparse.Namespace, bundle: Path, folder: Path, seed: int, how: list[str]) -> dict[str, Any]:
     """Adapt in a process of its own; its telemetry says when each epoch ended."""
     into = options.work / "adapted"
-    command = [
-        options.device_python, "-m", "edgeplast", "adapt", bundle, "--data", folder, "-o", into, "--force", "--json",
+    given = [
+        "--data", folder, "-o", into, "--force",
         "--memory", options.memory, "--seed", seed, "--epochs", options.epochs, "--batch", BATCH,
         "--learning-rate", RATE, "--head-learning-rate", HEAD_RATE, "--weight-decay", 0,
         "--schedule", "constant", "--warmup", 0,
     ]  # fmt: skip
     began = time.time()
-    report = json.loads(subprocess.run([*map(str, command), *how], capture_output=True, text=True, check=True).stdout)
+    report = said(options.device_python, "adapt", bundle, *given, *how)
     told = map(json.loads, (into / "telemetry.jsonl").read_text().splitlines())
     seen = [(line["time"] - began, line["validation_accuracy"]) for line in told if line["kind"] == "epoch"]
     return {"peak_bytes": report["memory"]["measured_peak_bytes"], "seen": seen}
