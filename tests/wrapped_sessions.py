@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from edgeplast.adaptation import Adaptation
 from edgeplast.bundle import Bundle
+from edgeplast.errors import InterruptedRunError
 from edgeplast.placement import Placement
 from edgeplast_devices import adapting
-from edgeplast_devices.images import open_splits, open_splits_without_labels
+from edgeplast_devices.images import ImageSet, Splits, open_splits, open_splits_without_labels
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.runtime import EvaluationSession, TrainingSession
 from edgeplast_devices.sessions import Sessions
@@ -114,3 +116,26 @@ def adapt_over(
     """Adapt as ``edgeplast.adapt`` does, over sessions that are handed in."""
     images = (open_splits if options.labels == "given" else open_splits_without_labels)(data, seed=options.seed)
     return adapting.adapt(bundle, images, into=into, options=options, sessions=wrapped.sessions, **how)  # type: ignore[arg-type]
+
+
+def whole_and_resumed(
+    bundle: Bundle, images: ImageSet, into: Path, options: TrainingOptions, step: int = 5
+) -> tuple[Adaptation, Adaptation]:
+    """Adapt twice: in one go into ``whole``, and into ``cut``, stopped in the middle of a step and resumed."""
+
+    def adapt(name: str, *, stop: bool = False, resume: bool = False) -> Adaptation:
+        wrapped = Wrapped(into / name)
+        if stop:
+            wrapped.at_step(step, stopped)
+        splits = Splits(images, None, None)
+        return adapting.adapt(
+            bundle, splits, into=into / name, options=options, resume=resume, sessions=wrapped.sessions
+        )
+
+    def stopped() -> None:
+        raise InterruptedRunError("stopped")
+
+    whole = adapt("whole")
+    with pytest.raises(InterruptedRunError):
+        adapt("cut", stop=True)
+    return whole, adapt("cut", resume=True)

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import CLASSES, blob, blob_folder, small_bundle
-from wrapped_sessions import Wrapped
+from wrapped_sessions import whole_and_resumed
 
 import edgeplast
 from edgeplast.bundle import Bundle
 from edgeplast.errors import InterruptedRunError, UsageError
-from edgeplast_devices import adapting, distilling
+from edgeplast_devices import distilling
 from edgeplast_devices.distilling import ENOUGH_PICTURES, Teacher, held
-from edgeplast_devices.images import ImageSet, Splits
+from edgeplast_devices.images import ImageSet
 from edgeplast_devices.options import TrainingOptions
 
 KNOWN = CLASSES[:2]
@@ -137,23 +137,8 @@ def test_less_is_forgotten(learned: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", [{"distill": 0.5}, {"distill": 0.5, "new_classes": "add"}], ids=["old", "new"])
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(keeping: Path, tmp_path: Path, how: dict) -> None:
     images = pictures({"red": 3, "blue": 9} if "new_classes" in how else {"blue": 9, "green": 4}, 70)
-
-    def adapt(into: str, resume: bool = False) -> edgeplast.Adaptation:
-        wrapped = Wrapped(tmp_path / into)
-        if into == "cut" and not resume:
-            wrapped.at_step(5, stop)
-        chosen, splits = options(checkpoint_every="2steps", **how), Splits(images, None, None)
-        return adapting.adapt(
-            Bundle.open(keeping), splits, into=tmp_path / into, options=chosen, resume=resume, sessions=wrapped.sessions
-        )
-
-    def stop() -> None:
-        raise InterruptedRunError("stopped")
-
-    whole = adapt("whole")
-    with pytest.raises(InterruptedRunError):
-        adapt("cut")
-    again = adapt("cut", resume=True)
+    chosen = options(checkpoint_every="2steps", **how)
+    whole, again = whole_and_resumed(Bundle.open(keeping), images, tmp_path, chosen)
     assert again.resumed_at and again.losses == whole.losses and again.new_classes == whole.new_classes
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_models import CLASSES, blob, blob_folder, small_bundle
+from wrapped_sessions import whole_and_resumed
 
 import edgeplast
 from edgeplast.bundle import Bundle
@@ -78,29 +79,8 @@ def test_a_new_class_that_comes_alone_is_learned_beside_what_was_kept(
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_pictures(keeping: Path, tmp_path: Path) -> None:
-    from wrapped_sessions import Wrapped
-
-    from edgeplast.errors import InterruptedRunError
-    from edgeplast_devices import adapting
-    from edgeplast_devices.images import Splits
-
-    def adapt(into: str, resume: bool = False) -> edgeplast.Adaptation:
-        wrapped = Wrapped(tmp_path / into)
-        if into == "cut" and not resume:
-            wrapped.at_step(5, stop)
-        how = options(new_classes="add", checkpoint_every="2steps")
-        images = Splits(reds(12), None, None)
-        return adapting.adapt(
-            Bundle.open(keeping), images, into=tmp_path / into, options=how, resume=resume, sessions=wrapped.sessions
-        )
-
-    def stop() -> None:
-        raise InterruptedRunError("stopped")
-
-    whole = adapt("whole")
-    with pytest.raises(InterruptedRunError):
-        adapt("cut")
-    again = adapt("cut", resume=True)
+    how = options(new_classes="add", checkpoint_every="2steps")
+    whole, again = whole_and_resumed(Bundle.open(keeping), reds(12), tmp_path, how)
     assert again.losses == whole.losses and again.replay == whole.replay
     for one, other in zip(pictures(tmp_path / "cut"), pictures(tmp_path / "whole"), strict=True):
         assert one.read_bytes() == other.read_bytes()
