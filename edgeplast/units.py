@@ -89,6 +89,11 @@ def format_count(count: float) -> str:
     return f"{count:.0f}"
 
 
+def counted(count: int, what: str) -> str:
+    """Write how many there are of something that takes an s in the plural: ``"1 step"``, ``"2 steps"``."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def format_seconds(seconds: float) -> str:
     """Write a duration for people: ``"12 ms"``, ``"0.55 s"``, ``"41 s"``, ``"3 min 20 s"``, ``"2 h 05 min"``."""
     if seconds < 0.1:

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from edgeplast.units import format_bytes, format_seconds
+from edgeplast.units import counted, format_bytes, format_seconds
 from edgeplast_devices.measuring import VIEWS
 from edgeplast_devices.optimizers import gradient_norm
 from edgeplast_devices.retention import PREFIX
@@ -46,10 +46,9 @@ class Outlook:
 
     def __str__(self) -> str:
         allowed = "no limit" if self.allowed_bytes is None else f"of {format_bytes(self.allowed_bytes)}"
-        steps = f"{self.steps} step" + ("" if self.steps == 1 else "s")
         return (
             f"Tier {self.tier}, micro-batch {self.micro_batch}, {format_bytes(self.predicted_bytes)} predicted "
-            f"({allowed}), {steps}, about {format_seconds(self.seconds)}."
+            f"({allowed}), {counted(self.steps, 'step')}, about {format_seconds(self.seconds)}."
         )
 
 
@@ -73,14 +72,12 @@ def outlook(run: Run) -> Outlook:
     gradient_norm(trainer.gradients)
     update = _UPDATE_PASSES * (time.perf_counter() - begin)
 
-    epochs, pictures = run.options.epochs, len(run.splits["train"])
-    new = max(min(views, epochs) - state.epoch, 0) if views else epochs - state.epoch
-    left = 1 - state.position / len(batches)  # of the epoch that it is in
-    tries = pictures / max(len(some), 1)
-    passes = new * anew + (epochs - state.epoch - new) * again - (1 - left) * (anew if new else again)
-    steps = epochs * len(batches) - (state.epoch * len(batches) + state.position)
-    measured = sum(len(run.splits[name]) * times for name, times in _measured(run, epochs - state.epoch).items())
-    seconds = tries * passes + steps * update + measured / max(len(some), 1) * _FORWARD_SHARE * again
+    epochs, pictures = run.options.epochs - state.epoch, len(run.splits["train"])
+    new = max(min(views, run.options.epochs) - state.epoch, 0) if views else epochs  # whose views are seen first
+    steps, done = epochs * len(batches) - state.position, state.position / len(batches)
+    learning = new * anew + (epochs - new) * again - done * (anew if new else again)
+    measured = sum(len(run.splits[name]) * times for name, times in _measured(run, epochs).items())
+    seconds = (pictures * learning + measured * _FORWARD_SHARE * again) / max(len(some), 1) + steps * update
     return Outlook(
         tier=trainer.rung.tier.name,
         micro_batch=trainer.rung.micro_batch,

@@ -37,7 +37,7 @@ from edgeplast.cli.options import (
     trusted_of,
 )
 from edgeplast.optimizers import IN_WORDS as OPTIMIZERS_IN_WORDS
-from edgeplast.units import format_bytes, format_seconds
+from edgeplast.units import counted, format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from edgeplast_devices.options import TrainingOptions
@@ -263,7 +263,7 @@ class _Epochs:
 
 def _show(report: Adaptation, output: Path) -> None:
     memory, seconds = report.memory, report.seconds
-    steps = f"{report.steps} step" + ("" if report.steps == 1 else "s")
+    steps = counted(report.steps, "step")
     allowed = "no limit" if memory.budget_bytes is None else format_bytes(memory.budget_bytes)
     rows = [] if report.judged is None else _judged(report.judged)
     if report.measured_on:

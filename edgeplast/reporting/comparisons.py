@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgeplast.comparison import OUTCOMES, Candidate, Comparison
 from edgeplast.reporting.pages import WIDTH_INCHES, Page, Section, write_page
-from edgeplast.units import format_bytes, format_seconds
+from edgeplast.units import counted, format_bytes, format_seconds
 
 _NAMES_SHOWN = 6
 
@@ -38,9 +38,8 @@ def comparison_report(found: Comparison, into: Path, png: Path | None = None) ->
 
 def _facts(found: Comparison) -> list[tuple[str, str]]:
     rounds = [
-        f"{len(r.candidates)} candidate{'s' * (len(r.candidates) > 1)}, {r.pictures} pictures, "
-        f"{r.epochs} epoch{'s' * (r.epochs > 1)}, "
-        f"{r.seeds} seed{'s' * (r.seeds > 1)}"
+        f"{counted(len(r.candidates), 'candidate')}, {r.pictures} pictures, {counted(r.epochs, 'epoch')}, "
+        f"{counted(r.seeds, 'seed')}"
         for r in found.rounds
     ]
     return [
@@ -116,7 +115,7 @@ def _cells(found: Comparison, c: Candidate) -> str:
     runs = "–"
     if c.round:
         of = found.rounds[c.round - 1]
-        runs = f"{c.seeds} × {of.pictures} pictures × {of.epochs} epoch{'s' * (of.epochs > 1)}"
+        runs = f"{c.seeds} × {of.pictures} pictures × {counted(of.epochs, 'epoch')}"
     cells = [
         OUTCOMES[c.outcome],
         "–" if c.accuracy is None else f"{c.accuracy:.1%}",
