@@ -269,9 +269,11 @@ class Bundle(msgspec.Struct, frozen=True):
         now = stamp_of(self.path / name)
         if now == stamp:
             return True
-        # Some file systems number a file anew when it was forgotten for a while, and a backup that makes links
-        # changes the times of what nobody else has written: the content decides then.
-        if now is not None and (self.is_copy or now[2:] == stamp[2:]):
+        # Some file systems number a file anew when it was forgotten for a while, and a backup or a version that makes
+        # links changes the times of what nobody has written: the content decides then. Not where a signature is asked
+        # for: whoever writes and undoes it can set the time of writing back, and that of changing not.
+        is_renamed = now is not None and self.signature is None and now.may_be_as(stamp)
+        if now is not None and (self.is_copy or is_renamed or now[2:] == stamp[2:]):
             return fault_of(self.path / name, self.manifest.files[name], {}) is None
         return False
 

@@ -36,6 +36,10 @@ class Stamp(NamedTuple):
     modified_ns: int
     changed_ns: int
 
+    def may_be_as(self, earlier: Stamp) -> bool:
+        """Whether nothing tells that the file was written to since, be it that names or rights were changed."""
+        return self[:4] == earlier[:4]
+
 
 def stamp_of(file: Path | BinaryIO) -> Stamp | None:
     """Return the stamp of an open file, or of what lies at a path (a link itself); None where nothing does."""

@@ -7,15 +7,17 @@ import os
 import re
 import shutil
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from edgeplast import stored_files
 from edgeplast.bundle import (
     DEPLOYMENT_GRAPH,
     EVALUATION_GRAPH,
@@ -363,6 +365,46 @@ def test_what_was_changed_and_changed_back_is_found_as_well(bundle: Path) -> Non
     _exchange(bundle / FROZEN, content)
     with pytest.raises(DamagedError, match="changed while it was used"):
         opened.check_unchanged()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_another_name_for_a_file_is_no_damage(
+    bundle: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that keeps versions links their files, and someone may just be reading the folder."""
+    hash_it, other = stored_files.hashed, tmp_path / "other"
+
+    def linking(file: BinaryIO) -> str:
+        digest = hash_it(file)
+        if digest == stored.sha256 and not other.exists():
+            os.link(bundle / name, other)
+        return digest
+
+    stored = describe_file(bundle / name)
+    monkeypatch.setattr(stored_files, "hashed", linking)
+    opened = Bundle.open(bundle)
+    assert other.exists()
+    opened.check_unchanged()
+    other.unlink()
+    opened.check_unchanged()
+
+
+def test_a_file_that_never_rests_or_is_written_to_while_it_is_hashed_is_damaged(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hash_it = stored_files.hashed
+
+    def during(change: Callable[[Path], None]) -> str:
+        def hashing(file: BinaryIO) -> str:
+            digest = hash_it(file)
+            change(bundle / FROZEN)
+            return digest
+
+        monkeypatch.setattr(stored_files, "hashed", hashing)
+        return damage(bundle)
+
+    assert f"{FROZEN} is being written to" in during(lambda file: file.chmod(file.stat().st_mode ^ 0o040))
+    assert f"{FROZEN} is being written to" in during(lambda file: os.utime(file, ns=(0, time.time_ns())))
 
 
 class TestCopies:
