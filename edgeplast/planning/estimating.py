@@ -26,6 +26,7 @@ from edgeplast.graphs.measures.serialized import serialized_bytes
 from edgeplast.graphs.passes.dequantize import quantizable, quantize_frozen
 from edgeplast.graphs.passes.expand_activations import expand_activations
 from edgeplast.graphs.passes.halves import LEAST_SHARE, halves
+from edgeplast.graphs.passes.merge_low_rank import merge_low_rank
 from edgeplast.graphs.passes.new_classes import with_classes
 from edgeplast.graphs.passes.recompute import recompute as computed_again
 from edgeplast.graphs.training import promote, training_graph
@@ -277,8 +278,8 @@ class Workload:
             training = computed_again(training_graph(rest, names), recompute)
             count = sum(self.sizes[name] for name in key[0])
 
-            def footprint(graph: Graph, trained: int) -> Footprint:
-                runs = self.reading(graph)
+            def footprint(graph: Graph, trained: int, *, predicts: bool = False) -> Footprint:
+                runs = merge_low_rank(self.reading(graph)) if predicts else self.reading(graph)
                 size = serialized_bytes(runs)
                 return footprint_of(runs, graph_bytes=size, trained_parameters=trained, held_parameters=count)
 
@@ -287,7 +288,9 @@ class Workload:
                 before = flops_per_image(cut.prefix)
                 prefix = Prefix(footprint=footprint(cut.prefix, 0), shape=cut.latents.shape, flops=before)
                 flops += before
-            self._measured[key] = Footprints(footprint(training, count), footprint(rest, 0), prefix, flops)
+            self._measured[key] = Footprints(
+                footprint(training, count), footprint(rest, 0, predicts=True), prefix, flops
+            )
         return self._measured[key]
 
     def _estimate(

@@ -33,6 +33,7 @@ from edgeplast.graphs.measures.footprints import footprint_of
 from edgeplast.graphs.measures.liveness import transient_lines
 from edgeplast.graphs.passes.halves import Halves, halves
 from edgeplast.graphs.passes.head_features import with_features
+from edgeplast.graphs.passes.merge_low_rank import merge_low_rank
 from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import check_finite
 from edgeplast.outline import Outline
@@ -134,7 +135,9 @@ def write_bundle(
         writing = _GraphWriter(folder, frozen, _count(parameters, trainable))
         cut = halves(promoted)
         varying = cut.rest if cut else promoted
-        evaluation = writing.write(with_features(varying, captured.outline.head, captured.owner), EVALUATION_GRAPH)
+        evaluation = writing.write(
+            with_features(varying, captured.outline.head, captured.owner), EVALUATION_GRAPH, predicts=True
+        )
         prefix = _write_prefix(writing, cut) if cut else None
         (folder / DEPLOYMENT_GRAPH).write_bytes(
             to_onnx(frozen.deployable(forward), model, dict.fromkeys(forward.weights), plain=True)
@@ -164,8 +167,10 @@ class _GraphWriter:
     frozen: FrozenStorage
     held_parameters: int
 
-    def write(self, graph: Graph, file: str, trained_parameters: int = 0) -> Footprint:
+    def write(self, graph: Graph, file: str, trained_parameters: int = 0, *, predicts: bool = False) -> Footprint:
         quantized = self.frozen.reading(graph)
+        if predicts:
+            quantized = merge_low_rank(quantized)
         data = to_onnx(quantized, Path(file).stem, safetensors_layout(self.folder / FROZEN))
         (self.folder / file).write_bytes(data)
         return footprint_of(

@@ -6,9 +6,21 @@ import copy
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
-from exporter_models import CLASSES, assert_gradients_agree, captured, labels, mean_targets, pictures, run_graph, small
+from exporter_models import (
+    CLASSES,
+    assert_gradients_agree,
+    captured,
+    labels,
+    mean_targets,
+    pictures,
+    run_graph,
+    session_of,
+    small,
+    stored_forms,
+)
 from small_models import blob_folder
 from torch import nn
 
@@ -17,9 +29,14 @@ from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
 from edgeplast.contract import low_rank_names
 from edgeplast.errors import BudgetError, InputError, UsageError
+from edgeplast.graphs.checking import check
+from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.liveness import transient_lines
+from edgeplast.graphs.passes.dequantize import quantizable, quantize_frozen
+from edgeplast.graphs.passes.merge_low_rank import merge_low_rank
 from edgeplast.graphs.recording import recorded
 from edgeplast.planning import contest, plan
+from edgeplast.planning.estimating import Workload
 from edgeplast.plans import Plan
 from edgeplast.scores import ComponentScore, ScoreTable
 from edgeplast_exporters.refining import regrouped, with_factors
@@ -106,6 +123,66 @@ def test_a_device_trains_finer_parts_and_deploys_an_ordinary_model(train: str, b
     assert merged.loss == pytest.approx(whole.loss, rel=1e-5) and merged.accuracy == whole.accuracy
     names = initializers(tmp_path / "m.onnx")
     assert names >= set(captured(model).parameters) and not any("lora" in name for name in names)
+
+
+@pytest.mark.parametrize(("train", "stored"), [("lora:3", 32), ("lora:2", 8), ("lora-fa:2", 8)])
+def test_where_nothing_is_trained_factors_are_added_to_their_matrices(train: str, stored: int) -> None:
+    model = small(patch_size=4)  # 65 tokens
+    made = planned(model, train)
+    whole = with_factors(regrouped(captured(model), made.outline))
+    random = np.random.default_rng(0)
+    arrays = {n: random.normal(0, 0.2, a.shape).astype(np.float32) for n, a in whole.parameters.items() if "lora" in n}
+    arrays = whole.parameters | arrays
+    beside = promote(whole.graph, trained_names(made))
+    if stored == 8:
+        beside = quantize_frozen(beside, quantizable(beside))
+    merged = merge_low_rank(beside)
+    check(merged)
+    before = products(captured(model).graph)
+    assert (products(beside), products(merged)) == (
+        before + 16,
+        before + 16 - 5,
+    )  # behind its attention, the last block has one row
+    images = pictures(model, 3)
+    found, expected = (
+        session_of(graph, stored_forms(arrays)).run(
+            ["logits"], {name: arrays[name] for name in graph.inputs if name != "images"} | {"images": images}
+        )[0]
+        for graph in (merged, beside)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(found - plain_logits(model, images)).max() > 0.1  # the factors do something
+
+
+def test_factors_stay_beside_their_matrices_where_images_have_few_rows() -> None:
+    model = small()  # 17 tokens
+    graph = with_factors(regrouped(captured(model), planned(model, "lora:3").outline)).graph
+    assert merge_low_rank(graph) is graph
+
+
+def test_planner_and_exporter_predict_with_the_same_graph(tmp_path: Path) -> None:
+    model = small(patch_size=4)
+    made = planned(model, "lora:2")
+    bundle = edgeplast.export(model, made, into=tmp_path / "b", keep_head=True, classes=CLASSES)
+    nodes = onnx.load(bundle.path / "evaluate.onnx", load_external_data=False).graph.node
+    assert sum(node.op_type == "Gemm" for node in nodes) == products(captured(model).graph) + 16 - 5
+    found = captured(model)
+    workload = Workload(
+        made.outline, with_factors(regrouped(found, made.outline)).graph, dict.fromkeys(made.outline.names, 32)
+    )
+    told = workload.footprints(made.trainable, "none").evaluation.transient
+    assert {(line.fixed_bytes, line.per_image_bytes) for line in told} == {
+        (line.fixed_bytes, line.per_image_bytes) for line in bundle.manifest.evaluation.transient
+    }
+
+
+def products(graph: Graph) -> int:
+    return sum(node.op == "Gemm" for node in graph.nodes)
+
+
+def plain_logits(model: nn.Module, images: np.ndarray) -> np.ndarray:
+    with torch.inference_mode():
+        return model(torch.from_numpy(images)).numpy()
 
 
 def np_arrays(path: Path) -> dict[str, np.ndarray]:
