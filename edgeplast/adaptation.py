@@ -7,7 +7,7 @@ from typing import ClassVar
 import msgspec
 
 from edgeplast.documents import Document
-from edgeplast.evaluation import Judgement
+from edgeplast.evaluation import Evaluation, Judgement, wilson_interval, with_interval
 from edgeplast.placement import ON_CPU, DeviceMemoryReport, Placement
 from edgeplast.recomputation import Recompute
 from edgeplast.showing import Plot, plotted, table
@@ -27,6 +27,20 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     before: Judgement
     after: Judgement
+
+
+class LinearProbe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a head alone reaches, a logistic regression on the features of the training pictures as they came.
+
+    Attributes:
+        accuracy: on the images that before and after are measured on; None where it could not be had.
+        seconds: that it took.
+        why_none: why it could not be had.
+    """
+
+    accuracy: float | None = None
+    seconds: float = 0.0
+    why_none: str = ""
 
 
 class MemoryReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -154,6 +168,10 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         measured_on: the split that accuracy and calibration were measured on: ``test``, else ``val``, else ``train``;
             empty where none has labels.
         accuracy: fraction named right, by the bundle as it came and by the adapted model.
+        linear_probe: what a head alone would have reached, to compare with; None without labels, or where it was not
+            asked for.
+        evaluation: what was measured with the weights that were kept: confusion, each class, reliability, and what was
+            most wrong; None where there was nothing to measure on.
         expected_calibration_error: 15 bins, as before and after, at the temperature of each.
         judged: predictions on held-out images without labels, by the bundle as it came and by the adapted model; None
             where labels were given.
@@ -223,9 +241,30 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     provider: Placement = ON_CPU
     device_memory: DeviceMemoryReport | None = None
     cache: CacheReport | None = None
+    linear_probe: LinearProbe | None = None
+    evaluation: Evaluation | None = None
     temperature: float | None = None
     unknown: Unknown | None = None
     calibration_error_without_temperature: float | None = None
+
+    def interval(self, accuracy: float | None) -> tuple[float, float] | None:
+        """Return the 95 % interval of an accuracy on what this run was measured on, for other images of this kind."""
+        images = self.images.get(self.measured_on, 0) if self.evaluation is None else self.evaluation.images
+        return None if accuracy is None else wilson_interval(accuracy * images, images)
+
+    def with_interval(self, accuracy: float | None) -> str:
+        """Write such an accuracy with its interval."""
+        return "–" if accuracy is None else with_interval(accuracy, self.interval(accuracy))
+
+    @property
+    def probe_in_words(self) -> str:
+        """What a head alone reached, with its interval, or why nobody knows; empty where nobody asked."""
+        found = self.linear_probe
+        if found is None:
+            return ""
+        if found.accuracy is None:
+            return f"none: {found.why_none}"
+        return f"{self.with_interval(found.accuracy)}: the head alone, fitted"
 
     def plot(self) -> Plot:
         """Return loss and accuracy over the run as a matplotlib figure.
@@ -237,11 +276,11 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def _repr_html_(self) -> str:
         """Show what it did and cost in a notebook."""
-        accuracy = (self.accuracy.before, self.accuracy.after)
-        shown = " → ".join("–" if value is None else f"{value:.1%}" for value in accuracy)
+        shown = " → ".join(map(self.with_interval, (self.accuracy.before, self.accuracy.after)))
         peak = f"{format_bytes(self.memory.measured_peak_bytes)}, predicted "
         rows = [
-            (f"accuracy ({self.measured_on})", shown),
+            (f"accuracy ({self.measured_on}), 95 % interval", shown),
+            *([("linear probe", self.probe_in_words)] if self.linear_probe else []),
             ("peak memory", peak + format_bytes(self.memory.predicted_peak_bytes)),
             ("trained", f"tier {self.tier}: {', '.join(self.trained)}"),
             ("time", f"{format_seconds(self.seconds.total)}, {self.steps} steps in {self.epochs} epochs"),

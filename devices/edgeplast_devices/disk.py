@@ -92,14 +92,16 @@ def nameless_bytes(
         again: whether it is a Learner's, which learns from the same pictures again and again.
 
     Returns:
-        features of all pictures for a head that is fitted, or what the model said of them before the run.
+        features of all pictures for a head or a probe that is fitted, or what the model said of them before the run.
     """
+    head = head_if_linear(manifest)
+    features = 4 * pictures * head.width if head else 0
     if options.head == "fitted":
-        head = head_if_linear(manifest)
-        return 4 * pictures * head.width if head else 0
+        return features
     asks = options.distill or per_class(options.replay) or manifest.waiting or new_classes
     asks = again or (asks and options.head != "zero")
-    return row_bytes(pictures, len(manifest.classes) + new_classes) if asks else 0
+    taught = row_bytes(pictures, len(manifest.classes) + new_classes) if asks else 0
+    return max(taught, features if options.probe and options.labels == "given" and not again else 0)
 
 
 def beside_examples(manifest: Manifest, options: TrainingOptions, *, is_tight: bool) -> Callable[[int, int], int]:

@@ -12,6 +12,7 @@ from edgeplast_devices.checkpoints import read_best
 from edgeplast_devices.evaluating import outputs
 from edgeplast_devices.fitted_heads import head_if_linear
 from edgeplast_devices.imprinting import landmarks
+from edgeplast_devices.measuring import evaluated, nameless
 from edgeplast_devices.replaying import candidates, herded, per_class
 from edgeplast_devices.unknowns import calibrated
 
@@ -48,6 +49,14 @@ def calibrate(run: Run) -> None:
     elif "val" in run.splits:
         val, share = run.splits["val"], options.false_alarms
         state.temperature, state.unknown = calibrated(manifest, run.evaluation, val, share, **run.over("val"))
+
+
+def measure_after(run: Run) -> None:
+    """Measure the weights that are kept; the pictures that they name wrong are told to the report alone."""
+    split, temperature = run.measured_on, run.state.temperature
+    found = evaluated(run, split, f"evaluating {split}, after", temperature=temperature)
+    run.state.after = nameless(found)
+    run.most_wrong = () if run.options.private else found.most_wrong
 
 
 def landmarks_of(run: Run) -> dict[str, np.ndarray]:

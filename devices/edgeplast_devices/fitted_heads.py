@@ -212,6 +212,7 @@ def fit_head(
     *,
     loss: CrossEntropy,
     between: Callable[[], None] = lambda: None,
+    tolerance: float = 1e-6,
 ) -> float:
     """Put the head's parameters where the loss on the rows, with a penalty, is smallest.
 
@@ -224,6 +225,7 @@ def fit_head(
         parameters: by name, float32; the head's are changed in place.
         loss: training's.
         between: called again and again; an exception leaves the parameters as they were.
+        tolerance: the norm of the gradient that is small enough, relative to that of a head of zeros.
 
     Returns:
         the loss there.
@@ -247,7 +249,14 @@ def fit_head(
             yield features.astype(np.float64) / scale, loss.targets(own, total).astype(np.float64)
 
     try:
-        fit = fit_logistic(pieces, head.classes, head.width, decay=1 / len(labels), bias=head.bias is not None)
+        fit = fit_logistic(
+            pieces,
+            head.classes,
+            head.width,
+            decay=1 / len(labels),
+            bias=head.bias is not None,
+            tolerance=tolerance,
+        )
     except MemoryError as error:
         raise BudgetError(
             f"Memory ran out while the head was fitted: its {head.classes} classes times {head.width} features take "

@@ -22,16 +22,22 @@ VIEWS = 2
 
 
 def measured(run: Run, split: str, activity: str, *, offset: int = 0, temperature: float | None = None) -> Evaluation:
-    """Measure one split, after ``offset`` images that are told of together with its own.
+    """Measure one split, after ``offset`` images that are told of together with its own; names no picture."""
+    return nameless(evaluated(run, split, activity, offset=offset, temperature=temperature))
 
-    Which pictures were named wrong is left out: it would stand in checkpoints, and no picture's name is to.
-    """
+
+def nameless(found: Evaluation) -> Evaluation:
+    """Leave out which pictures were named wrong: it would stand in checkpoints, and no picture's name is to."""
+    return msgspec.structs.replace(found, most_wrong=())
+
+
+def evaluated(run: Run, split: str, activity: str, *, offset: int = 0, temperature: float | None = None) -> Evaluation:
+    """Measure one split, arguments as above, and name the pictures that were named wrong."""
     how, classes = run.bundle.manifest.preprocessing, run.bundle.manifest.classes
-    found = measure(
+    return measure(
         run.evaluation, run.splits[split], how, classes,
         activity=activity, temperature=temperature, **run.over(split, offset),
     )  # fmt: skip
-    return msgspec.structs.replace(found, most_wrong=())
 
 
 def verdict_on(run: Run, activity: str, offset: int) -> Verdict:

@@ -111,7 +111,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         checkpoint_every: how often the state is saved: ``20steps``, ``5min``, ``30s``; see :class:`Interval`.
         runtime: the build of onnxruntime: ``ort-training``, ``stock``, or ``auto`` for the one that is installed.
         provider: the execution provider; see ``placing``.
-        private: names of pictures that cannot be read stay out of report, checkpoints and telemetry.
+        private: names of pictures (unreadable, named wrong) stay out of report, checkpoints and telemetry.
+        probe: measure a linear probe beside before and after; see ``probing``.
     """
 
     epochs: int = 4
@@ -150,6 +151,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     runtime: str = "auto"
     provider: str = CPU
     private: bool = False
+    probe: bool = True
 
     WITHOUT_EFFECT_ON_THE_RESULT: ClassVar[tuple[str, ...]] = (
         "micro_batch",
@@ -160,6 +162,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         "runtime",
         "provider",
         "private",
+        "probe",
         "versions",
     )
 

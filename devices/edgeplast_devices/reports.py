@@ -6,7 +6,8 @@ import statistics
 
 import msgspec
 
-from edgeplast.adaptation import Adaptation, BeforeAfter, Judged, MemoryReport, SecondsReport
+from edgeplast.adaptation import Adaptation, BeforeAfter, Judged, LinearProbe, MemoryReport, SecondsReport
+from edgeplast.evaluation import Evaluation
 from edgeplast_devices.retention import others_of
 from edgeplast_devices.running import Run
 from edgeplast_devices.runtime import runtime_name
@@ -49,6 +50,8 @@ def report_of(run: Run) -> Adaptation:
             before=before.expected_calibration_error if before else None,
             after=after.expected_calibration_error if after else None,
         ),
+        linear_probe=_probe(run),
+        evaluation=_evaluation(run),
         cache=run.kept.report,
         temperature=state.temperature,
         unknown=state.unknown,
@@ -71,4 +74,23 @@ def report_of(run: Run) -> Adaptation:
         judged=(
             Judged(before=state.judged_before, after=state.judged) if state.judged_before and state.judged else None
         ),
+    )
+
+
+def _probe(run: Run) -> LinearProbe | None:
+    """Return what the linear probe reached: where no step followed a fitted head, what the run itself reached."""
+    state = run.state
+    if state.after is not None and run.options.head == "fitted" and not state.steps and run.options.probe:
+        return LinearProbe(accuracy=state.after.accuracy)
+    return state.probe
+
+
+def _evaluation(run: Run) -> Evaluation | None:
+    """Return what was measured after the last step, with what a run's state leaves out."""
+    after = run.state.after
+    if after is None:
+        return None
+    unreadable = run.unreadable[run.measured_on].count
+    return msgspec.structs.replace(
+        after, most_wrong=run.most_wrong, unreadable=unreadable, runtime=runtime_name(), provider=run.placement
     )

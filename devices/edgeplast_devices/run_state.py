@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edgeplast.adaptation import EpochReport, RungChange
+from edgeplast.adaptation import EpochReport, LinearProbe, RungChange
 from edgeplast.documents import AtLeastOne, Count
 from edgeplast.evaluation import Evaluation, Judgement
 from edgeplast.recomputation import Recompute
@@ -78,6 +78,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         judged: the weights to keep, likewise.
         placed: classes that are new in this run and of which pictures were seen, and how many they were placed by.
         before: the evaluation before the first step.
+        probe: what a head alone reaches on the features as they came.
         after: the evaluation after the last.
         also_before: other sets, likewise, by name.
         also_after: with the weights that were kept.
@@ -119,6 +120,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     judged: Judgement | None = None
     placed: dict[str, Count] = {}
     before: Evaluation | None = None
+    probe: LinearProbe | None = None
     after: Evaluation | None = None
     also_before: dict[str, Evaluation] = {}
     also_after: dict[str, Evaluation] = {}

@@ -18,14 +18,14 @@ import numpy as np
 from edgeplast.adaptation import EpochReport
 from edgeplast.bundle import Bundle
 from edgeplast.errors import InterruptedRunError
-from edgeplast.evaluation import Evaluation
+from edgeplast.evaluation import Evaluation, WrongImage
 from edgeplast.progress import Progress
 from edgeplast_devices.beginning import begin, learn_from_before
 from edgeplast_devices.caching import Kept
 from edgeplast_devices.checkpoints import Checkpoint, Saved, write_best, write_checkpoint
 from edgeplast_devices.curves import thin
 from edgeplast_devices.distilling import check_knows, may_teach, row_bytes
-from edgeplast_devices.ending import calibrate, landmarks_of, restore_best, worth_keeping
+from edgeplast_devices.ending import calibrate, landmarks_of, measure_after, restore_best, worth_keeping
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.fitted_heads import linear_head, no_features, with_room
 from edgeplast_devices.guard import Guard
@@ -36,6 +36,7 @@ from edgeplast_devices.memory import peak_bytes
 from edgeplast_devices.metrics import MOST, writable
 from edgeplast_devices.options import Interval, TrainingOptions
 from edgeplast_devices.outlook import outlook
+from edgeplast_devices.probing import probe
 from edgeplast_devices.reheading import REHEADS, check_can_rehead
 from edgeplast_devices.retention import has_forgotten
 from edgeplast_devices.run_state import Best, Lost
@@ -76,6 +77,7 @@ class Run:
         state: where the run stands.
         to_keep: which training images are kept for later runs; none before the end.
         landmarks: see ``imprinting.landmarks``; none before the end.
+        most_wrong: pictures that were named wrong with the most confidence; none before the end, or in private.
         parameters: what trains, by name; float32, changed in place.
     """
 
@@ -152,6 +154,7 @@ class Run:
         self.saved = Saved.of(self.state)
         self.landmarks: dict[str, np.ndarray] = {}
         self.to_keep = np.zeros(0, np.int64)
+        self.most_wrong: tuple[WrongImage, ...] = ()
 
     def open(self) -> None:
         """Load weights and graphs."""
@@ -185,6 +188,7 @@ class Run:
         measure_others(self, state.also_before, telemetry, "before")
         if not state.head_started:
             begin(self, folder, telemetry)
+        state.probe = state.probe or probe(self, folder)
         if self._notice is not None and state.epoch < self.options.epochs and state.stopped_because == "finished":
             changes = len(state.rung_changes)
             self._notice(str(outlook(self)))
@@ -198,8 +202,7 @@ class Run:
         restore_best(self, folder)
         calibrate(self)
         if self.measured_on:
-            said = f"evaluating {self.measured_on}, after"
-            state.after = measured(self, self.measured_on, said, temperature=state.temperature)
+            measure_after(self)
         measure_others(self, state.also_after, telemetry, "after")
         if self._keep is None:  # a run that nobody waits for
             self.landmarks, self.to_keep = landmarks_of(self), worth_keeping(self)

@@ -15,11 +15,11 @@ from edgeplast.cli.kept import (
     rows_of_others,
     start_of,
     what_is_kept,
-    when_unknown,
     why_it_stopped,
     why_it_went_back,
     why_nothing_trained,
 )
+from edgeplast.cli.measured import change, rows_of_accuracy
 from edgeplast.cli.options import (
     DeviceOption,
     ExcludeOption,
@@ -146,9 +146,17 @@ def adapt(
         bool,
         typer.Option(
             "--private",
-            help="Keep names of pictures that cannot be read out of report, checkpoints and telemetry; counts stay.",
+            help="Keep names of pictures (not readable, named wrong) out of report, checkpoints and telemetry; "
+            "counts stay.",
         ),
     ] = False,
+    probe: Annotated[
+        bool,
+        typer.Option(
+            "--probe/--no-probe",
+            help="Beside before and after, measure what a head alone reaches: one more pass over the pictures.",
+        ),
+    ] = True,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run of this output, if there is one.")
     ] = False,
@@ -202,6 +210,7 @@ def adapt(
         runtime=runtime,
         provider=provider,
         private=private,
+        probe=probe,
     )
     if resume:
         options = _as_interrupted(options, output, context)
@@ -266,13 +275,7 @@ def _show(report: Adaptation, output: Path) -> None:
     steps = counted(report.steps, "step")
     allowed = "no limit" if memory.budget_bytes is None else format_bytes(memory.budget_bytes)
     rows = [] if report.judged is None else _judged(report.judged)
-    if report.measured_on:
-        rows += [
-            (f"accuracy ({report.measured_on})", _change(report.accuracy, ".1%")),
-            ("calibration error", _change(report.expected_calibration_error, ".3f")),
-            ("temperature", _temperature(report)),
-            ("unknown", when_unknown(report)),
-        ]
+    rows += rows_of_accuracy(report)
     rows += rows_of_others(report)
     rows += [
         (
@@ -340,26 +343,15 @@ def _best(report: Adaptation) -> str:
     return f"the fitted head, better than {report.epochs} epochs from it" if report.epochs else "the fitted head"
 
 
-def _temperature(report: Adaptation) -> str:
-    if report.temperature is None:
-        return "none: no validation split to fit it on"
-    without = report.calibration_error_without_temperature
-    return f"{report.temperature:.2f}" + ("" if without is None else f" (calibration error without it {without:.3f})")
-
-
 def _judged(judged: Judged) -> list[tuple[str, str]]:
     """Say what can be said of predictions without labels."""
     before, after = judged.before, judged.after
     return [
         ("uncertainty less variety", f"{before.objective:.3f} → {after.objective:.3f} (lower is better)"),
         ("classes predicted", f"spread over {before.variety:.1f} → {after.variety:.1f}"),
-        ("views that agree", _change(BeforeAfter(before=before.agreement, after=after.agreement), ".1%")),
+        ("views that agree", change(BeforeAfter(before=before.agreement, after=after.agreement), ".1%")),
     ]
 
 
 def _enforced(by: str) -> str:
     return "" if by == "nothing" else f", enforced by the {by}"
-
-
-def _change(figure: BeforeAfter, form: str) -> str:
-    return " → ".join("–" if value is None else format(value, form) for value in (figure.before, figure.after))

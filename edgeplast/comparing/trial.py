@@ -106,7 +106,7 @@ def carry_out(order: Order, telling: _Telling) -> dict[str, Any]:
         Splits(train, val if val is not None and len(val) else None, learning.subset(np.arange(MEASURED))),
         into=order.into,
         budget=Budget(memory_bytes=order.memory_bytes),
-        options=TrainingOptions(epochs=order.epochs, seed=order.seed),
+        options=TrainingOptions(epochs=order.epochs, seed=order.seed, probe=False),
         progress=telling.progress,
     )
     correct = np.full(order.held_out, "-")
