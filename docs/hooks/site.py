@@ -27,6 +27,7 @@ ROOMS = {
     "edgeplast/comparing/README.md": "rooms/comparing.md",
     "edgeplast/compression/README.md": "rooms/compression.md",
     "edgeplast/trust/README.md": "rooms/trust.md",
+    "edgeplast/reporting/README.md": "rooms/reporting.md",
     "edgeplast/fleet/README.md": "rooms/fleet.md",
     "edgeplast/pretrained/README.md": "rooms/pretrained.md",
     "examples/quickstart/README.md": "rooms/quickstart.md",

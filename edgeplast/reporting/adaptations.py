@@ -1,4 +1,4 @@
-"""The report of an adaptation: memory against the budget, loss, accuracy and pace, from what the run told of itself."""
+"""The report of an adaptation: memory against the budget, loss, accuracy, what is taken for what, and pace."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 from edgeplast.adaptation import Adaptation, BeforeAfter
 from edgeplast.bundle import MANIFEST, REPORT, Manifest
 from edgeplast.errors import InputError
-from edgeplast.evaluation import wilson_interval
-from edgeplast.reporting.pages import WIDTH_INCHES, Page, Section, write_page
+from edgeplast.reporting import adaptation_charts as charts
+from edgeplast.reporting import block_layout, evaluation_sections
+from edgeplast.reporting.pages import WIDTH_INCHES, Page, Section, chart_section, write_page
 from edgeplast.telemetry import TELEMETRY, EpochLine, Line, RungLine, RunLine, StepLine, of_kind, read_telemetry
 from edgeplast.units import format_bytes, format_seconds
 
@@ -24,7 +25,7 @@ def adaptation_report(folder: Path, into: Path, png: Path | None = None) -> None
         png: also a picture of the same figures, if given.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: a picture is asked for, and matplotlib is not installed.
         InputError: the folder has no telemetry, or no step in it.
     """
     lines, report = read_run(folder)
@@ -36,7 +37,7 @@ def adaptation_report(folder: Path, into: Path, png: Path | None = None) -> None
         facts=_facts(lines, report),
         notes=_notes(lines, report),
         sections=lambda: [*_trained(folder), *_sections(lines, report)],
-        appendix=_repeating(report),
+        appendix=_tables(report) + _repeating(report),
     )
     write_page(page, into, png)
 
@@ -78,8 +79,7 @@ def _facts(lines: list[Line], report: Adaptation | None) -> list[tuple[str, str]
         f"{format_bytes(report.memory.predicted_peak_bytes)} predicted{enforced}",
     )
     return [
-        (f"accuracy ({report.measured_on})", _change(report.accuracy) + _interval(report)),
-        *_probe(report),
+        *_accuracy(report),
         *((f"of {name}", _change(found.accuracy)) for name, found in report.also.items()),
         ("images", ", ".join(f"{count} {name}" for name, count in report.images.items())),
         ("time", f"{format_seconds(report.seconds.total)}, of which training {format_seconds(report.seconds.train)}"),
@@ -104,22 +104,13 @@ def _repeating(report: Adaptation | None) -> str:
     )
 
 
-def _probe(report: Adaptation) -> list[tuple[str, str]]:
-    """Return what a head fitted on the features alone reached, where the run began with one, beside the best epoch."""
-    if report.options.get("head") != "fitted":  # then what is there of an epoch 0 was a class that found its place
+def _accuracy(report: Adaptation) -> list[tuple[str, str]]:
+    """Return before, after, and what lies between a head that knows nothing and one that was only fitted."""
+    if not report.measured_on:
         return []
-    found = {epoch.epoch: epoch.validation_accuracy for epoch in report.history}
-    probe, best = found.get(0), found.get(report.best_epoch)
-    if probe is None or best is None:
-        return []
-    return [("linear probe (val)", f"{probe:.1%}; with the weights that were kept {best:.1%}")]
-
-
-def _interval(report: Adaptation) -> str:
-    """Return the 95 % interval of the accuracy that was reached, for other images of this kind."""
-    count, reached = report.images.get(report.measured_on, 0), report.accuracy.after
-    interval = None if reached is None else wilson_interval(reached * count, count)
-    return "" if interval is None else f" (95 %: {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+    ends = " → ".join(map(report.with_interval, (report.accuracy.before, report.accuracy.after)))
+    probe = [("linear probe", report.probe_in_words)] if report.linear_probe else []
+    return [(f"accuracy ({report.measured_on})", f"{ends}, in brackets the 95 % interval"), *probe]
 
 
 def _change(accuracy: BeforeAfter) -> str:
@@ -150,58 +141,63 @@ def _notes(lines: list[Line], report: Adaptation | None) -> list[str]:
     return notes
 
 
+def _tables(report: Adaptation | None) -> str:
+    return "" if report is None or report.evaluation is None else evaluation_sections.tables(report.evaluation)
+
+
 def _trained(folder: Path) -> list[Section]:
     """What the bundle's plan trains, as a picture; nothing where the folder has no manifest yet."""
     if not (folder / MANIFEST).is_file():
         return []
-    from edgeplast.reporting import block_picture
-
     plan = Manifest.read(folder / MANIFEST).plan
-    drawing = (WIDTH_INCHES, block_picture.height(plan.outline), lambda figure: block_picture.draw(figure, plan))
+
+    def draw(figure: object) -> None:
+        from edgeplast.reporting import block_picture
+
+        block_picture.draw(figure, plan)  # type: ignore[arg-type]
+
     return [
         Section(
             "What trains",
             "Each component of the model, the input to the left and the head to the right: what the plan trains, and "
             "in how many bits the rest is stored. A smaller tier trains the rightmost of these.",
-            [drawing],
+            [(WIDTH_INCHES, block_layout.inches(plan.outline), draw)],
+            content=block_layout.as_html(plan),
         )
     ]
 
 
 def _sections(lines: list[Line], report: Adaptation | None) -> list[Section]:
-    from edgeplast.reporting import adaptation_figures as figures
-
-    steps = of_kind(lines, StepLine)
+    steps, epochs = of_kind(lines, StepLine), of_kind(lines, EpochLine)
     sections = [
-        Section(
+        chart_section(
             "Memory",
             "The largest resident set of the process during each step, against what is allowed and what was "
-            "predicted before it began. Dashed verticals are changes of rung, dotted ones resumptions.",
-            [(WIDTH_INCHES, 3.0, lambda figure: figures.memory(figure, lines, report))],
+            "predicted before it began. Dashed verticals are changes of rung, others resumptions.",
+            charts.memory(lines, report),
+            3.0,
         ),
-        Section(
+        chart_section(
             "Loss",
             "Mean training loss of each step, and smoothed; the validation loss at the end of each epoch.",
-            [(WIDTH_INCHES, 2.8, lambda figure: figures.loss(figure, lines))],
+            charts.loss(lines),
+            2.8,
         ),
     ]
-    epochs = of_kind(lines, EpochLine)
     measured = report is not None and report.accuracy.after is not None
     if measured or any(epoch.validation_accuracy is not None for epoch in epochs):
         sections.append(
-            Section(
+            chart_section(
                 "Accuracy",
                 "On the validation images at the end of each epoch, and on the images of the final measurement before "
-                "the first step and with the weights that were kept.",
-                [(WIDTH_INCHES, 2.6, lambda figure: figures.accuracy(figure, lines, report))],
+                "the first step and with the weights that were kept; across, what a head alone reaches there, fitted "
+                "on the features as they came (the linear probe).",
+                charts.accuracy(lines, report),
+                2.6,
             )
         )
+    if report is not None and report.evaluation is not None:
+        sections += evaluation_sections.sections(report.evaluation)
     warm = any(step.celsius is not None for step in steps)
-    sections.append(
-        Section(
-            "Pace",
-            "Seconds of each step" + (", and the hottest sensor." if warm else "; this machine shows no temperature."),
-            [(WIDTH_INCHES, 2.4, lambda figure: figures.pace(figure, lines))],
-        )
-    )
-    return sections
+    shown = ", and the hottest sensor." if warm else "; this machine shows no temperature."
+    return [*sections, chart_section("Pace", f"Seconds of each step{shown}", charts.pace(lines), 2.4)]

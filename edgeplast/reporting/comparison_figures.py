@@ -8,7 +8,8 @@ from typing import Any
 from matplotlib.figure import FigureBase
 
 from edgeplast.comparison import Candidate, Comparison
-from edgeplast.reporting.style import ACCENT, GRID, INK, QUIET, light
+from edgeplast.reporting.colours import ACCENT, GRID, INK, QUIET
+from edgeplast.reporting.style import light
 
 MIB = 1 << 20
 WARNING = "#b5651d"

@@ -32,6 +32,7 @@ def comparison_report(found: Comparison, into: Path, png: Path | None = None) ->
         notes=_notes(found),
         sections=lambda: _sections(found),
         appendix=_numbers(found),
+        is_drawn=True,
     )
     write_page(page, into, png)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import io
 import re
@@ -12,11 +13,16 @@ from typing import TYPE_CHECKING
 
 from edgeplast.errors import missing_offline
 from edgeplast.files import write_bytes
+from edgeplast.reporting import charts
 
 if TYPE_CHECKING:
     from matplotlib.figure import FigureBase
 
-    Draw = Callable[[FigureBase], None]
+    from edgeplast.reporting.charts import Chart
+
+Draw = Callable[["FigureBase"], None]
+Drawing = tuple[float, float, Draw]
+"""Width and height in inches, and what draws into a figure of that size with matplotlib."""
 
 WIDTH_INCHES = 10.0
 
@@ -28,12 +34,32 @@ class Section:
     Attributes:
         title: above it.
         explanation: below the title.
-        drawings: width and height in inches, and what draws into a figure of that size.
+        drawings: for the picture, and for the page where there is no content.
+        content: HTML that stands on the page in their place; then the page needs no matplotlib.
     """
 
     title: str
     explanation: str
-    drawings: list[tuple[float, float, Draw]]
+    drawings: list[Drawing]
+    content: str = ""
+
+
+def chart_section(title: str, explanation: str, chart: Chart, inches: float) -> Section:
+    """Return a section with one chart.
+
+    Args:
+        title: above it.
+        explanation: below the title.
+        chart: to draw.
+        inches: its height in a picture.
+    """
+
+    def draw(figure: FigureBase) -> None:
+        from edgeplast.reporting import chart_figures
+
+        chart_figures.draw(figure, chart)
+
+    return Section(title, explanation, [(WIDTH_INCHES, inches, draw)], charts.on_a_page(chart))
 
 
 @dataclass(frozen=True)
@@ -45,8 +71,9 @@ class Page:
         caption: above the picture.
         facts: what is said first, name and value.
         notes: below the facts.
-        sections: the drawings; made when the page is written, under the report's style.
+        sections: made when the page is written, under the report's style where matplotlib draws.
         appendix: HTML below all else.
+        is_drawn: whether matplotlib draws some of it.
     """
 
     title: str
@@ -55,6 +82,7 @@ class Page:
     notes: Sequence[str]
     sections: Callable[[], list[Section]]
     appendix: str = ""
+    is_drawn: bool = False
 
 
 def write_page(page: Page, into: Path, png: Path | None = None) -> None:
@@ -66,16 +94,12 @@ def write_page(page: Page, into: Path, png: Path | None = None) -> None:
         png: also a picture of the same figures, if given.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: matplotlib is not installed, and it draws some of the page, or a picture is asked for.
         InputError: a file cannot be written; what was there stays.
     """
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise missing_offline(error, "reports need it") from error
-    from edgeplast.reporting.style import STYLE
-
-    with matplotlib.rc_context(STYLE):
+    with contextlib.ExitStack() as style:
+        if png is not None or page.is_drawn:
+            style.enter_context(_drawing("a picture needs it" if not page.is_drawn else "reports need it"))
         sections = page.sections()
         text = _html(page, sections).encode()
         picture = _picture(page, sections) if png is not None else b""
@@ -84,14 +108,28 @@ def write_page(page: Page, into: Path, png: Path | None = None) -> None:
         write_bytes(png, picture)
 
 
+def _drawing(why: str) -> contextlib.AbstractContextManager[None]:
+    """Return the style that matplotlib draws in."""
+    try:
+        import matplotlib
+    except ModuleNotFoundError as error:
+        raise missing_offline(error, why) from error
+    from edgeplast.reporting.style import STYLE
+
+    return matplotlib.rc_context(STYLE)
+
+
 def _html(page: Page, sections: list[Section]) -> str:
     body = []
     for number, section in enumerate(sections):
-        drawn = "".join(_svg(draw, w, h, f"{number}-{k}") for k, (w, h, draw) in enumerate(section.drawings))
+        shown = section.content
+        if not shown:
+            drawn = "".join(_svg(draw, w, h, f"{number}-{k}") for k, (w, h, draw) in enumerate(section.drawings))
+            shown = f"<div class=row>{drawn}</div>"
         body.append(
-            f"<section><h2>{html.escape(section.title)}</h2><p>{html.escape(section.explanation)}</p>"
-            f"<div class=row>{drawn}</div></section>"
+            f"<section><h2>{html.escape(section.title)}</h2><p>{html.escape(section.explanation)}</p>{shown}</section>"
         )
+    script = charts.script() if any("<div class=chart>" in section.content for section in sections) else ""
     title = html.escape(page.title)
     rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in page.facts)
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in page.notes)
@@ -100,7 +138,7 @@ def _html(page: Page, sections: list[Section]) -> str:
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
         f"<title>{title}</title><style>{CSS}</style></head><body><main>"
         f"<h1>{title}</h1><table class=facts>{rows}</table>{f'<ul>{notes}</ul>' if notes else ''}"
-        f"{''.join(body)}{page.appendix}</main></body></html>\n"
+        f"{''.join(body)}{page.appendix}</main>{script}</body></html>\n"
     )
 
 
@@ -158,6 +196,20 @@ table{border-collapse:collapse} .facts th{text-align:left;font-weight:600;paddin
 vertical-align:top;color:#555} .facts td{padding:2px 0}
 .wide{overflow-x:auto} .numbers{font-size:12px} .numbers td{text-align:right;padding:2px 10px;white-space:nowrap}
 .numbers th{text-align:left;padding:2px 10px 2px 0;white-space:nowrap} .numbers tr:nth-child(even){background:#f6f8fa}
+.chart{width:100%;min-width:0;margin-top:6px} .chart .u-legend{text-align:left;margin:0 0 0 44px;font-size:12.5px}
+.chart .u-legend th{font-weight:400} .chart .u-inline.u-live th::after{content:""} .chart .u-legend tr{margin-right:8px}
+.confusion{font-size:12px} .confusion th{text-align:left;font-weight:400;padding:2px 8px 2px 0;white-space:nowrap}
+.confusion td{text-align:center;min-width:26px;height:24px;padding:0 3px}
+.confusion tr:first-child td{vertical-align:bottom;height:auto}
+.confusion tr:first-child th{color:#777;vertical-align:bottom}
+.confusion td>span{writing-mode:vertical-rl;transform:rotate(180deg);padding:4px 0;white-space:nowrap}
+.blocks{font-size:12px} .blocks th{text-align:left;font-weight:400;padding:1px 10px 1px 0;white-space:nowrap}
+.blocks td{min-width:22px;height:18px;padding:1.5px;text-align:center;color:#777}
+.blocks div{display:flex;gap:1px;height:16px}
+.blocks div>i{flex:1;border-radius:1px;min-width:3px} .blocks td:nth-child(2){padding-right:8px}
+.blocks td:last-child{padding-left:8px} .keys span{margin-right:16px;font-size:12.5px}
+.keys i{display:inline-block;width:12px;height:12px;margin-right:6px;vertical-align:-1px}
+@media print{*{print-color-adjust:exact;-webkit-print-color-adjust:exact} section{break-inside:avoid}}
 pre{overflow-x:auto;background:#f6f8fa;padding:10px 14px;font-size:12.5px;line-height:1.45}
 summary{cursor:pointer;color:#1f5fa8;margin-top:30px} small{color:#888}
 """

@@ -14,8 +14,17 @@ from edgeplast.adaptation import Adaptation
 from edgeplast.comparison import Comparison
 from edgeplast.evaluation import Evaluation
 from edgeplast.plans import Plan
-from edgeplast.reporting import block_picture, comparison_figures, evaluation_figures, score_figures
-from edgeplast.reporting.style import ACCENT, GRID, STYLE, light
+from edgeplast.reporting import (
+    block_layout,
+    block_picture,
+    chart_figures,
+    comparison_figures,
+    evaluation_figures,
+    evaluation_sections,
+    score_figures,
+)
+from edgeplast.reporting.colours import ACCENT, GRID, WARNING
+from edgeplast.reporting.style import STYLE, light
 from edgeplast.scores import ScoreTable
 
 
@@ -38,7 +47,7 @@ def scores(table: ScoreTable, method: str | None) -> Plot:
 
 def plan(found: Plan) -> Plot:
     """Draw what trains as a block picture."""
-    return _plot(9.0, block_picture.height(found.outline), lambda figure: block_picture.draw(figure, found))
+    return _plot(9.0, block_layout.inches(found.outline), lambda figure: block_picture.draw(figure, found))
 
 
 def comparison(found: Comparison) -> Plot:
@@ -59,7 +68,7 @@ def adaptation(found: Adaptation) -> Plot:
         left.set_ylabel("cross-entropy, nats")
         known = [(e.epoch, 100 * e.validation_accuracy) for e in found.history if e.validation_accuracy is not None]
         if known:
-            right.plot(*zip(*known, strict=True), "o-", color="#b5651d", markersize=4, label="validation")
+            right.plot(*zip(*known, strict=True), "o-", color=WARNING, markersize=4, label="validation")
         ends = [None if v is None else 100 * v for v in (found.accuracy.before, found.accuracy.after)]
         if None not in ends:
             label = f"{found.measured_on}, before and after"
@@ -83,9 +92,9 @@ def evaluation(found: Evaluation) -> Plot:
         left, right = figure.subfigures(1, 2, width_ratios=[3, 2], squeeze=False)[0]
         if found.confusion:
             evaluation_figures.confusion(left, found)
-        evaluation_figures.reliability(right, found)
+        chart_figures.draw(right, evaluation_sections.reliability(found))
 
-    return _plot(10.0, max(3.4, evaluation_figures.confusion_inches(found)), draw)
+    return _plot(10.0, max(3.4, evaluation_sections.confusion_inches(found)), draw)
 
 
 def _plot(width: float, height: float, draw: Callable[[Any], None]) -> Plot:

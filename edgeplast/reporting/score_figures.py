@@ -12,7 +12,8 @@ from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
 
 from edgeplast.reporting.agreement import Agreement, agreements
-from edgeplast.reporting.style import ACCENT, DIVERGING, INK, QUIET, SEQUENTIAL, light
+from edgeplast.reporting.colours import ACCENT, INK, QUIET
+from edgeplast.reporting.style import DIVERGING, SEQUENTIAL, light
 from edgeplast.scores import ScoreTable
 from edgeplast.units import format_count
 

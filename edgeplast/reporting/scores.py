@@ -35,6 +35,7 @@ def score_report(table: ScoreTable, into: Path, png: Path | None = None, *, memo
         notes=table.notes,
         sections=lambda: _sections(table, memory),
         appendix=_numbers(table, memory),
+        is_drawn=True,
     )
     write_page(page, into, png)
 

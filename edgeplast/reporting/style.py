@@ -1,4 +1,4 @@
-"""The look that all reports share: colours, type, axes."""
+"""The look of what matplotlib draws: colour maps, type, axes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 from matplotlib.colors import LinearSegmentedColormap
 
-ACCENT, INK, QUIET, GRID = "#1f5fa8", "#222222", "#777777", "#e6e6e6"
-SEQUENTIAL = LinearSegmentedColormap.from_list("accent", ["#f4f8fc", "#9dc1e4", ACCENT, "#0b2c54"])
-DIVERGING = LinearSegmentedColormap.from_list("agree", ["#b5651d", "#ffffff", ACCENT])
+from edgeplast.reporting.colours import ACCENT, GRID, INK, SHADES, WARNING
+
+SEQUENTIAL = LinearSegmentedColormap.from_list("accent", SHADES)
+DIVERGING = LinearSegmentedColormap.from_list("agree", [WARNING, "#ffffff", ACCENT])
 
 STYLE: Any = {
     "font.size": 9,

@@ -61,7 +61,6 @@ def test_a_run_that_goes_back_says_why_and_what_to_do(
     assert code == 0 and "more than the 2 of --keep-within" in said and "may keep more" in said and "(forgot)" in said
     code, _, err = typed("adapt", learned, "--data", shifted, "--keep-within", "2", "-o", tmp_path / "b")
     assert code == 2 and "--keep-within 2 needs pictures" in err
-    pytest.importorskip("matplotlib")  # a device need not have it
     code, out, _ = typed("report", tmp_path / "a", "-o", tmp_path / "page.html")
     assert code == 0 and "another set had lost more than 2 points" in (tmp_path / "page.html").read_text()
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import edgeplast
+from edgeplast.adaptation import Adaptation
 from edgeplast.bundle import Bundle
 from edgeplast.cli.app import run as command
 from edgeplast.errors import InputError, MissingExtraError
 from edgeplast.reporting.adaptations import adaptation_report, read_run
+from edgeplast.reporting.charts import Chart, Line, on_a_page
 from edgeplast.reporting.tensorboards import write_tensorboard
 from edgeplast.telemetry import TELEMETRY, EpochLine, RungLine, RunLine, StepLine, encode
 from edgeplast_devices.options import TrainingOptions
-
-pytest.importorskip("matplotlib")
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +59,11 @@ def unfinished(tmp_path: Path) -> Path:
 
 
 def test_a_finished_run_shows_memory_loss_accuracy_and_pace(adapted: Path, tmp_path: Path) -> None:
-    adaptation_report(adapted, tmp_path / "a.html", tmp_path / "a.png")
+    adaptation_report(adapted, tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text()
+    report = Adaptation.read(adapted / "report.json")
+    assert report.linear_probe is not None and report.linear_probe.accuracy is not None
+    assert report.evaluation is not None and report.evaluation.confusion
     for word in (
         "Memory",
         "Loss",
@@ -68,30 +75,75 @@ def test_a_finished_run_shows_memory_loss_accuracy_and_pace(adapted: Path, tmp_p
         "test, before and after",
         "Run it again",
         "[adapt]",
+        f"{report.linear_probe.accuracy:.1%} (",
+        report.with_interval(report.accuracy.before),
+        report.with_interval(report.accuracy.after),
+        "<table class=confusion>",
+        "Can its confidence be believed?",
+        "<td>recall</td><td>precision</td>",
+        *(f"<th>{wrong.image}</th><td>{wrong.label}</td>" for wrong in report.evaluation.most_wrong),
     ):
         assert word in page, word
-    assert page.count("<svg") == 5 and "not finished" not in page
-    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
-    ).replace("https://matplotlib.org", "")
-    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    assert page.count("<div class=chart>") == 5 and "not finished" not in page
+    drawn = [found["y_label"] for found in charts_of(page)]
+    assert drawn == ["resident set, MiB", "cross-entropy, nats", "accuracy, %", "named right, %", "seconds a step"]
+    assert "The MIT License (MIT)" in page  # the script that draws them says whose it is
+    assert not re.search(r"""(src|href)\s*=|url\(|@import|fetch\(|XMLHttpRequest""", page)  # nothing is fetched
+
+
+def charts_of(page: str) -> list[dict]:
+    return [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', page)]
+
+
+def test_a_device_without_matplotlib_writes_the_page_and_is_told_what_a_picture_needs(
+    adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"matplotlib is not installed; a picture needs it.*edgeplast\[offline"):
+        adaptation_report(adapted, tmp_path / "a.html", tmp_path / "a.png")
+    assert not (tmp_path / "a.html").exists()
+    adaptation_report(adapted, tmp_path / "a.html")
+    assert "<table class=blocks>" in (tmp_path / "a.html").read_text()
+
+
+def test_a_picture_shows_the_same(adapted: Path, unfinished: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for folder in (adapted, unfinished):
+        adaptation_report(folder, tmp_path / "a.html", tmp_path / "a.png")
+        assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@given(st.text(alphabet=st.characters(codec="utf-8"), max_size=30), st.floats(allow_nan=True, allow_infinity=True))
+def test_a_chart_holds_any_name_and_number_and_cannot_leave_its_element(name: str, value: float) -> None:
+    line = Line(f"{name}</script>", [0, 1], [value, None])
+    shown = on_a_page(Chart("x", name, [line], (0, 1), (0, 1)))
+    (found,) = charts_of(shown)
+    assert shown.count("</script>") == 1 and found["y_label"] == name
+    first = found["lines"][0]["y"][0]
+    assert first is None if not math.isfinite(value) else first == pytest.approx(value, rel=1e-4, abs=1e-300)
 
 
 def test_an_unfinished_run_shows_what_it_told_so_far(unfinished: Path, tmp_path: Path) -> None:
     lines, report = read_run(unfinished)
     assert report is None and len(lines) == 15
-    adaptation_report(unfinished, tmp_path / "a.html", tmp_path / "a.png")
+    adaptation_report(unfinished, tmp_path / "a.html")
     page = (tmp_path / "a.html").read_text()
     for words in (
         "Adaptation of toy &lt;b&gt;, not finished",
         "At step 7 from micro-batch 4 to micro-batch 2: the machine has only 9 MiB.",
         "Resumed at step 7.",
         "slowed down by cpu-throttle-alert",
-        "allowed 200 MiB",
-        "predicted 150 MiB",
         "°C",
     ):
         assert words in page, words
+    memory, loss, _, pace = charts_of(page)
+    assert {level["label"]: level["value"] for level in memory["levels"]} == {
+        "allowed, MiB": 200,
+        "predicted, MiB": 150,
+    }
+    assert [(mark["x"], mark["is_dashed"]) for mark in memory["marks"]] == [(7, True), (7, False)]
+    assert loss["lines"][0]["y"][8] is None  # of a step that diverged
+    assert pace["second_label"] == "°C" and pace["lines"][1]["x"] == [8, 9, 10, 11]
 
 
 def test_the_command_takes_folders_and_says_what_it_wrote(
