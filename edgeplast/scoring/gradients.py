@@ -175,7 +175,8 @@ def fisher(job: Job) -> dict[str, Estimate]:
 def activation_fisher(job: Job) -> dict[str, Estimate]:
     """Squared activation-times-gradient of each component's output; see :func:`activation_fisher_formula`."""
     check_labels(job.images, "activation-fisher")
-    model, body = job.labelled, job.body()
+    model = job.labelled
+    body = job.body(model=model)  # values are heard at modules of the model that runs
     sinks = list(dict.fromkeys(tap for unit in body.units for tap in unit.sink))
     weights = {k: v.detach().requires_grad_() for k, v in model.named_parameters()}
 

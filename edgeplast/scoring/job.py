@@ -57,10 +57,10 @@ class Job:
         """Pairs that pass the model together: few on a processor, where more only cost memory."""
         return 32 if next(self.model.parameters()).is_cuda else 4
 
-    def body(self, *, branch: bool = False) -> Body:
-        """Return what is scored; see :mod:`edgeplast.scoring.bodies`."""
+    def body(self, *, branch: bool = False, model: torch.nn.Module | None = None) -> Body:
+        """Return what is scored, of ``model`` (a copy with another head) or the model itself; see :mod:`.bodies`."""
         if self.plain:
-            return Blocks(self.model, self.granularity, branch=branch)
+            return Blocks(model or self.model, self.granularity, branch=branch)
         return Wired(self.traced, branch=branch)
 
     def batch(self, pictures: Sequence[Picture]) -> torch.Tensor:

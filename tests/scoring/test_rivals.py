@@ -155,6 +155,15 @@ def test_activation_fisher_against_one_picture_at_a_time() -> None:
         assert table.components[f"blocks.1.{place}"].score == pytest.approx(np.mean(found), rel=1e-4)
 
 
+def test_activation_fisher_of_a_model_whose_head_is_for_other_classes() -> None:
+    """Its values are heard at the copy that has a head for these, as if that copy had been given."""
+    model, images = tiny(num_classes=11), Pictures(6)
+    job = Job(model, images, found(model), plain=True, pairs=6)
+    assert job.labelled is not model
+    mine, theirs = (score(m, images, method="activation-fisher", pairs=6).components for m in (model, job.labelled))
+    assert {n: e.score for n, e in mine.items()} == pytest.approx({n: e.score for n, e in theirs.items()}, rel=1e-6)
+
+
 def test_sensitivity_adds_over_batches_while_rgn_averages() -> None:
     model, images = tiny(), Pictures(24)
     one, three = (score(model, images, method="sensitivity", pairs=n).components for n in (8, 24))
