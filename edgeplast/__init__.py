@@ -18,7 +18,8 @@ _HOMES = {
     "compare": "edgeplast.comparing.contest",
     "deploy": "edgeplast.verbs",
     "deploy_quantized": "edgeplast.compressing",
-    "evaluate": "edgeplast.verbs",
+    "detach": "edgeplast.verbs",
+    "evaluate": "edgeplast.evaluating",
     "export": "edgeplast.verbs",
     "export_ort_training": "edgeplast.verbs",
     "forget_replay": "edgeplast_devices.replaying",
@@ -34,6 +35,7 @@ _HOMES = {
     "sign": "edgeplast.trust.signing",
     "verify": "edgeplast.trust.signing",
     "Adaptation": "edgeplast.adaptation",
+    "Adapter": "edgeplast.adapters",
     "Budget": "edgeplast.budget",
     "Bundle": "edgeplast.bundle",
     "Comparison": "edgeplast.comparison",
@@ -53,6 +55,7 @@ __all__ = [*sorted(_HOMES), "__version__"]  # noqa: PLE0604
 
 if TYPE_CHECKING:
     from edgeplast.adaptation import Adaptation as Adaptation
+    from edgeplast.adapters import Adapter as Adapter
     from edgeplast.budget import Budget as Budget
     from edgeplast.bundle import Bundle as Bundle
     from edgeplast.comparing.contest import compare as compare
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
     from edgeplast.compressing import deploy_quantized as deploy_quantized
     from edgeplast.compressing import prune as prune
     from edgeplast.errors import EdgeplastError as EdgeplastError
+    from edgeplast.evaluating import evaluate as evaluate
     from edgeplast.evaluation import Evaluation as Evaluation
     from edgeplast.models import load_model as load_model
     from edgeplast.pipeline import make_bundle as make_bundle
@@ -74,7 +78,7 @@ if TYPE_CHECKING:
     from edgeplast.trust.trusting import TrustedKeys as TrustedKeys
     from edgeplast.verbs import adapt as adapt
     from edgeplast.verbs import deploy as deploy
-    from edgeplast.verbs import evaluate as evaluate
+    from edgeplast.verbs import detach as detach
     from edgeplast.verbs import export as export
     from edgeplast.verbs import export_ort_training as export_ort_training
     from edgeplast.verbs import plan as plan

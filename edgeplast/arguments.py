@@ -19,6 +19,7 @@ UNLABELLED = (
     "list of paths or of pictures"
 )
 BUNDLE = "a bundle's folder, or what edgeplast.Bundle.open returns"
+ADAPTER = "the folder or file of an adapter, as edgeplast detach writes it"
 BUDGET = "an edgeplast.Budget, such as edgeplast.Budget(memory_bytes=256 << 20)"
 
 

@@ -15,7 +15,7 @@ from edgeplast.bundle import Bundle
 from edgeplast.deployment import Deployment
 from edgeplast.errors import InputError, UsageError
 from edgeplast.files import possible, write_bytes
-from edgeplast.given import signed_bundle
+from edgeplast.given import with_adapter
 from edgeplast.outputs import claim
 from edgeplast.plans import Plan
 from edgeplast.prepared_images import PreparedImages
@@ -275,6 +275,7 @@ def deploy_quantized(
     into: str | Path,
     images: str | Path | Splits,
     *,
+    adapter: str | Path | None = None,
     calibration_images: int = 64,
     threads: int | None = None,
     seed: int = 0,
@@ -293,6 +294,7 @@ def deploy_quantized(
         bundle: a bundle or its folder, usually adapted.
         into: the file to write.
         images: the device's own: a folder, archive or npz of labelled images, or opened splits.
+        adapter: file or folder of an adapter that is put on the bundle first; see :func:`edgeplast.detach`.
         calibration_images: how many to calibrate on.
         threads: of the runtime; by default all usable cores.
         seed: of the pictures to calibrate on.
@@ -315,16 +317,15 @@ def deploy_quantized(
 
     claim(possible(into), force=force)
     check_installed()
-    opened, seal = signed_bundle(bundle, trusted, sign)
-    manifest = opened.manifest
     if not isinstance(images, Splits):
         images = open_splits(path_of(images, "images", LABELLED), seed=seed, progress=progress)
     measured_on, measured = next((n, s) for n in ("test", "val", "train") if (s := getattr(images, n)) is not None)
-    with tempfile.TemporaryDirectory() as folder:
+    attached = with_adapter(bundle, adapter, trusted, sign)
+    with tempfile.TemporaryDirectory() as folder, attached as (opened, seal):
         plain, integer = Path(folder) / "float.onnx", Path(folder) / "integer.onnx"
         deploy_bundle(opened, plain, temperature=temperature, progress=progress)
         before = evaluate_deployed(plain, measured, threads=threads, progress=progress)
-        pictures = PreparedImages(images.train, manifest.preprocessing)
+        pictures = PreparedImages(images.train, opened.manifest.preprocessing)
         calibrated, kept_float = quantize(
             plain, integer, pictures, most=calibration_images, seed=seed, progress=progress
         )

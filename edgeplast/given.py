@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeplast.arguments import BUNDLE, LABELLED, UNLABELLED, path_of, wrong_kind
+from edgeplast.arguments import ADAPTER, BUNDLE, LABELLED, UNLABELLED, path_of, wrong_kind
 from edgeplast.bundle import Bundle
 from edgeplast.errors import UsageError
 from edgeplast.files import possible
@@ -37,6 +38,23 @@ def signed_bundle(given: Bundle | str | Path, trusted: Trusted, sign: Signs) -> 
     keys, signer = whom(trusted, sign)
     bundle = bundle_of(given, keys)
     return bundle, None if signer is None else signer.sealing(bundle)
+
+
+@contextmanager
+def with_adapter(
+    given: Bundle | str | Path, adapter: str | Path | None, trusted: Trusted, sign: Signs = None
+) -> Iterator[tuple[Bundle, Seal | None]]:
+    """Give what :func:`signed_bundle` returns, with an adapter on the bundle as long as the block runs."""
+    keys, signer = whom(trusted, sign)
+    bundle = bundle_of(given, keys)
+    seal = None if signer is None else signer.sealing(bundle)
+    if adapter is None:
+        yield bundle, seal
+        return
+    from edgeplast_devices.detaching import attached
+
+    with attached(bundle, path_of(adapter, "adapter", ADAPTER), keys) as found:
+        yield found, seal
 
 
 def whom(trusted: Trusted, sign: Signs) -> tuple[TrustedKeys | None, Signer | None]:

@@ -26,10 +26,12 @@ OWN_COMPARISON = "comparison.json"
 """or the result of a contest;"""
 OWN_ARTIFACTS = "artifacts.json"
 """or the record of training artifacts;"""
+OWN_ADAPTER = "adapter_model.safetensors"
+"""or an adapter;"""
 OWN_FLEET = "edgeplast_fleet/server_app.py"
 """or a fleet's app."""
 
-_OWN = (OWN_FOLDER, OWN_PRUNED, OWN_COMPARISON, OWN_ARTIFACTS, OWN_FLEET)
+_OWN = (OWN_FOLDER, OWN_PRUNED, OWN_COMPARISON, OWN_ARTIFACTS, OWN_ADAPTER, OWN_FLEET)
 
 _BUILDING = ".partial"
 

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeplast.adaptation import Adaptation, EpochReport
-from edgeplast.arguments import BUDGET, BUNDLE, LABELLED, PLAN, SCORES, check_kind, path_of
+from edgeplast.adapters import Adapter
+from edgeplast.arguments import BUDGET, PLAN, SCORES, check_kind, path_of
 from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
 from edgeplast.errors import InputError
-from edgeplast.evaluation import Evaluation
 from edgeplast.files import possible
-from edgeplast.given import bundle_of, image_set, signed_bundle, splits_of, whom
+from edgeplast.given import bundle_of, image_set, signed_bundle, splits_of, whom, with_adapter
 from edgeplast.plans import Plan
 from edgeplast.prepared_images import PreparedImages, drawn
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent, unheard
 from edgeplast.run_files import of_adaptation
 from edgeplast.scores import DEFAULT_METHOD, ScoreTable
-from edgeplast.stamps import kind_at
 
 if TYPE_CHECKING:
     import torch
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from edgeplast.training_artifacts import TrainingArtifacts
     from edgeplast.trust.signing import Signs
     from edgeplast.trust.trusting import Trusted
-    from edgeplast_devices.images import ImageSet, Splits, Unreadable
+    from edgeplast_devices.images import ImageSet, Splits
     from edgeplast_devices.options import TrainingOptions
     from edgeplast_exporters.storing import FrozenCompute
 
@@ -250,6 +249,7 @@ def adapt(
     images: str | Path | Splits | ImageSet,
     *,
     into: str | Path,
+    adapter: str | Path | None = None,
     also: OtherSets = (),
     budget: Budget | None = None,
     options: TrainingOptions | None = None,
@@ -268,6 +268,7 @@ def adapt(
         images: a folder, archive or npz of labelled images, an opened set, or opened splits. Without a validation
             split one is made from the training images. With ``options.labels="none"`` any folder of pictures.
         into: folder for the adapted bundle.
+        adapter: file or folder of an adapter that is put on the bundle first; see :func:`edgeplast.detach`.
         also: other labelled sets, measured before and after: what must not be forgotten. Paths or sets in a list, or by
             name; of what has splits ``test``, else ``val``, else ``train``. See ``options.keep_within``.
         budget: of this process; by default what the bundle was exported for, and ``Budget()`` for no limit.
@@ -295,81 +296,35 @@ def adapt(
     check_kind(options, TrainingOptions, "options", "edgeplast.TrainingOptions")
     refuse_taken(possible(into), resume=resume, force=force)  # before the bundle is hashed and an archive unpacked
     options = options or (interrupted_options(possible(into)) if resume else None) or TrainingOptions()
-    repeats = of_adaptation(bundle, images, into, also, budget, options, trusted=trusted, sign=sign)
-    opened, seal = signed_bundle(bundle, trusted, sign)
+    repeats = of_adaptation(bundle, images, into, also, budget, options, adapter=adapter, trusted=trusted, sign=sign)
     heard = notice or unheard
-    guard = guard_for(opened, budget, heard)
-    with guard.standing():  # before the images are opened: a list of files can be the peak
-        images = splits_of(images, options, also, progress)
-        for line in understood(images):
-            heard(line)
-        return adapt_bundle(
-            opened,
-            images,
-            into=possible(into),
-            options=options,
-            resume=resume,
-            force=force,
-            progress=progress,
-            epoch_done=epoch_done,
-            notice=notice,
-            guard=guard,
-            seal=seal,
-            run_file=repeats,
-        )
-
-
-def evaluate(
-    bundle: Bundle | str | Path,
-    images: str | Path | ImageSet,
-    *,
-    split: str | None = None,
-    progress: Progress = silent,
-    micro_batch: int = 4,
-    threads: int | None = None,
-    runtime: str = "auto",
-    provider: str = "cpu",
-    temperature: bool = True,
-    unreadable: Unreadable | None = None,
-    trusted: Trusted = None,
-) -> Evaluation:
-    """Measure a fresh or adapted bundle on labelled images; see :func:`edgeplast_devices.evaluating.evaluate`.
-
-    Args:
-        bundle: a bundle or its folder, or the ONNX file of a deployed model.
-        images: a folder, archive or npz, or an opened set.
-        split: ``train``, ``val`` or ``test`` where the data have splits; by default ``test``, else ``val``, else
-            ``train``.
-        progress: told of each batch.
-        micro_batch: images that pass through the graph at once.
-        threads: of the runtime; by default all cores this process may use.
-        runtime: the build of onnxruntime: ``ort-training``, ``stock``, or ``auto`` for the one that is installed.
-        provider: the execution provider.
-        temperature: divide logits by the model's temperature, where it has one.
-        unreadable: takes note of pictures that cannot be read.
-        trusted: public keys of which one must have signed it; see :func:`adapt`.
-    """
-    from edgeplast_devices.evaluating import evaluate as evaluate_bundle
-    from edgeplast_devices.evaluating import evaluate_deployed
-    from edgeplast_devices.images import ImageSet, open_images
-
-    place = None if isinstance(bundle, Bundle) else path_of(bundle, "bundle", f"{BUNDLE}, or an ONNX file")
-    deployed = place is not None and kind_at(place) == "file"
-    opened = None if deployed else bundle_of(bundle, trusted)
-    if not isinstance(images, ImageSet):
-        images = open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
-    how: dict[str, Any] = {"micro_batch": micro_batch, "threads": threads, "runtime": runtime, "provider": provider}
-    how |= {"temperature": temperature, "unreadable": unreadable, "progress": progress}
-    if opened is None:
-        assert not isinstance(bundle, Bundle)
-        return evaluate_deployed(Path(bundle), images, **how, trusted=trusted)
-    return evaluate_bundle(opened, images, **how)
+    with with_adapter(bundle, adapter, trusted, sign) as (opened, seal):
+        guard = guard_for(opened, budget, heard)
+        with guard.standing():  # before the images are opened: a list of files can be the peak
+            images = splits_of(images, options, also, progress)
+            for line in understood(images):
+                heard(line)
+            return adapt_bundle(
+                opened,
+                images,
+                into=possible(into),
+                options=options,
+                resume=resume,
+                force=force,
+                progress=progress,
+                epoch_done=epoch_done,
+                notice=notice,
+                guard=guard,
+                seal=seal,
+                run_file=repeats,
+            )
 
 
 def deploy(
     bundle: Bundle | str | Path,
     into: str | Path,
     *,
+    adapter: str | Path | None = None,
     temperature: bool = True,
     force: bool = False,
     trusted: Trusted = None,
@@ -381,6 +336,7 @@ def deploy(
     Args:
         bundle: a bundle or its folder.
         into: the file to write.
+        adapter: file or folder of an adapter that is put on it first; see :func:`edgeplast.detach`.
         temperature: let the model divide its logits by the bundle's temperature, where it has one.
         force: replace what is there.
         trusted: public keys of which one must have signed it; see :func:`adapt`.
@@ -389,5 +345,31 @@ def deploy(
     """
     from edgeplast_devices.deploying import deploy as deploy_bundle
 
+    with with_adapter(bundle, adapter, trusted, sign) as (opened, seal):
+        return deploy_bundle(opened, possible(into), temperature=temperature, force=force, progress=progress, seal=seal)
+
+
+def detach(
+    bundle: Bundle | str | Path,
+    into: str | Path,
+    *,
+    force: bool = False,
+    trusted: Trusted = None,
+    sign: Signs = None,
+) -> Adapter:
+    """Write what an adapted bundle has learned as a small adapter; see :func:`edgeplast_devices.detaching.detach`.
+
+    :func:`adapt`, :func:`edgeplast.evaluate` and :func:`deploy` put it on the bundle that it was adapted from, or on
+    any other that was adapted from that: one base serves several tasks, each with classes of its own.
+
+    Args:
+        bundle: an adapted bundle or its folder.
+        into: the folder to write: ``adapter_model.safetensors``, and ``adapter_config.json`` where PEFT can load it.
+        force: replace what is there.
+        trusted: public keys of which one must have signed the bundle; see :func:`adapt`.
+        sign: a private key, or its file, that signs the adapter's file; it is trusted too.
+    """
+    from edgeplast_devices.detaching import detach as detach_from
+
     opened, seal = signed_bundle(bundle, trusted, sign)
-    return deploy_bundle(opened, possible(into), temperature=temperature, force=force, progress=progress, seal=seal)
+    return detach_from(opened, possible(into), force=force, seal=seal)

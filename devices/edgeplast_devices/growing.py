@@ -122,14 +122,19 @@ def with_more(manifest: Manifest, names: Sequence[str], *, waiting: bool) -> Man
     """
     if not names:
         return manifest
-    return _resized(
+    return resized(
         manifest,
         (*manifest.classes, *names),
         (*manifest.waiting, *(names if waiting else ())),
     )
 
 
-def _resized(manifest: Manifest, classes: tuple[str, ...], waiting: tuple[str, ...]) -> Manifest:
+def resized(manifest: Manifest, classes: tuple[str, ...], waiting: tuple[str, ...]) -> Manifest:
+    """Return what the manifest says with these classes, more or fewer; sizes and hashes of files are those of before.
+
+    Raises:
+        UsageError: the head is more than one linear layer.
+    """
     head, count = head_of(manifest), len(classes)
     more = count - head.classes
     shapes: dict[str, tuple[int, ...]] = {head.weight: (count, head.width)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +94,18 @@ def all_parameters(bundle: Bundle) -> Iterator[tuple[str, np.ndarray]]:
                 factors = (_read(bundle.manifest, factor, fixed, changed) for factor in (b, a))
                 array = array + np.einsum("or,ri->oi", *factors)  # not by BLAS: see logistic.py
             yield name, array
+        bundle.check_unchanged(FROZEN, TRAINABLE)
+
+
+def parameters_of(bundle: Bundle, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield some parameters, float32 as they are stored or computed with, one in memory at a time.
+
+    Raises:
+        DamagedError: see :func:`all_parameters`.
+    """
+    with open_arrays(bundle.path / FROZEN) as fixed, open_arrays(bundle.path / TRAINABLE) as changed:
+        for name in names:
+            yield name, np.ascontiguousarray(_read(bundle.manifest, name, fixed, changed))
         bundle.check_unchanged(FROZEN, TRAINABLE)
 
 

@@ -21,6 +21,7 @@ from edgeplast.cli.kept import (
 )
 from edgeplast.cli.measured import change, rows_of_accuracy
 from edgeplast.cli.options import (
+    AdapterOption,
     DeviceOption,
     ExcludeOption,
     ProviderOption,
@@ -51,6 +52,7 @@ def adapt(
         typer.Option(help="Images: a folder class/name.jpg (optionally under train/ val/ test/), a tar, zip or npz."),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the adapted bundle and its report.")],
+    adapter: AdapterOption = None,
     memory: Annotated[
         str | None,
         typer.Option(help="Peak resident memory of this process, e.g. 256MiB (default: the bundle's), or none."),
@@ -220,6 +222,7 @@ def adapt(
             bundle,
             data,
             into=output,
+            adapter=adapter,
             also=also or [],
             budget=budget,
             options=options,

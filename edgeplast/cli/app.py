@@ -27,6 +27,7 @@ VERBS = {
     "history": "versions of an adapted bundle",
     "roll-back": "an adapted bundle becomes one of its versions again",
     "forget": "delete pictures that an adapted bundle keeps",
+    "detach": "what an adapted bundle has learned, as a small file for its base",
     "deploy": "adapted bundle to one ONNX file",
     "predict": "classify pictures with a deployed model",
     "keygen": "a key that signs bundles, and its public half",

@@ -9,7 +9,16 @@ import msgspec
 import typer
 
 from edgeplast.cli.console import print_json, print_table, progress_bar, say
-from edgeplast.cli.options import DeviceOption, SignOption, TrustedOption, profile_of, sign_of, threads_of, trusted_of
+from edgeplast.cli.options import (
+    AdapterOption,
+    DeviceOption,
+    SignOption,
+    TrustedOption,
+    profile_of,
+    sign_of,
+    threads_of,
+    trusted_of,
+)
 from edgeplast.deployment import Deployment
 from edgeplast.errors import UsageError
 from edgeplast.units import format_bytes
@@ -18,6 +27,7 @@ from edgeplast.units import format_bytes
 def deploy(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder, usually an adapted one.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="ONNX file to write.")],
+    adapter: AdapterOption = None,
     weight_bits: Annotated[int, typer.Option(help="32, or 8: matrix products in 8 bits; needs --data and onnx.")] = 32,
     data: Annotated[
         Path | None, typer.Option(help="With --weight-bits 8: this device's labelled images, to calibrate and measure.")
@@ -56,6 +66,7 @@ def deploy(
                 bundle,
                 output,
                 data,
+                adapter=adapter,
                 calibration_images=calibration_images,
                 threads=threads_of(threads, profile),
                 seed=seed,
@@ -69,6 +80,7 @@ def deploy(
             verbs.deploy(
                 bundle,
                 output,
+                adapter=adapter,
                 temperature=temperature,
                 force=force,
                 trusted=trusted_of(trusted, profile),

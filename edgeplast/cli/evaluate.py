@@ -9,6 +9,7 @@ import typer
 
 from edgeplast.cli.console import name_unreadable, print_json, print_table, progress_bar
 from edgeplast.cli.options import (
+    AdapterOption,
     DeviceOption,
     ExcludeOption,
     ProviderOption,
@@ -27,6 +28,7 @@ from edgeplast.outputs import claim
 def evaluate(
     bundle: Annotated[Path, typer.Argument(help="Bundle folder, fresh or adapted, or a deployed ONNX file.")],
     data: Annotated[Path, typer.Option(help="Labelled images: folder, tar, zip or npz.")],
+    adapter: AdapterOption = None,
     split: Annotated[str | None, typer.Option(help="train, val or test (default: test, else val, else train).")] = None,
     micro_batch: Annotated[int, typer.Option(help="Images in the graph at once.", min=1)] = 4,
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).", min=1)] = None,
@@ -49,7 +51,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure accuracy, loss and calibration of a bundle or deployed model on labelled images."""
-    from edgeplast.verbs import evaluate as run
+    from edgeplast.evaluating import evaluate as run
     from edgeplast_devices.images import Unreadable
 
     if output is not None:
@@ -59,6 +61,7 @@ def evaluate(
         result = run(
             bundle,
             labelled_images(data, exclude=exclude or (), split=split, prefer=("test", "val"), progress=progress),
+            adapter=adapter,
             micro_batch=micro_batch,
             threads=threads_of(threads, profile),
             runtime=runtime,

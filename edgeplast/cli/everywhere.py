@@ -15,7 +15,7 @@ from edgeplast.stamps import shortened
 
 MOST_CONFIG_BYTES = 1 << 20
 
-_WRITE = ("compare", "prune", "export", "adapt", "deploy", "report", "keygen", "sign", "roll-back", "fleet")
+_WRITE = ("compare", "prune", "export", "adapt", "detach", "deploy", "report", "keygen", "sign", "roll-back", "fleet")
 """Verbs that leave something on disk: what they print is about it. Of the others it is the result."""
 
 

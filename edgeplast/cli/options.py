@@ -75,6 +75,10 @@ ProviderOption = Annotated[
     typer.Option("--provider", help="What computes: cpu (default), cuda, tensorrt, coreml, directml, openvino."),
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="Defaults of a device; see `edgeplast devices`.")]
+AdapterOption = Annotated[
+    Path | None,
+    typer.Option("--adapter", help="File or folder of `edgeplast detach`, put on the bundle first: its task instead."),
+]
 TrustedOption = Annotated[
     Path | None,
     typer.Option(

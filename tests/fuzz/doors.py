@@ -200,10 +200,11 @@ class Running(Bundles):
     def use(self, rng: random.Random) -> None:
         from edgeplast import verbs
         from edgeplast.budget import Budget
+        from edgeplast.evaluating import evaluate
         from edgeplast_devices.options import TrainingOptions
 
         if rng.random() < 0.6:
-            verbs.evaluate(self.bundle, self.corpus / "data", threads=1)
+            evaluate(self.bundle, self.corpus / "data", threads=1)
             return
         shutil.rmtree(self.place / "out", ignore_errors=True)
         shutil.rmtree(self.place / "out.partial", ignore_errors=True)
