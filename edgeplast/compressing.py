@@ -101,6 +101,7 @@ def prune(
     pictures = PreparedImages(images, preprocessing or preprocessing_of(model))
     model = with_head(model, len(pictures.classes))
     if scores is None:
+        progress("reading the model's graph", 0, 0)
         table = score_model(
             model,
             pictures,

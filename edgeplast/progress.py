@@ -10,9 +10,10 @@ class Bytes(int):
 
 
 class Progress(Protocol):
-    """Called with what is being done, how much of it is done, and how much there is (0: unknown).
+    """Called with what is being done, how much of it is done, and how much there is.
 
-    Amounts are pieces (pictures, steps), or :class:`Bytes`.
+    Amounts are pieces (pictures, steps), or :class:`Bytes`. Where nobody knows how much there is, both are 0: work
+    begins that tells nothing until it is done, such as loading torch, and the next activity is its end.
     """
 
     def __call__(self, activity: str, done: int, total: int) -> None:

@@ -79,6 +79,7 @@ def score(
     model = with_head(model, len(target.classes))
     source = None if reference is None else PreparedImages(image_set(reference, progress), prepared)
     shape = (len(prepared.mean), *prepared.image_size)
+    progress("reading the model's graph", 0, 0)
     found = traced(model, shape)  # what has no graph is refused before minutes of scoring
     return score_model(
         model,

@@ -104,6 +104,7 @@ def compare(
             image_size=image_size,
             model_kwargs=model_kwargs,
             pictures=pictures,
+            progress=progress,
         )
         found = run(
             network,

@@ -181,11 +181,11 @@ class _Lines:
 
     def __call__(self, activity: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if activity.startswith(self._told_otherwise):
+        if activity.startswith(self._told_otherwise) or not total:
             return
         if activity != self._activity:
             self._activity, self._started = activity, now
-        if total and done >= total and now - self._started > _PATIENCE_SECONDS:
+        if done >= total and now - self._started > _PATIENCE_SECONDS:
             say(f"{activity}: {_amount(total)} in {now - self._started:.0f} s", err=True)
             self._activity = ""
 
@@ -209,24 +209,25 @@ class _Bars:
         if activity != self._activity:
             self.close()
             self._activity, self._started = activity, now
-        if self._bar is None and now - self._started > _PATIENCE_SECONDS and done < total:
+        if self._bar is None and not total and not done:  # nothing will be told within two seconds, so it is now
+            self._open(None)
+        elif self._bar is None and now - self._started > _PATIENCE_SECONDS and done < total:
             self._open(total)
-        if self._bar is not None:
+        if self._bar is not None and total:
             drawn = now - self._drawn > _FRAME_SECONDS or done >= total
             self._bar.update(self._task, completed=done, total=total, refresh=drawn)
             self._drawn = now if drawn else self._drawn
             if done >= total:
                 self.close()
 
-    def _open(self, total: int) -> None:
+    def _open(self, total: int | None) -> None:
         from rich import progress as parts
         from rich.console import Console
 
+        amount = parts.DownloadColumn(binary_units=True) if isinstance(total, Bytes) else parts.MofNCompleteColumn()
         self._bar = parts.Progress(
             parts.TextColumn("{task.description}", markup=False),  # an archive may be called [red].tar
-            parts.BarColumn(),
-            parts.DownloadColumn(binary_units=True) if isinstance(total, Bytes) else parts.MofNCompleteColumn(),
-            parts.TimeRemainingColumn(),
+            *((parts.BarColumn(), amount, parts.TimeRemainingColumn()) if total else (parts.TextColumn("…"),)),
             console=Console(stderr=True),
             transient=True,
             # Its own thread would map a stack that no budget has counted.

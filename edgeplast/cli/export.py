@@ -180,6 +180,7 @@ def export(
             image_size=image_size,
             model_kwargs=model_kwargs,
             pictures=pictures,
+            progress=progress,
         )
         bundle = make_bundle(
             network,

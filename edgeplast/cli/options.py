@@ -13,6 +13,7 @@ import typer
 from edgeplast.budget import Budget
 from edgeplast.errors import UsageError, one_of
 from edgeplast.preprocessing import INTERPOLATIONS
+from edgeplast.progress import Progress, silent
 from edgeplast.pruning_target import check_ratio
 from edgeplast.units import parse_bytes
 
@@ -114,6 +115,7 @@ def network_of(
     image_size: int | None,
     model_kwargs: str | None,
     pictures: Mapping[str, Any] | None = None,
+    progress: Progress = silent,
 ) -> torch.nn.Module:
     """Load the model that a command names, and say on standard error in one line what was used.
 
@@ -124,14 +126,19 @@ def network_of(
         image_size: side of its input in pixels.
         model_kwargs: JSON of further options of timm's model.
         pictures: from :func:`pictures_of`.
+        progress: told that torch is loaded, and then the model: some seconds.
 
     Raises:
         UsageError: no source of weights is given, or the options cannot be read; see also ``models.load_model``.
     """
     check_model(model, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, model_kwargs=model_kwargs)
     from edgeplast.cli.console import say
-    from edgeplast.models import load_model, source_of
 
+    progress("loading torch and timm", 0, 0)
+    from edgeplast.models import import_timm, load_model, source_of
+
+    import_timm()
+    progress(f"loading {model}", 0, 0)
     network = load_model(
         model,
         checkpoint=checkpoint,
@@ -140,6 +147,7 @@ def network_of(
         options=read_model_kwargs(model_kwargs),
         pictures=pictures,
     )
+    progress(f"loading {model}", 1, 1)  # so that a line can follow
     source = source_of(network)
     if source and source.used and int(os.environ.get("RANK", "0")) == 0:  # under torchrun one process speaks
         say(f"{model}: {source.used}", err=True)

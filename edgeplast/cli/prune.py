@@ -100,6 +100,7 @@ def prune(
             image_size=image_size,
             model_kwargs=model_kwargs,
             pictures=pictures,
+            progress=progress,
         )
         pruned = compressing.prune(
             network,

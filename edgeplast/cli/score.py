@@ -95,6 +95,7 @@ def score(
             image_size=image_size,
             model_kwargs=model_kwargs,
             pictures=pictures,
+            progress=progress,
         )
         table = verbs.score(
             network,

@@ -93,12 +93,12 @@ def export(
     """
     refuse_existing(into, force=force)
     check_finite(model)
-    progress("checking the graph against torch", 0, 1)
+    progress("reading the model's graph", 0, 0)
     shape = len(preprocessing.mean), *preprocessing.image_size
     captured = regrouped(capture(model, shape, name=plan.outline.model), plan.outline)
     _check_fit(plan, captured.outline, classes)
+    progress("checking the graph against torch", 0, 0)
     check_parity(model, captured)
-    progress("checking the graph against torch", 1, 1)
     return write_bundle(
         captured, plan, into=into, classes=classes, preprocessing=preprocessing, frozen_compute=frozen_compute,
         images=images, force=force, progress=progress,

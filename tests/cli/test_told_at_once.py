@@ -141,3 +141,29 @@ def test_progress_in_bytes_has_a_unit(
     lines = capsys.readouterr().err.splitlines()
     assert any(line.startswith("unpacking train_images.npy: 92 KiB in ") for line in lines), lines
     assert lines[-1].startswith("predicting: 4,080 in ")
+
+
+def test_what_tells_nothing_until_it_is_done_is_named_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from edgeplast.cli import console
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with console.progress_bar(quiet=False) as progress:
+        progress("loading torch and timm", 0, 0)
+        assert "loading torch and timm …" in capsys.readouterr().err
+        progress("loading vit", 0, 0)
+        assert "loading vit …" in capsys.readouterr().err
+        progress("loading vit", 1, 1)
+        progress("scoring", 0, 10)
+        assert "scoring" not in capsys.readouterr().err  # it may be done within two seconds
+
+
+def test_without_a_terminal_such_work_adds_no_line(capsys: pytest.CaptureFixture) -> None:
+    from edgeplast.cli import console
+
+    with console.progress_bar(quiet=False) as progress:
+        progress("loading torch and timm", 0, 0)
+        progress("loading vit", 0, 0)
+        progress("loading vit", 1, 1)
+    assert capsys.readouterr().err == ""
