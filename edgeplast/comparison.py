@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import msgspec
 
+from edgeplast.adaptation import BeforeAfter
 from edgeplast.budget import Budget
 from edgeplast.documents import Count, Document
 from edgeplast.errors import InputError
@@ -69,6 +70,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         outcome: ``chosen``, ``not worse`` (by the interval), ``worse``, ``dropped`` (by rank in an early round, without
             being shown worse), ``not run`` (the time was over) or ``failed``.
         note: why it failed, or what a reader should know.
+        others: sets of what must not be forgotten, to accuracy before and after, mean over the runs of that round.
     """
 
     name: str
@@ -85,10 +87,23 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     difference: Difference | None
     outcome: str
     note: str = ""
+    others: dict[str, BeforeAfter] = {}
+
+    @property
+    def lost_points(self) -> float | None:
+        """Points of accuracy lost on the other set that lost most, below 0: won; None where none was measured."""
+        pairs = [(kept.before, kept.after) for kept in self.others.values()]
+        lost = [100 * (before - after) for before, after in pairs if before is not None and after is not None]
+        return max(lost, default=None)
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
             raise InputError(f"Candidate {self.name} has the outcome {self.outcome!r}; known: {', '.join(OUTCOMES)}.")
+
+
+def points(lost: float | None) -> str:
+    """Return points lost as a table shows them: won ones have a minus sign."""
+    return "–" if lost is None else f"{lost:.1f}"
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -147,15 +162,25 @@ class Comparison(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     runtime: str = ""
     seed: int = 0
 
-    COLUMNS: ClassVar[tuple[str, ...]] = ("trained", "accuracy", "to the best, points", "peak", "an epoch", "")
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Headings of :meth:`rows`; what was forgotten has one where it was measured."""
+        forgot = ("forgot, points",) if self.measures_forgetting else ()
+        return ("trained", "accuracy", "to the best, points", *forgot, "peak", "an epoch", "")
+
+    @property
+    def measures_forgetting(self) -> bool:
+        """Whether another set was given, of what must not be forgotten."""
+        return any(candidate.others for candidate in self.candidates)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """Return a table's cells under :attr:`COLUMNS`, a row a candidate."""
+        """Return a table's cells under :attr:`columns`, a row a candidate."""
         return [
             (
                 candidate.name,
                 "–" if candidate.accuracy is None else f"{candidate.accuracy:.1%}",
                 "–" if candidate.difference is None else str(candidate.difference),
+                *((points(candidate.lost_points),) if self.measures_forgetting else ()),
                 "–" if candidate.measured_peak_bytes is None else format_bytes(candidate.measured_peak_bytes),
                 "–" if candidate.epoch_seconds is None else format_seconds(candidate.epoch_seconds),
                 OUTCOMES[candidate.outcome]
@@ -176,7 +201,7 @@ class Comparison(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         return next(each for each in self.candidates if each.name == name)
 
     def __str__(self) -> str:
-        table = [self.COLUMNS, *self.rows()]
+        table = [self.columns, *self.rows()]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
         return "\n".join([*lines, "", self.verdict])
@@ -191,4 +216,4 @@ class Comparison(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     def _repr_html_(self) -> str:
         """Show the table in a notebook."""
-        return table(self.COLUMNS, self.rows(), self.verdict)
+        return table(self.columns, self.rows(), self.verdict)

@@ -40,6 +40,10 @@ def compare(
     model: Annotated[str, typer.Argument(help=MODEL_HELP)],
     data: Annotated[Path, typer.Option(help="Labelled pictures like the device's; a test split is never looked at.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for plan, page, table and journal.")],
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(help="With --keep-head: other labelled pictures, of what must not be forgotten. Repeatable."),
+    ] = None,
     memory: Annotated[
         str | None, typer.Option(help="Peak resident memory of the device process, kept to in every run.")
     ] = None,
@@ -81,6 +85,7 @@ def compare(
     """Let the ways to train that fit a budget compete on your own pictures; it goes on where it was stopped."""
     from edgeplast.comparing.contest import check_minutes
     from edgeplast.comparing.contest import compare as run
+    from edgeplast.comparing.workplace import check_also
     from edgeplast.planning.estimating import check_training
 
     claim(output, force=force, folder=True)
@@ -93,6 +98,7 @@ def compare(
     bits.check_bits(str(weight_bits))
     if epochs < 1:
         raise UsageError(f"--epochs {epochs} must be 1 or more.")
+    check_also(also or (), keep_head=keep_head)
     budget = budget_of(memory, profile_of(device))
     if not data.exists():
         raise InputError(f"{data} does not exist. Give a folder, an archive or an npz of labelled pictures.")
@@ -112,6 +118,7 @@ def compare(
             budget,
             minutes=minutes,
             into=output,
+            also=also or (),
             candidates=names,
             epochs=epochs,
             classes=tuple(name.strip() for name in classes.split(",") if name.strip()) if classes else None,
@@ -155,7 +162,7 @@ def candidate_names(given: str | None) -> tuple[str, ...]:
 
 def show(found: Comparison) -> None:
     """Print the table of a comparison, and what follows."""
-    print_table("", found.COLUMNS, found.rows())
+    print_table("", found.columns, found.rows())
     say(f"\n{found.verdict}")
     for candidate in found.candidates:
         if candidate.outcome == "failed":

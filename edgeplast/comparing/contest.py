@@ -26,7 +26,7 @@ from edgeplast.comparing.processes import RunFailedError, carried_out
 from edgeplast.comparing.records import Failed, Ran, Records
 from edgeplast.comparing.summing_up import comparison_of
 from edgeplast.comparing.trial import Order
-from edgeplast.comparing.workplace import SETTINGS, Settings, digest_of, unfinished, workplace, write_result
+from edgeplast.comparing.workplace import SETTINGS, Settings, check_also, digest_of, unfinished, workplace, write_result
 from edgeplast.comparison import JOURNAL, Comparison
 from edgeplast.errors import InterruptedRunError, UsageError
 from edgeplast.files import possible
@@ -57,6 +57,7 @@ def compare(
     *,
     minutes: float = 20.0,
     into: str | Path | None = None,
+    also: Sequence[str | Path] = (),
     candidates: Sequence[str] = (),
     epochs: int = 4,
     classes: Sequence[str] | None = None,
@@ -83,6 +84,8 @@ def compare(
         minutes: for everything: scores, exports, runs.
         into: a folder for table, page, plan and journal; beside it, ``<into>.partial`` keeps what is not finished, and
             the same call goes on from there. None: nothing is kept.
+        also: with ``keep_head``, paths of labelled images of what must not be forgotten: measured before and after
+            every run, of their ``test``, else ``val``, else ``train``.
         candidates: strategies of :func:`edgeplast.plan`, ``head``, ``last-k`` (as many as fit), or components and finer
             parts joined by ``+`` (``"fc1+norm2"``, ``"lora:8"``); by default the usual ones that fit.
         epochs: that the device will train for, and the most that a run here does.
@@ -111,6 +114,7 @@ def compare(
 
     check_kind(budget, Budget, "budget", BUDGET)
     check_minutes(minutes)
+    check_also(also, keep_head=keep_head)
     clock = _Clock(60 * minutes)
     data = path_of(images, "images", PICTURES)
     model = unwrapped(model)
@@ -131,6 +135,7 @@ def compare(
         weight_bits=weight_bits,
         frozen_compute=frozen_compute,
         seed=seed,
+        also=tuple(str(path_of(each, "also", PICTURES)) for each in also),
     )
     with workplace(into, settings, force=force) as work:
         contest = _Contest(model, settings, prepared, work, clock, progress, notice)
@@ -330,6 +335,7 @@ class _Contest:
                 epochs=epochs,
                 seed=seed,
                 validate=number > 0,
+                also=tuple(str(Path(each).absolute()) for each in self.settings.also) if number else (),
             )
             what = f"round {number}, seed {seed}: {name}" if number else f"a first try of {name}"
             try:

@@ -39,6 +39,7 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True, tag_field="what", tag="run"
         tier: in force at the end.
         runtime: which build ran.
         elapsed: seconds of the contest that were used by then.
+        also: other sets to their accuracy before and after.
     """
 
     round: int
@@ -54,6 +55,7 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True, tag_field="what", tag="run"
     tier: str = ""
     runtime: str = ""
     elapsed: float = 0.0
+    also: dict[str, tuple[float | None, float | None]] = {}
 
     @property
     def right(self) -> np.ndarray:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from edgeplast.adaptation import BeforeAfter
 from edgeplast.budget import Budget
 from edgeplast.comparing.halving import Halving, Outcome
 from edgeplast.comparing.pool import Pool
+from edgeplast.comparing.records import Ran
 from edgeplast.comparison import Candidate, Comparison
 from edgeplast.plans import Plan
 
@@ -124,4 +126,18 @@ def _candidate(name: str, outcome: Outcome, halving: Halving, plan: Plan, also: 
         difference=outcome.differences.get(name),
         outcome=outcome.outcomes[name],
         note="" if failure is None else failure.reason,
+        others={name: _kept(name, runs) for name in (runs[0].also if runs else ())},
     )
+
+
+def _kept(name: str, runs: Sequence[Ran]) -> BeforeAfter:
+    """Return the mean accuracies on another set, before and after."""
+    pairs = [run.also[name] for run in runs if name in run.also]
+    before, after = ([pair[i] for pair in pairs] for i in (0, 1))
+    return BeforeAfter(before=_mean(before), after=_mean(after))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean; None where a value is missing."""
+    found = [value for value in values if value is not None]
+    return fmean(found) if found and len(found) == len(values) else None

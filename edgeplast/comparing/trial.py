@@ -41,6 +41,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         epochs: passes over them.
         seed: of the run.
         validate: hold some back to choose the epoch by, as ``adapt`` does.
+        also: paths of other sets, measured before and after.
     """
 
     data: str
@@ -54,6 +55,7 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     epochs: int
     seed: int
     validate: bool
+    also: tuple[str, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -105,6 +107,7 @@ def carry_out(order: Order, telling: _Telling) -> dict[str, Any]:
         # Before and after are measured on what is called test, which nobody asks for here: two pictures will do.
         Splits(train, val if val is not None and len(val) else None, learning.subset(np.arange(MEASURED))),
         into=order.into,
+        also=order.also,
         budget=Budget(memory_bytes=order.memory_bytes),
         options=TrainingOptions(epochs=order.epochs, seed=order.seed, probe=False),
         progress=telling.progress,
@@ -131,6 +134,7 @@ def carry_out(order: Order, telling: _Telling) -> dict[str, Any]:
         "picture_seconds": (time.perf_counter() - start) / order.held_out,
         "tier": report.tier,
         "runtime": report.runtime,
+        "also": {name: (other.accuracy.before, other.accuracy.after) for name, other in report.also.items()},
     }
 
 

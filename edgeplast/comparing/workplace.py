@@ -10,14 +10,14 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeplast.budget import Budget
 from edgeplast.comparison import COMPARISON, JOURNAL, PAGE, PLAN, Comparison
 from edgeplast.documents import Document
-from edgeplast.errors import UsageError
+from edgeplast.errors import InputError, UsageError
 from edgeplast.files import possible
 from edgeplast.outputs import building_folder, only_writer, refuse_existing, refuse_mount
 
@@ -48,6 +48,26 @@ class Settings(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     frozen_compute: str
     seed: int
     pictures: str = ""
+    also: tuple[str, ...] = ()
+
+
+def check_also(also: Sequence[str | Path], *, keep_head: bool) -> None:
+    """Raise unless something can be forgotten of other sets.
+
+    Raises:
+        UsageError: one is given twice, or the head is new.
+        InputError: one does not exist.
+    """
+    if also and not keep_head:
+        raise UsageError(
+            "--also measures what a model forgets, and a new head knows nothing yet. Add --keep-head (keep_head=True), "
+            "or leave --also out."
+        )
+    for each in also:
+        if not Path(each).exists():
+            raise InputError(f"--also {each} does not exist. Give a folder, an archive or an npz of labelled pictures.")
+        if list(map(str, also)).count(str(each)) > 1:
+            raise UsageError(f"--also {each} is given twice. Once is enough.")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
-from edgeplast.comparison import OUTCOMES, Candidate, Comparison
+from edgeplast.comparison import OUTCOMES, Candidate, Comparison, points
 from edgeplast.reporting.pages import WIDTH_INCHES, Page, Section, write_page
 from edgeplast.units import counted, format_bytes, format_seconds
 
@@ -98,7 +98,8 @@ def _sections(found: Comparison) -> list[Section]:
 def _numbers(found: Comparison) -> str:
     """Return every number of the page as a table."""
     heads = (
-        "candidate", "outcome", "accuracy", "calibration error", f"to {found.best}, points", "runs", "peak, predicted",
+        "candidate", "outcome", "accuracy", "calibration error", f"to {found.best}, points", "forgot, points",
+        "runs", "peak, predicted",
         "peak, measured", "an epoch", "parameters",
     )  # fmt: skip
     body = "".join(f"<tr>{_cells(found, candidate)}</tr>" for candidate in found.candidates)
@@ -122,6 +123,7 @@ def _cells(found: Comparison, c: Candidate) -> str:
         "–" if c.accuracy is None else f"{c.accuracy:.1%}",
         "–" if c.calibration_error is None else f"{c.calibration_error:.3f}",
         "–" if c.difference is None else str(c.difference),
+        points(c.lost_points),
         runs,
         format_bytes(c.predicted_peak_bytes),
         "–" if c.measured_peak_bytes is None else format_bytes(c.measured_peak_bytes),

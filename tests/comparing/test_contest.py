@@ -91,6 +91,28 @@ def test_labels_that_nothing_explains_show_no_difference_and_the_cheapest_is_tak
     assert sorted(c.outcome for c in found.candidates) == ["chosen", "not worse", "not worse"]
 
 
+def test_what_each_forgot_of_other_sets_is_measured_and_shown(pictures: Path, tmp_path: Path) -> None:
+    right, wrong = blob_folder(tmp_path / "right", train=0, test=6), tmp_path / "wrong" / "test"
+    for i, name in enumerate(CLASSES):
+        shutil.copytree(right / "test" / name, wrong / CLASSES[(i + 1) % 3])
+    found = edgeplast.compare(
+        small_vit(), pictures, BUDGET, minutes=2, into=tmp_path / "c", candidates=("uniform",), keep_head=True,
+        also=(right, wrong.parent),
+    )  # fmt: skip
+    kept = found.candidate("uniform").others
+    assert {*kept} == {str(right), str(wrong.parent)} and found.measures_forgetting
+    before, after = kept[str(right)].before, kept[str(right)].after
+    assert before is not None and after is not None and after > before  # that is what it learned
+    other = kept[str(wrong.parent)]
+    assert other.after is not None and other.before is not None and other.after < 1 - after + 1e-9
+    lost = found.candidate("uniform").lost_points
+    assert lost == pytest.approx(100 * max(before - after, other.before - other.after))
+    assert found.columns[3] == "forgot, points" and found.rows()[0][3] == f"{lost:.1f}" and "forgot" in str(found)
+    assert "forgot, points" in (tmp_path / "c" / PAGE).read_text()
+    again = Comparison.read(tmp_path / "c" / COMPARISON)
+    assert again.candidate("uniform").others == kept
+
+
 def test_plans_that_are_the_same_run_once(pictures: Path) -> None:
     ways = ("last-k:2", "last-k", "blocks:0-1+norm")
     found = edgeplast.compare(small_vit(), pictures, minutes=5, candidates=ways)
@@ -189,6 +211,10 @@ def test_what_cannot_be_is_said(pictures: Path, tmp_path: Path) -> None:
         edgeplast.compare(model, pictures, minutes=0)
     with pytest.raises(UsageError, match=r"images is of the kind list\. Allowed: the path of a folder"):
         edgeplast.compare(model, [], minutes=1)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"a new head knows nothing yet\. Add --keep-head"):
+        edgeplast.compare(model, pictures, minutes=1, also=[pictures])
+    with pytest.raises(InputError, match=r"--also .*nothing does not exist\. Give a folder"):
+        edgeplast.compare(model, pictures, minutes=1, keep_head=True, also=[tmp_path / "nothing"])
     with pytest.raises(UsageError, match="budget is of the kind str"):
         edgeplast.compare(model, pictures, "256MiB", minutes=1)  # type: ignore[arg-type]
     few = blob_folder(tmp_path / "few", train=4, test=0)
