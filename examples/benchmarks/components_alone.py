@@ -82,7 +82,9 @@ def table(options: argparse.Namespace) -> str:
     """Markdown: a row a method, Kendall's tau of its scores with the gain and within each kind, a column a set."""
     runs = read(options.json)
     sets = [name for name in options.sets if gains(runs, name)]
-    model, rows, columns = pretrained(MODEL, DATA / WEIGHTS, options.image_size), {}, []
+    model = pretrained(MODEL, DATA / WEIGHTS, options.image_size)
+    rows: dict[str, list[str]] = {}
+    columns: list[str] = []
     for name in sets:
         folder, of = place_of(options, name)
         into = kept(options.work, "all-scores", **of, methods=METHODS)
