@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from safetensors.numpy import load_file
-from small_models import CLASSES, small_bundle
+from small_models import CLASSES, small_bundle, small_vit
 
 import edgeplast
 from edgeplast.bundle import TRAINABLE, Bundle
@@ -31,6 +31,36 @@ KINDS: dict[str, dict[str, Any]] = {
     "last block, 4 bits": {"train": "attn:3,head", "weight_bits": 4, "depth": 4},
     "head alone": {"train": "", "weight_bits": 8},
 }
+
+
+CONVOLUTIONAL = {
+    "resnet10t, last stage": ("resnet10t", "layer4"),
+    "efficientnet, its last blocks and norms": ("test_efficientnet", "all"),
+}
+FINER = ("lora:3", "lora-fa:2@attn,fc1", "bias", "norms,lora:2@fc2")
+
+
+def made_of(model: Any, train: str, into: Path, bits: int = 8) -> Bundle:
+    """A bundle of a model, planned under no limit; what trains is named."""
+    from edgeplast.budget import Budget
+    from edgeplast.planning import plan
+    from edgeplast.preprocessing import Preprocessing
+    from edgeplast.scores import ComponentScore, ScoreTable
+    from edgeplast_exporters.outlining import traced
+
+    preprocessing = Preprocessing(image_size=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    found = traced(model, (3, 32, 32))
+    table = ScoreTable(
+        method="plasticity",
+        components={c.name: ComponentScore(score=1.0, parameters=c.size) for c in found.outline.components},
+        outline=found.outline,
+        graph=found.graph,
+        classes=CLASSES,
+    )
+    names = [c.name for c in found.outline.components if c.name.startswith(train)] if train == "layer4" else None
+    chosen = ",".join([*names, "head"]) if names else train
+    made = plan(table, Budget(), train=chosen, weight_bits=bits, micro_batch_size=4, batch_size=BATCH)
+    return edgeplast.export(model, made, into=into, keep_head=True, preprocessing=preprocessing)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +136,40 @@ def test_losses_of_twenty_steps_are_those_of_a_device(kind: str, api: Any, tmp_p
         module, optimizer = opened(api, tmp_path / "made", options)
         assert module.input_names() == ["images", "labels"]
         np.testing.assert_allclose(losses_of_the_api(module, optimizer), expected, rtol=0, atol=1e-4)
+
+
+def check_steps(api: Any, bundle: Bundle, into: Path) -> None:
+    made = edgeplast.export_ort_training(bundle, into=into)
+    (graph,) = (g for g in bundle.manifest.tiers[0].graphs if g.recompute == made.record.recompute)
+    expected = losses_of_a_device(bundle, graph.file)
+    assert expected[-1] < expected[0] - 0.005
+    module, optimizer = opened(api, into, as_on_a_device())
+    np.testing.assert_allclose(losses_of_the_api(module, optimizer), expected, rtol=0, atol=1e-4)
+    module.eval()
+    module.export_model_for_inferencing(into / "model.onnx", ["logits"])
+    session = import_quietly().InferenceSession(str(into / "model.onnx"))
+    pictures, labels = batches()
+    (found,) = session.run(["logits"], {"images": pictures[0]})
+    np.testing.assert_allclose(found, module(pictures[0], labels)[1], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", CONVOLUTIONAL)
+def test_a_convolutional_network_takes_the_steps_of_a_device(kind: str, api: Any, tmp_path: Path) -> None:
+    import torch
+
+    from edgeplast.models import import_timm
+
+    name, train = CONVOLUTIONAL[kind]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = import_timm().create_model(name, num_classes=len(CLASSES)).eval()
+    check_steps(api, made_of(model, train, tmp_path / "bundle"), tmp_path / "made")
+
+
+@pytest.mark.parametrize("train", FINER)
+def test_parts_finer_than_components_take_the_steps_of_a_device(train: str, api: Any, tmp_path: Path) -> None:
+    model = small_vit(num_classes=len(CLASSES))
+    check_steps(api, made_of(model, train, tmp_path / "bundle"), tmp_path / "made")
 
 
 def test_the_adapted_model_comes_out_as_a_plain_one(api: Any, tmp_path: Path) -> None:
