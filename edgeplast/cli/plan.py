@@ -159,6 +159,8 @@ def _show_contest(why: Explanation) -> None:
 
 
 def _show_missed(why: Explanation) -> None:
+    from edgeplast.planning.explaining import MORE_BYTES
+
     rows = []
     for missed in why.missed[:_MISSED_SHOWN]:
         if missed.memory_bytes is None:
@@ -177,9 +179,9 @@ def _show_missed(why: Explanation) -> None:
     if why.next_step is not None:
         say(f"next better choice: {_alternative(why.next_step)}")
     if why.with_more is not None:
-        say(f"50 MB more would buy: {_alternative(why.with_more)}")
+        say(f"{format_bytes(MORE_BYTES)} more would buy: {_alternative(why.with_more)}")
     elif why.plan.budget.memory_bytes is not None:
-        say("50 MB more would buy nothing else.")
+        say(f"{format_bytes(MORE_BYTES)} more would buy nothing else.")
 
 
 def _alternative(other: Alternative) -> str:

@@ -16,7 +16,7 @@ from edgeplast.planning.fitting import smallest, ways
 from edgeplast.plans import Plan
 
 CURVE_POINTS = 24
-MORE_BYTES = 50_000_000
+MORE_BYTES = 50 << 20
 """How much more memory an explanation asks about."""
 
 

@@ -2,7 +2,7 @@
 
 Each run is the command ``edgeplast adapt`` in a process of its own, drawn at random: which build of onnxruntime, in a
 terminal (80 or 120 columns) or a pipe, what trains, which pictures (from 28×28 to 50 megapixels, one kind or all in one
-folder) and which budget, from the smallest that the program names to 600 MB. Counted are overshoots (a peak above the
+folder) and which budget, from the smallest that the program names to 572 MiB. Counted are overshoots (a peak above the
 budget), wrong failures (any exit code but 0) and changes of rung.
 """
 
@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 CLASSES = ("a", "b")
-MB = 1_000_000
-MOST_MB = 600
+MIB = 1 << 20
+MOST_MIB = 572
 TRAINED = ("all", "attn", "attn:8-11", "head")
 """What plans train; ``head`` always does."""
 
@@ -84,10 +84,10 @@ def live(
             found = re.search(r"--memory\s+(\d+)MiB", said)
             assert found, said
             least[python, trained] = int(found[1]) << 20
-        smallest = least[python, trained] / MB
-        budget = chance.choice((smallest, chance.uniform(smallest, 260), chance.uniform(smallest, MOST_MB)))
+        smallest = least[python, trained] / MIB
+        budget = chance.choice((smallest, chance.uniform(smallest, 248), chance.uniform(smallest, MOST_MIB)))
         row: dict[str, Any] = {"number": number, "python": python, "trained": trained, "pictures": kind}
-        row |= {"columns": columns, "budget_bytes": round(budget * MB)}
+        row |= {"columns": columns, "budget_bytes": round(budget * MIB)}
         row |= _adapt(python, bundles[trained], folders[kind], row["budget_bytes"], columns, number)
         rows.append(row)
         print(shown(row), flush=True)
@@ -147,14 +147,15 @@ def is_over(row: dict[str, Any]) -> bool:
 def shown(row: dict[str, Any]) -> str:
     """Put a run into a line."""
     where = "pipe" if row["columns"] is None else f"pty {row['columns']}"
-    head = f"{row['number']:3} {row['trained']:9} {row['pictures']:10} {where:7} {row['budget_bytes'] / MB:5.1f} MB  "
+    head = f"{row['number']:3} {row['trained']:9} {row['pictures']:10} {where:7} {row['budget_bytes'] / MIB:5.1f} MiB  "
     if "peak_bytes" not in row:
         return f"{head}exit {row['exit_code']}: {row['said']}"
     peak = row["peak_bytes"]
     over = "  ABOVE" if is_over(row) else ""
     predicted = row["predicted_bytes"] / peak - 1
     return (
-        f"{head}{row['runtime']:20} peak {peak / MB:5.1f} ({predicted:+.1%})  tier {row['tier']} {row['micro_batch']}, "
+        f"{head}{row['runtime']:20} peak {peak / MIB:5.1f} ({predicted:+.1%})  "
+        f"tier {row['tier']} {row['micro_batch']}, "
         f"{row['unreadable']} left out, {len(row['rung_changes'])} changes{over}"
         + "".join(f"\n      {reason}" for reason in row["rung_changes"])
     )

@@ -36,10 +36,10 @@ from edgeplast.bundle import Bundle
 from edgeplast.models import load_model, with_classes
 from edgeplast.recomputation import IN_WORDS
 
-BUDGETS_MB = (110, 130, 160, 200, 260, 350, 500)
+BUDGETS_MIB = (105, 124, 153, 191, 248, 334, 477)
 SMALLEST = ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224")
 CLASSES = ("a", "b")
-MB = 1_000_000
+MIB = 1 << 20
 
 
 def make_bundle(model: str, train: str, into: Path, checkpoint: Path | None) -> Bundle:
@@ -83,9 +83,9 @@ def sweep(python: str, bundle: Bundle, data: Path, seeds: int) -> list[dict[str,
     """Go through budgets and seeds in turns, so that a disturbance of the machine hits all budgets alike."""
     rows = []
     for seed in range(seeds):
-        for budget in BUDGETS_MB:
-            report = adapt(python, bundle.path, data, f"{budget}MB", epochs=1, batch=16, seed=seed)
-            row: dict[str, Any] = {"budget_bytes": budget * MB, "seed": seed, "exit_code": report["exit_code"]}
+        for budget in BUDGETS_MIB:
+            report = adapt(python, bundle.path, data, f"{budget}MiB", epochs=1, batch=16, seed=seed)
+            row: dict[str, Any] = {"budget_bytes": budget * MIB, "seed": seed, "exit_code": report["exit_code"]}
             if "error" in report:
                 row["error"] = report["error"]
             else:
@@ -106,14 +106,14 @@ def sweep(python: str, bundle: Bundle, data: Path, seeds: int) -> list[dict[str,
 
 
 def _row(row: dict[str, Any]) -> str:
-    head = f"{row['budget_bytes'] / MB:4.0f} MB  seed {row['seed']}"
+    head = f"{row['budget_bytes'] / MIB:4.0f} MiB  seed {row['seed']}"
     if "error" in row:
         return f"{head}  exit {row['exit_code']}: {row['error']}"
     peak, predicted = row["peak_bytes"], row["predicted_bytes"]
     inside = "inside" if peak <= row["budget_bytes"] else "ABOVE "
     return (
-        f"{head}  peak {peak / MB:6.1f} MB ({inside}, {peak / row['budget_bytes']:.2f} of it)  "
-        f"predicted {predicted / MB:6.1f} ({predicted / peak - 1:+.1%})  tier {row['tier']:8} "
+        f"{head}  peak {peak / MIB:6.1f} MiB ({inside}, {peak / row['budget_bytes']:.2f} of it)  "
+        f"predicted {predicted / MIB:6.1f} ({predicted / peak - 1:+.1%})  tier {row['tier']:8} "
         f"micro-batch {row['micro_batch']:2} {IN_WORDS[row['recompute']]:17} "
         f"{row['step_seconds']:.2f} s a step, {row['rung_changes']} changes"
     )
@@ -134,8 +134,8 @@ def smallest(python: str, folder: Path, data: Path) -> list[dict[str, Any]]:
         else:
             row |= {"peak_bytes": report["memory"]["measured_peak_bytes"], "tier": report["tier"]}
         rows.append(row)
-        tried = report.get("error") or f"peak {row['peak_bytes'] / MB:.0f} MB, tier {row['tier']}"
-        print(f"{model}: {int(found[1]) * 1.048576:.0f} MB; tried: {tried}", flush=True)
+        tried = report.get("error") or f"peak {row['peak_bytes'] / MIB:.0f} MiB, tier {row['tier']}"
+        print(f"{model}: {int(found[1])} MiB; tried: {tried}", flush=True)
     return rows
 
 

@@ -64,7 +64,7 @@ def run_once(options: argparse.Namespace, bundle: Path, folder: Path, seed: int,
 
 def table(runs: list[dict[str, Any]]) -> str:
     """Markdown: a row a plan and contestant."""
-    rows = [["trained", "pictures", "accuracy", "seconds", "over fresh", "peak over fresh", "on disk, MB"]]
+    rows = [["trained", "pictures", "accuracy", "seconds", "over fresh", "peak over fresh", "on disk, MiB"]]
     rows.append(["---"] * len(rows[0]))
     for plan in PLANS:
         for contestant in CONTESTANTS:
@@ -79,7 +79,7 @@ def table(runs: list[dict[str, Any]]) -> str:
                 f"{100 * np.mean([run['accuracy'] for run in own]):.1f} ({len(own)})",
                 f"{min(run['seconds'] for run in own):.0f}",
                 *(f"{np.median(ratios[k]):.2f}" if pairs else "–" for k in ("seconds", "peak_bytes")),
-                f"{own[0]['disk_bytes'] / 1e6:.0f}",
+                f"{own[0]['disk_bytes'] / (1 << 20):.0f}",
             ])  # fmt: skip
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

@@ -324,9 +324,16 @@ def table(runs: list[dict[str, Any]], contestants: list[str]) -> str:
             cells.append(f"{mean:.1f} ({len(found)})" if found else "–")
         if own:
             means = [f"{np.mean([run[k] for run in own]):.3g}" for k in ("calibration_error", "seconds")]
-            peak = f"{max(run['peak_bytes'] for run in own) / 1e6:.0f}"
+            peak = f"{max(run['peak_bytes'] for run in own) / (1 << 20):.0f}"
             rows.append([contestant, *cells, _difference(runs, contestant, contestants[0]), *means, peak])
-    head = ["trained", *(f"{s}, {b}" for s, b in cases), f"over {contestants[0]}", "calibration", "seconds", "peak MB"]
+    head = [
+        "trained",
+        *(f"{s}, {b}" for s, b in cases),
+        f"over {contestants[0]}",
+        "calibration",
+        "seconds",
+        "peak, MiB",
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 

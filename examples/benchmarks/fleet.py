@@ -235,11 +235,11 @@ def table(runs: list[dict[str, Any]]) -> str:
         seconds = [run["round_seconds"] for run in own if "round_seconds" in run]
         rows.append([
             *kind, f"{own[0]['numbers_that_travel']:,}", f"{accuracy.mean():.1f} ({len(own)})",
-            f"{np.mean(sent) / 1e6:.1f}" if sent else "–",
+            f"{np.mean(sent) / (1 << 20):.1f}" if sent else "–",
             f"{np.median(seconds):.0f}" if seconds else "–",
         ])  # fmt: skip
     head = ["pictures", "trains", "way", "devices", "rounds × steps", "rate"]
-    head += ["numbers", "accuracy (seeds)", "MB, all rounds", "seconds a round"]
+    head += ["numbers", "accuracy (seeds)", "MiB, all rounds", "seconds a round"]
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [head, ["---"] * len(head), *rows])
 
 

@@ -6,7 +6,7 @@ Each figure comes from a process of its own that goes the way of `edgeplast adap
 both graphs are loaded, one batch is evaluated, two optimizer steps of 16 pictures are taken (the second with all
 optimizer state in place), and ``VmHWM`` is read. The prediction is the device's own, from what is resident before.
 Pictures have 2.6 megapixels, about what the prediction allows for decoding one; with smaller ones (``--picture-size``)
-up to 11 MB of it stay unused. Weights are random; they change nothing here. ``--models seven`` is one of each kind of
+up to 10 MiB of it stay unused. Weights are random; they change nothing here. ``--models seven`` is one of each kind of
 model that is no plain vision transformer.
 """
 
@@ -93,7 +93,7 @@ def main() -> None:
 
 def _show(rows: list[dict[str, Any]]) -> None:
     cells = [
-        f"{row['predicted_bytes'] / 1e6:.0f} → {row['measured_bytes'] / 1e6:.0f}"
+        f"{row['predicted_bytes'] / (1 << 20):.0f} → {row['measured_bytes'] / (1 << 20):.0f}"
         f" ({row['predicted_bytes'] / row['measured_bytes'] - 1:+.1%}, micro-batch {row['micro_batch']})"
         for row in rows
     ]

@@ -109,12 +109,12 @@ def ours(options: argparse.Namespace, plan: str, words: tuple[str, ...], folder:
 def table(runs: list[dict[str, Any]]) -> str:
     """Markdown: a row a contestant, seconds and peak over the first one's too."""
     first = runs[0]
-    rows = [["", "accuracy", "seconds", "over the first", "peak, MB", "over the first"], ["---"] * 6]
+    rows = [["", "accuracy", "seconds", "over the first", "peak, MiB", "over the first"], ["---"] * 6]
     for run in runs:
         known = RIVALS.get(run["contestant"]) in (None, MODEL)
         rows.append([
             run["contestant"], f"{run['accuracy']:.1%}" if known else "random weights", f"{run['seconds']:.0f}",
-            f"{run['seconds'] / first['seconds']:.2f}", f"{run['peak_bytes'] / 1e6:.0f}",
+            f"{run['seconds'] / first['seconds']:.2f}", f"{run['peak_bytes'] / (1 << 20):.0f}",
             f"{run['peak_bytes'] / first['peak_bytes']:.2f}",
         ])  # fmt: skip
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

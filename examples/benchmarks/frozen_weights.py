@@ -152,8 +152,8 @@ def _row(name: str, result: dict[str, Any]) -> str:
     return (
         f"{name:24} before: logits off by {before['logits_error']:.1%}, same class {before['same_class']:.1%}; after: "
         f"{' '.join(f'{a:.1%}' for a in after)}, mean {statistics.mean(after):.1%}; "
-        f"bundle {result['bundle_bytes'] / 1e6:.1f} MB, step {result['step_seconds']:.2f} s, "
-        f"peak {result['peak_bytes'] / 1e6:.0f} MB"
+        f"bundle {result['bundle_bytes'] / (1 << 20):.1f} MiB, step {result['step_seconds']:.2f} s, "
+        f"peak {result['peak_bytes'] / (1 << 20):.0f} MiB"
     )
 
 

@@ -152,7 +152,7 @@ def _show(workload: dict[str, Any], result: dict[str, dict[str, Any]]) -> None:
     print(f"{'':{width}}{'peak':>10}{'step':>10}{'fastest':>10}{'peak ×':>9}{'step ×':>9}{'fastest ×':>11}")
     for name, each in result.items():
         print(
-            f"{name:{width}}{each['peak_bytes'] / 1e6:7.0f} MB{each['step_seconds']:8.2f} s"
+            f"{name:{width}}{each['peak_bytes'] / (1 << 20):7.0f} MiB{each['step_seconds']:8.2f} s"
             f"{each['fastest_step_seconds']:8.2f} s{each['peak_bytes'] / first['peak_bytes']:9.2f}"
             f"{each['step_seconds'] / first['step_seconds']:9.2f}"
             f"{each['fastest_step_seconds'] / first['fastest_step_seconds']:11.2f}",

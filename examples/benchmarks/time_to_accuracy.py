@@ -133,7 +133,7 @@ def reached(run: dict[str, Any], enough: float) -> float | None:
 
 def table(runs: list[dict[str, Any]], enough: float) -> str:
     """Markdown: a row a plan and contestant."""
-    rows = [["trained", "", f"seconds to {enough:.0%}, median (least)", "over PyTorch", "reached", "best", "peak, MB"]]
+    rows = [["trained", "", f"seconds to {enough:.0%}, median (least)", "over PyTorch", "reached", "best", "peak, MiB"]]
     rows.append(["---"] * len(rows[0]))
     for plan in PLANS:
         for contestant in CONTESTANTS:
@@ -151,7 +151,7 @@ def table(runs: list[dict[str, Any]], enough: float) -> str:
                     f"{np.median(ratios):.2f}" if ratios else "–",
                     f"{len(times)} of {len(own)}",
                     f"{100 * np.mean([max(accuracy for _, accuracy in run['seen']) for run in own]):.1f}",
-                    f"{max(run['peak_bytes'] for run in own) / 1e6:.0f}",
+                    f"{max(run['peak_bytes'] for run in own) / (1 << 20):.0f}",
                 ])  # fmt: skip
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

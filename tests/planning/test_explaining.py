@@ -57,8 +57,8 @@ def test_the_curve_rises_to_everything_that_is_scored():
     assert explain(SCORES, Budget(memory_bytes=some.memory_bytes), strategy="summed").score == pytest.approx(some.score)
 
 
-def test_fifty_megabytes_more():
-    tight, roomy = Budget(memory_bytes=120 * MIB), Budget(memory_bytes=120 * MIB + 50_000_000)
+def test_fifty_mebibytes_more():
+    tight, roomy = Budget(memory_bytes=120 * MIB), Budget(memory_bytes=170 * MIB)
     for strategy in ("best", "summed"):
         why = explain(SCORES, tight, strategy=strategy)
         after = explain(SCORES, roomy, strategy=strategy)
@@ -112,7 +112,7 @@ def test_command_writes_a_plan_and_shows_why(scores_file, tmp_path, capsys):
         "what trains",
         "predicted peak",
         "what just missed",
-        "50 MB more would buy",
+        "50 MiB more would buy",
         "← budget",
         "█",
     ):

@@ -15,7 +15,7 @@ from edgeplast_devices.doctor.findings import Finding, failed, passed, skipped, 
 from edgeplast_devices.doctor.trial import Outcome, Request
 from edgeplast_devices.providers import word_for
 
-STOCK_COMPARED = "is newer, as fast or faster, and takes 7 MB more memory"
+STOCK_COMPARED = "is newer, as fast or faster, and takes 7 MiB more memory"
 """Stock onnxruntime 1.32 against onnxruntime-training 1.19.2 (devices/README.md, "Which build")."""
 
 _TIMEOUT_SECONDS = 600.0
