@@ -200,7 +200,7 @@ class _Bars:
 
     def __init__(self) -> None:
         self._activity, self._started = "", 0.0
-        self._drawn = 0.0
+        self._drawn, self._told = 0.0, time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 
@@ -208,7 +208,8 @@ class _Bars:
         now = time.monotonic()
         if activity != self._activity:
             self.close()
-            self._activity, self._started = activity, now
+            self._activity, self._started = activity, self._told  # nothing was heard since: its first piece took that
+        self._told = now
         if self._bar is None and not total and not done:  # nothing will be told within two seconds, so it is now
             self._open(None)
         elif self._bar is None and now - self._started > _PATIENCE_SECONDS and done < total:

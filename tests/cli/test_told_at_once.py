@@ -167,3 +167,20 @@ def test_without_a_terminal_such_work_adds_no_line(capsys: pytest.CaptureFixture
         progress("loading vit", 0, 0)
         progress("loading vit", 1, 1)
     assert capsys.readouterr().err == ""
+
+
+def test_a_bar_does_not_wait_for_a_second_slow_step(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from edgeplast.cli import console
+
+    clock = iter([0.0, 1.0, 1.5, 7.0, *[8.0] * 50])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    bars = console._Bars()
+    bars("evaluating", 1, 2)
+    bars("evaluating", 2, 2)
+    assert capsys.readouterr().err == ""
+    bars("epoch 1 of 2", 16, 400)  # its first step took from 1.5 to 7.0
+    assert "epoch 1 of 2" in capsys.readouterr().err
+    bars.close()
