@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -126,19 +127,28 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turn a full disk into a DiskFullError, and a folder that cannot be written into an InputError."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        code = _system_code(error)
+        if code in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFullError(
                 f"The disk is full: {path} could not be written and nothing was left behind. "
                 "Free some space, or choose another place."
             ) from error
-        if error.errno == errno.EFBIG:
+        if code == errno.EFBIG:
             raise DiskFullError(
                 f"{path} could not be written: a file is larger than the file system or a limit (ulimit -f) allows, "
                 "and nothing was left behind. Choose another place, or raise the limit."
             ) from error
-        if error.errno in _CANNOT_BE_WRITTEN:
+        if code in _CANNOT_BE_WRITTEN:
             raise InputError(
-                f"{shortened(path)} cannot be written ({error.strerror}). Choose another place."
+                f"{shortened(path)} cannot be written ({os.strerror(code)}). Choose another place."
             ) from error
         raise
+
+
+def _system_code(error: Exception) -> int:
+    """Return the system's number of an error, 0 for none; safetensors writes it into its message."""
+    if isinstance(error, OSError):
+        return error.errno or 0
+    named = re.search(r"os error (\d+)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(named[1]) if named else 0

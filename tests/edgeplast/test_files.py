@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeplast.errors import InputError, UsageError
-from edgeplast.files import write_bytes, writing
+from edgeplast.errors import DiskFullError, InputError, UsageError
+from edgeplast.files import disk_errors, write_bytes, writing
 from edgeplast.outputs import building_folder
 
 
@@ -88,3 +88,14 @@ def test_a_killed_writer_leaves_the_old_file_readable(tmp_path: Path) -> None:
     process.communicate()
     assert target.read_bytes() == b"old"
     assert all(name == "a.bin" or name.startswith(".") for name in entries(tmp_path))
+
+
+def test_a_disk_that_is_full_while_weights_are_written_is_no_unexpected_error(tmp_path: Path) -> None:
+    class SafetensorError(Exception):
+        """As the library raises it: of no type of the system's."""
+
+    message = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with pytest.raises(DiskFullError, match="disk is full"), disk_errors(tmp_path / "out"):
+        raise SafetensorError(message)
+    with pytest.raises(SafetensorError), disk_errors(tmp_path / "out"):
+        raise SafetensorError("Error while deserializing header: HeaderTooLarge")
