@@ -1,9 +1,12 @@
 """How warm the device is, how much power it draws and whether it slows down: from sysfs, as any user may read it.
 
+psutil's ``sensors_temperatures`` was weighed: it has neither rails nor what slows a processor down, looks for its files
+at each call, reads all limits too, and knows no root but ``/``: tests hand in trees as boards have them.
+
 Where a file is not there, its figure is not there: every field may be empty. :class:`Sensors` looks for the files
 once, so that a look at each training step costs a few file reads. Sources of the layouts:
 
-* temperatures, cooling devices: Linux, Documentation/ABI/testing/sysfs-class-thermal;
+* temperatures, cooling devices: Linux, Documentation/ABI/testing/sysfs-class-thermal; of a PC's processor hwmon;
 * power on a Jetson: Linux, Documentation/hwmon/ina3221.rst (JetPack 5 and newer); before that the driver
   ``ina3221x`` with ``rail_name_N`` and ``in_powerN_input`` (NVIDIA, Jetson Linux Developer Guide, R32);
 * throttling on a Jetson: ``*-throttle-alert`` among the cooling devices and the counters ``ocN_event_cnt``
@@ -32,6 +35,9 @@ _PI_FLAGS = {0: "low voltage", 1: "clock capped", 2: "throttled by the firmware"
 
 _PI_FIRMWARE = ("soc*/*firmware*/get_throttled", "*firmware*/get_throttled")
 """Where the Raspberry Pi's firmware driver lies under ``/sys/devices/platform``; the address differs by model."""
+
+_PROCESSOR_CHIPS = ("coretemp", "k10temp", "zenpower")
+"""Sensors of a PC's processor that are no thermal zones (Linux, Documentation/hwmon); AMD's have no zone at all."""
 
 
 class ThermalState(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +144,9 @@ def _find_zones(root: Path) -> Iterator[tuple[str, str]]:
         name = _text(str(zone / "type"))
         if name and not name.startswith(_UNREAL_ZONES):
             yield name, str(zone / "temp")
+    for chip in _chips(root):
+        if (name := _text(str(chip / "name"))) in _PROCESSOR_CHIPS:
+            yield name, str(chip / "temp1_input")  # of the package: those of its cores come after it
 
 
 def _find_rails(root: Path) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -170,3 +170,14 @@ class TestManyLooks:
         state = sensors.read()
         assert "VDD_IN" not in state.rails_watts and "cpu-thermal" not in state.temperatures_celsius
         assert state.power_watts == pytest.approx(sum(state.rails_watts.values()))
+
+
+def test_a_processor_without_a_thermal_zone_shows_its_own_sensor(tmp_path: Path) -> None:
+    chips = {
+        "sys/class/hwmon/hwmon0/name": "nvme\n",
+        "sys/class/hwmon/hwmon0/temp1_input": "91000\n",  # hot, and no processor
+        "sys/class/hwmon/hwmon1/name": "k10temp\n",
+        "sys/class/hwmon/hwmon1/temp1_input": "62500\n",
+    }
+    state = read_thermals(trees.plant(tmp_path, chips))
+    assert state.temperatures_celsius == {"k10temp": 62.5} and state.hottest_celsius == 62.5
