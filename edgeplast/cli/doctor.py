@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeplast.bundle import Bundle
-from edgeplast.cli.console import print_json, say
+from edgeplast.cli.console import print_json, progress_bar, say
 from edgeplast.cli.options import ProviderOption, TrustedOption, budget_of, provider_of, trusted_of
 from edgeplast.errors import EdgeplastError, UsageError
 
@@ -50,13 +50,21 @@ def doctor(
     findings: list[Finding] = []
     load = ("edgeplast.cli.app", "edgeplast.cli.adapt")
     chosen = provider_of(provider, profile)
-    tried = examine(
-        bundle, memory_bytes=budget, images=images, threads=threads, provider=chosen, load=load, trusted=keys
-    )
-    for finding in tried:
-        findings.append(finding)
-        if not as_json:
-            _show(finding)
+    with progress_bar(as_json) as progress:
+        tried = examine(
+            bundle,
+            memory_bytes=budget,
+            images=images,
+            threads=threads,
+            provider=chosen,
+            load=load,
+            trusted=keys,
+            progress=progress,
+        )
+        for finding in tried:
+            findings.append(finding)
+            if not as_json:
+                _show(finding)
     code = worst_exit_code(findings)
     if as_json:
         content: dict[str, Any] = {"works": code == 0, "exit_code": code, "findings": findings}

@@ -87,6 +87,7 @@ def prune(
     if not len(images):
         raise InputError("There are no pictures to prune with. Give --data with at least one picture.")
     check_finite(model)
+    progress("measuring what is worth keeping", 0, 0)
     source = copy.deepcopy(model).cpu().eval()
     pruner = Pruner(source, images, scores, dict(ratios or {}), importance, seed)
     if target.latency_seconds is not None:
@@ -101,11 +102,12 @@ def prune(
     )
     saving = pruner.budget(counted)
     for step in range(1, steps + 1):
-        progress("pruning", step - 1, steps)
+        progress("pruning" if steps == 1 else f"pruning, round {step} of {steps}", 0, 0)
         pruner.step(work, saving, share=step / steps)
         if distill_steps:
             distillation.run(work.model, until=distill_steps * step // steps)
-    progress("pruning", steps, steps)
+    if latency:
+        progress("measuring latency", 0, 0)
     seconds = tuple(latency([source, work.model])) if latency else (None, None)
     wanted, measured = target.latency_seconds, seconds[1]
     if wanted is not None and measured is not None and measured > wanted:

@@ -209,6 +209,7 @@ vertical-align:top;color:#555} .facts td{padding:2px 0}
 .blocks div>i{flex:1;border-radius:1px;min-width:3px} .blocks td:nth-child(2){padding-right:8px}
 .blocks td:last-child{padding-left:8px} .keys span{margin-right:16px;font-size:12.5px}
 .keys i{display:inline-block;width:12px;height:12px;margin-right:6px;vertical-align:-1px}
+@media(max-width:700px){.blocks{font-size:10px} .blocks td{min-width:11px;padding:1px} .blocks th{padding-right:4px}}
 @media print{*{print-color-adjust:exact;-webkit-print-color-adjust:exact} section{break-inside:avoid}}
 pre{overflow-x:auto;background:#f6f8fa;padding:10px 14px;font-size:12.5px;line-height:1.45}
 summary{cursor:pointer;color:#1f5fa8;margin-top:30px} small{color:#888}

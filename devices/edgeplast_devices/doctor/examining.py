@@ -14,6 +14,7 @@ import msgspec
 
 from edgeplast.bundle import Bundle
 from edgeplast.errors import EdgeplastError
+from edgeplast.progress import Progress, silent
 from edgeplast.trust.trusting import TrustedKeys
 from edgeplast.units import format_bytes
 from edgeplast_devices.control_groups import group_limit
@@ -29,7 +30,7 @@ from edgeplast_devices.doctor.findings import (
 )
 from edgeplast_devices.doctor.jetpack import check_jetpack
 from edgeplast_devices.doctor.runtime import attempt, check_bundle_steps, check_runtime
-from edgeplast_devices.doctor.trial import ADAPTING, Request
+from edgeplast_devices.doctor.trial import ADAPTING, Outcome, Request
 from edgeplast_devices.memory import available_bytes, data_limit, swap_bytes
 from edgeplast_devices.providers import CPU
 from edgeplast_devices.thermals import read_thermals
@@ -45,6 +46,7 @@ def examine(
     load: tuple[str, ...] = (),
     root: Path = Path("/"),
     trusted: TrustedKeys | None = None,
+    progress: Progress = silent,
 ) -> Iterator[Finding]:
     """Make every check, cheap ones first, and yield each finding as it is made.
 
@@ -57,6 +59,7 @@ def examine(
         load: modules that will be resident beside the device room when a bundle is adapted, e.g. the command line's.
         root: where ``proc``, ``sys`` and ``etc`` lie.
         trusted: public keys of which one must have signed the bundle.
+        progress: told when a step is tried, in a process of its own, which takes seconds.
     """
     recognised = recognise(this_machine(root))
     release = (sys.version_info[0], sys.version_info[1], sys.version_info[2])
@@ -73,7 +76,7 @@ def examine(
         yield from (skipped(check, "see packages") for check in ("runtime", "providers", "training"))
         works = False
     else:
-        runtime = check_runtime(attempt(Request(threads=threads, provider=provider)), install)
+        runtime = check_runtime(_tried(Request(threads=threads, provider=provider), progress), install)
         yield from runtime
         works = not worst_exit_code(runtime)
     if bundle is not None:
@@ -84,7 +87,16 @@ def examine(
             provider=provider,
             load=(ADAPTING, *load),
         )
-        yield from _examine_bundle(bundle, request, images, works, trusted)
+        yield from _examine_bundle(bundle, request, images, works, trusted, progress)
+
+
+def _tried(request: Request, progress: Progress) -> Outcome:
+    """Try a step and say so: nothing is heard of it before it is done."""
+    activity = "trying a step of the bundle" if request.bundle else "trying a step of a practice model"
+    progress(activity, 0, 0)
+    outcome = attempt(request)
+    progress(activity, 1, 1)
+    return outcome
 
 
 def _examine_machine(
@@ -106,7 +118,12 @@ def _examine_machine(
 
 
 def _examine_bundle(
-    folder: Path, request: Request, images: int | None, works: bool, trusted: TrustedKeys | None
+    folder: Path,
+    request: Request,
+    images: int | None,
+    works: bool,
+    trusted: TrustedKeys | None,
+    progress: Progress,
 ) -> Iterator[Finding]:
     try:
         opened = Bundle.open(folder, trusted=trusted)
@@ -124,4 +141,4 @@ def _examine_bundle(
         yield from (skipped(check, "no runtime that trains") for check in ("its step", "budget", "speed"))
         return
     request = msgspec.structs.replace(request, available_bytes=available_bytes())
-    yield from check_bundle_steps(attempt(request), request.memory_bytes, images)
+    yield from check_bundle_steps(_tried(request, progress), request.memory_bytes, images)
