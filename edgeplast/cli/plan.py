@@ -142,6 +142,8 @@ def _later(e: Estimate) -> str:
 
 def _show_contest(why: Explanation) -> None:
     """The usual ways to choose, the smallest peak first; the plan is marked."""
+    from edgeplast.planning.explaining import EPOCH_IMAGES
+
     rows = [
         (
             f"{other.strategy}{' ←' if other.chosen else ''}",
@@ -149,12 +151,23 @@ def _show_contest(why: Explanation) -> None:
             str(other.micro_batch_size),
             format_bytes(other.memory_bytes),
             format_seconds(other.step_seconds),
+            format_seconds(other.epoch_seconds),
             f"{other.score:.4g}",
         )
         for other in why.contest
     ]
     say()
-    print_table("within this budget", ("strategy", "trains", "at a time", "peak", "a step", "summed score"), rows)
+    print_table(
+        "within this budget",
+        ("strategy", "trains", "at a time", "peak", "a step", f"{EPOCH_IMAGES:,} images", "score"),
+        rows,
+    )
+    if (faster := why.next_faster) is not None:
+        less = 1 - faster.step_seconds / why.estimate.step_seconds
+        say(
+            f"next faster: {faster.strategy}, {less:.0%} less time, trains {faster.parameters:,} parameters within "
+            f"{format_bytes(faster.memory_bytes)}."
+        )
     say("Which is best on your pictures, only a trial tells: `edgeplast compare` runs them.")
 
 

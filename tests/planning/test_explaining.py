@@ -79,6 +79,9 @@ def test_other_ways_to_choose_stand_beside_the_plan():
         assert other.memory_bytes <= TIGHT.memory_bytes and other.step_seconds > 0
         again = plan(SCORES, TIGHT, strategy=other.strategy) if other.strategy != "names" else None
         assert again is None or again.trainable_parameters == other.parameters
+        assert other.epoch_seconds == pytest.approx(other.step_seconds * -(-1000 // why.plan.batch_size))
+    faster = [other for other in why.contest if other.step_seconds < why.estimate.step_seconds]
+    assert why.next_faster == max(faster, key=lambda other: other.step_seconds, default=None) and faster
     peaks = [other.memory_bytes for other in why.contest]
     assert peaks == sorted(peaks)
 
