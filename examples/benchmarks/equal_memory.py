@@ -319,37 +319,59 @@ def table(runs: list[dict[str, Any]], contestants: list[str]) -> str:
         own = [run for run in runs if run["contestant"] == contestant]
         cells = []
         for case in cases:
-            found = [run for run in own if (run["set"], run["budget"]) == case]
-            mean = 100 * float(np.mean([run["accuracy"] for run in found])) if found else 0.0
-            cells.append(f"{mean:.1f} ({len(found)})" if found else "–")
+            found = [run["accuracy"] for run in own if (run["set"], run["budget"]) == case]
+            cells.append(f"{100 * np.mean(found):.1f} ({len(found)})" if found else "–")
         if own:
-            means = [f"{np.mean([run[k] for run in own]):.3g}" for k in ("calibration_error", "seconds")]
+            error = f"{np.mean([run['calibration_error'] for run in own]):.3f}"
             peak = f"{max(run['peak_bytes'] for run in own) / (1 << 20):.0f}"
-            rows.append([contestant, *cells, _difference(runs, contestant, contestants[0]), *means, peak])
-    head = [
-        "trained",
-        *(f"{s}, {b}" for s, b in cases),
-        f"over {contestants[0]}",
-        "calibration",
-        "seconds",
-        "peak, MiB",
-    ]
+            rows.append([contestant, *cells, _difference(runs, contestant, contestants[0]), error, peak])
+    head = ["trained", *(f"{s}, {b}" for s, b in cases), f"over {contestants[0]}", "calibration error", "peak, MiB"]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def draw(runs: list[dict[str, Any]], contestants: list[str], into: Path) -> None:
+    """Draw each contestant's accuracy over the first's, and the interval of that, against its measured peak."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+    for contestant in contestants:
+        own = [run["peak_bytes"] / (1 << 20) for run in runs if run["contestant"] == contestant]
+        pairs = _pairs(runs, contestant, contestants[0])
+        if own and len(pairs):
+            half = _half(pairs) if len(pairs) > 1 else 0.0
+            axes.errorbar(max(own), pairs.mean(), yerr=half, fmt="o", capsize=2, color="0.3", elinewidth=0.7)
+            axes.annotate(contestant, (max(own), pairs.mean()), xytext=(5, 3), textcoords="offset points", fontsize=8)
+    axes.axhline(0, color="0.8", zorder=0)
+    axes.set(xlabel="measured peak, MiB (highest)", ylabel=f"accuracy over {contestants[0]!r}, points, 95 %")
+    figure.savefig(into, dpi=110)
 
 
 def _difference(runs: list[dict[str, Any]], contestant: str, rival: str) -> str:
     """Mean and 95 % interval of the paired difference in accuracy, in points."""
-    from scipy.stats import t
+    pairs = _pairs(runs, contestant, rival)
+    if contestant == rival or len(pairs) < 2:
+        return "–"
+    return f"{pairs.mean():+.1f} ± {_half(pairs):.1f} ({len(pairs)})"
+
+
+def _pairs(runs: list[dict[str, Any]], contestant: str, rival: str) -> np.ndarray:
+    """Return differences in accuracy, in points, of runs on the same set, budget and seed."""
 
     def by_case(name: str) -> dict[Any, float]:
         return {(r["set"], r["budget"], r["seed"]): r["accuracy"] for r in runs if r["contestant"] == name}
 
     mine, theirs = by_case(contestant), by_case(rival)
-    pairs = 100 * np.array([mine[case] - theirs[case] for case in mine.keys() & theirs.keys()])
-    if contestant == rival or len(pairs) < 2:
-        return "–"
-    half = float(t.ppf(0.975, len(pairs) - 1) * pairs.std(ddof=1) / np.sqrt(len(pairs)))
-    return f"{pairs.mean():+.1f} ± {half:.1f} ({len(pairs)})"
+    return 100 * np.array([mine[case] - theirs[case] for case in mine.keys() & theirs.keys()])
+
+
+def _half(pairs: np.ndarray) -> float:
+    """Return half of the 95 % interval of a mean (Student's t)."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, len(pairs) - 1) * pairs.std(ddof=1) / np.sqrt(len(pairs)))
 
 
 def main() -> None:
@@ -373,6 +395,8 @@ def main() -> None:
         parser.error("the first of --rates is 1: others are counted from the default one")
     if options.table:
         print(table(read(options.json), options.contestants))
+        if options.plot:
+            draw(read(options.json), options.contestants, options.plot)
     else:
         Contest(options).all()
 
