@@ -52,6 +52,7 @@ def exported(train: str, folder: Path, into: Path, memory: str) -> Path:
 def run_once(options: argparse.Namespace, bundle: Path, folder: Path, seed: int, how: list[object]) -> dict[str, Any]:
     """Adapt, which measures on the test pictures, and return what counts."""
     given = ["--data", folder, "--memory", options.memory, "--seed", seed, "--epochs", options.epochs, *how]
+    given.append("--no-probe")  # its seconds are no part of what is compared
     report = said(options.device_python, "adapt", bundle, *given, "-o", options.work / "adapted", "--force")
     return {
         "accuracy": report["accuracy"]["after"],

@@ -185,7 +185,7 @@ def run_once(python: Path, bundle: Path, folder: Path, *words: object) -> dict[s
     """Adapt in a process of its own, test, and return what counts."""
     with tempfile.TemporaryDirectory() as scratch:
         into = Path(scratch) / "adapted"
-        report = said(python, "adapt", bundle, "--data", folder / "train", *words, "-o", into)
+        report = said(python, "adapt", bundle, "--data", folder / "train", *words, "--no-probe", "-o", into)
         parts = [part for part in ("test", "spare") if (folder / part).exists()]
         result = {part: said(python, "evaluate", into, "--data", folder / part) for part in parts}
     test = result.pop("test")

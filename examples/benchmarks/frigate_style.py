@@ -99,7 +99,7 @@ def ours(options: argparse.Namespace, plan: str, words: tuple[str, ...], folder:
         edgeplast.export(model, plan_by_names(outlined(model, MODEL)[0], plan, classes=classes), into=work)
     with tempfile.TemporaryDirectory() as scratch:
         into, began = Path(scratch) / "adapted", time.perf_counter()
-        more = ["--memory", options.budget, "--threads", options.threads]
+        more = ["--memory", options.budget, "--threads", options.threads, "--no-probe"]
         report = said(options.device_python, "adapt", work, "--data", folder / "train", "-o", into, *more, *words)
         seconds = time.perf_counter() - began
         accuracy = said(options.device_python, "evaluate", into, "--data", folder / "test")["accuracy"]

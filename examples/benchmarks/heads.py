@@ -50,7 +50,7 @@ def exported(folder: Path, into: Path) -> Path:
 def run_once(python: Path, bundle: Path, folder: Path, into: Path, seed: int, how: list[object]) -> dict[str, Any]:
     """Adapt, test, and return what counts."""
     epochs = [] if "--epochs" in how else ["--epochs", EPOCHS]
-    given = ["--data", folder / "train", "--memory", MEMORY, "--seed", seed, *epochs, *how]
+    given = ["--data", folder / "train", "--memory", MEMORY, "--seed", seed, "--no-probe", *epochs, *how]
     report = said(python, "adapt", bundle, *given, "-o", into, "--force")
     result = said(python, "evaluate", into, "--data", folder / "test")
     return {

@@ -42,7 +42,7 @@ def run_edgeplast(options: argparse.Namespace, bundle: Path, folder: Path, seed:
     """Adapt in a process of its own; its telemetry says when each epoch ended."""
     into = options.work / "adapted"
     given = [
-        "--data", folder, "-o", into, "--force",
+        "--data", folder, "-o", into, "--force", "--no-probe",
         "--memory", options.memory, "--seed", seed, "--epochs", options.epochs, "--batch", BATCH,
         "--learning-rate", RATE, "--head-learning-rate", HEAD_RATE, "--weight-decay", 0,
         "--schedule", "constant", "--warmup", 0,
