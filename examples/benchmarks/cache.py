@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from equal_memory import DATA, MODEL, WEIGHTS, pictures, said
+from equal_memory import DATA, MODEL, WEIGHTS, kept, pictures, said, stamp
 from failures import Failures
 from journaled import journaled
 
@@ -38,8 +38,9 @@ CONTESTANTS: dict[str, list[object]] = {
 }
 
 
-def exported(train: str, folder: Path, into: Path, memory: str) -> Path:
+def exported(train: str, folder: Path, work: Path, memory: str) -> Path:
     """Write the bundle of a plan, once."""
+    into = kept(work, "bundle", on=folder.name, weights=stamp(DATA / WEIGHTS), train=train, memory=memory)
     if not into.exists():
         model = load_model(MODEL, checkpoint=DATA / WEIGHTS)
         scores = edgeplast.score(model, folder / "train", pairs=8)
@@ -118,8 +119,7 @@ def main() -> None:
                 if holds(options.json, key):
                     continue
                 with failures.noted(f"{contestant}, {plan}, seed {seed}"):
-                    place = options.work / f"{options.set}-{options.pictures}-{list(PLANS).index(plan)}"
-                    bundle = exported(PLANS[plan], folder, place, options.memory)
+                    bundle = exported(PLANS[plan], folder, options.work, options.memory)
                     found = run_once(options, bundle, folder, seed, CONTESTANTS[contestant])
                     print(note(options.json, key | found), flush=True)
     failures.leave()

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from equal_memory import DATA, MODEL, WEIGHTS, pictures, said, scored
+from equal_memory import DATA, MODEL, WEIGHTS, kept, pictures, said, scored, stamp
 from failures import Failures
 from journaled import journaled
 
@@ -73,11 +73,12 @@ KNOBS = ("devices", "rounds", "local_steps", "batch", "spread", "pictures", "sid
 
 def exported(options: argparse.Namespace, name: str, trained: str) -> Path:
     """Return the bundle of a set in which these parts train."""
-    into = options.work / f"{name}-{trained}-{options.side}-{options.pictures}-bundle"
+    folder = pictures(name, options.pictures, options.work)
+    of = {"on": folder.name, "weights": stamp(DATA / WEIGHTS), "side": options.side}
+    into = kept(options.work, "bundle", **of, trained=TRAINED[trained], memory=options.export_for)
     if not into.exists():
-        folder = pictures(name, options.pictures, options.work)
         model = load_model(MODEL, checkpoint=DATA / WEIGHTS, image_size=(options.side, options.side))
-        scores = scored(model, folder, options.work / f"{name}-{options.side}-{options.pictures}-scores.json")
+        scores = scored(model, folder, kept(options.work, "scores", **of))
         plan = edgeplast.plan(scores, Budget(memory_bytes=options.export_for), train=TRAINED[trained])
         edgeplast.export(model, plan, into=into)
     return into

@@ -185,9 +185,7 @@ def main() -> None:
         shutil.move(folder / "test", folder / "val")
     for seed in range(options.seeds):
         for plan in options.plans:
-            bundle = exported(
-                PLANS[plan], folder, options.work / f"{options.set}-{list(PLANS).index(plan)}", options.memory
-            )
+            bundle = exported(PLANS[plan], folder, options.work, options.memory)
             for contestant in options.contestants:
                 key = {
                     "plan": plan, "contestant": contestant, "set": options.set, "pictures": options.pictures,

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from equal_memory import DATA, MODEL, WEIGHTS, pictures, said, scored
+from equal_memory import DATA, MODEL, WEIGHTS, kept, pictures, said, scored, stamp
 from failures import Failures
 from journaled import journaled
 from PIL import Image
@@ -78,11 +78,13 @@ def corrupted(clean: Path, kind: str, severity: int, into: Path) -> Path:
 def learned(options: argparse.Namespace, name: str, trained: str) -> Path:
     """Return the model that has learned a set's clean pictures, trained in these parts."""
     work = options.work
-    bundle, adapted = work / f"{name}-{trained}-bundle", work / f"{name}-{trained}-learned"
     folder = pictures(name, options.pictures, work, options.test_pictures)
+    of = {"on": folder.name, "weights": stamp(DATA / WEIGHTS)}
+    how = of | {"trained": TRAINED[trained], "budget": options.budget}
+    bundle, adapted = kept(work, "bundle", **how), kept(work, "learned", **how, epochs=options.epochs)
     if not bundle.exists():
         model = load_model(MODEL, checkpoint=DATA / WEIGHTS)
-        scores = scored(model, folder, work / f"{name}-{options.pictures}-scores.json")
+        scores = scored(model, folder, kept(work, "scores", **of))
         plan = edgeplast.plan(scores, Budget(memory_bytes=parse_bytes(options.budget)), train=TRAINED[trained])
         edgeplast.export(model, plan, into=bundle)
     if not adapted.exists():
