@@ -87,9 +87,9 @@ def prune(
     if not len(images):
         raise InputError("There are no pictures to prune with. Give --data with at least one picture.")
     check_finite(model)
-    progress("measuring what is worth keeping", 0, 0)
+    progress("pruning", 0, 0)
     source = copy.deepcopy(model).cpu().eval()
-    pruner = Pruner(source, images, scores, dict(ratios or {}), importance, seed)
+    pruner = Pruner(source, images, scores, dict(ratios or {}), importance, seed, progress)
     if target.latency_seconds is not None:
         if latency is None:
             raise UsageError("A target in seconds needs something to measure with. Give --keep, --macs or --size.")

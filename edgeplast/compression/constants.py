@@ -16,12 +16,15 @@ import torch
 from edgeplast.compression.pictures import Pictures, batch_of, sample
 from edgeplast.compression.structure import Part
 from edgeplast.models import describe
+from edgeplast.progress import Progress, silent
 
 _PICTURES, _BATCH = 64, 8
 
 
 @torch.no_grad()
-def mean_inputs(model: torch.nn.Module, parts: Sequence[Part], images: Pictures, seed: int) -> dict[str, torch.Tensor]:
+def mean_inputs(
+    model: torch.nn.Module, parts: Sequence[Part], images: Pictures, seed: int, progress: Progress = silent
+) -> dict[str, torch.Tensor]:
     """Return component to the mean input of its last layer, (channels,) float32.
 
     In the last block only the tokens that the head reads are counted.
@@ -41,6 +44,7 @@ def mean_inputs(model: torch.nn.Module, parts: Sequence[Part], images: Pictures,
     chosen = sample(images, _PICTURES, seed)
     try:
         for start in range(0, len(chosen), _BATCH):
+            progress("measuring what units give on average", start, len(chosen))
             model(batch_of(model, images, chosen[start : start + _BATCH]))
     finally:
         for hook in hooks:

@@ -17,6 +17,7 @@ from edgeplast.compression.pictures import Pictures
 from edgeplast.compression.structure import Part, Structure, parts_of
 from edgeplast.compression.worth import importances, plasticities, worths
 from edgeplast.errors import BudgetError, UsageError
+from edgeplast.progress import Progress, silent
 from edgeplast.pruning_target import Target, check_ratio
 from edgeplast.scores import ScoreTable
 
@@ -69,8 +70,10 @@ class Pruner:
         ratios: Mapping[str, float],
         importance: str,
         seed: int,
+        progress: Progress = silent,
     ) -> None:
         """Check what was given against the source model."""
+        self._progress = progress
         self.method = scores.method if scores else ""
         self.notes: list[str] = []
         self.parts = parts_of(source)
@@ -146,8 +149,9 @@ class Pruner:
 
     def _measured(self, structure: Structure, work: Work) -> tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]:
         """Return component to importances, and to the mean input of its last layer."""
-        found = importances(structure, work.model, self._images, kind=self._importance, seed=self._seed)
-        return found, mean_inputs(work.model, structure.parts, self._images, self._seed)
+        tell = self._progress
+        found = importances(structure, work.model, self._images, kind=self._importance, seed=self._seed, progress=tell)
+        return found, mean_inputs(work.model, structure.parts, self._images, self._seed, tell)
 
     def _choose(
         self, structure: Structure, found: Mapping[str, np.ndarray], work: Work, saving: Saving, share: float

@@ -18,6 +18,7 @@ import torch
 from edgeplast.compression.pictures import Pictures, batch_of, sample
 from edgeplast.compression.structure import Part, Structure, import_torch_pruning
 from edgeplast.errors import InputError
+from edgeplast.progress import Progress, silent
 from edgeplast.pruning_target import check_importance
 from edgeplast.scores import ScoreTable
 
@@ -25,7 +26,13 @@ _PROBES, _BATCH = 16, 4
 
 
 def importances(
-    structure: Structure, model: torch.nn.Module, images: Pictures, *, kind: str, seed: int
+    structure: Structure,
+    model: torch.nn.Module,
+    images: Pictures,
+    *,
+    kind: str,
+    seed: int,
+    progress: Progress = silent,
 ) -> dict[str, np.ndarray]:
     """Return component to the importance of each unit, (units,) float64, 0 or more.
 
@@ -39,6 +46,7 @@ def importances(
         images: pictures.
         kind: a key of :data:`edgeplast.pruning_target.IMPORTANCES`.
         seed: of pictures and projections.
+        progress: told of each projection.
 
     Raises:
         UsageError: no such importance.
@@ -49,7 +57,7 @@ def importances(
     if kind == "magnitude":
         found = structure.importance(tp.importance.GroupMagnitudeImportance(normalizer=None))
     else:
-        found = _taylor(structure, model, images, seed, tp)
+        found = _taylor(structure, model, images, seed, tp, progress)
     broken = [name for name, values in found.items() if not np.isfinite(values).all()]
     if broken:
         raise InputError(
@@ -58,7 +66,9 @@ def importances(
     return found
 
 
-def _taylor(structure: Structure, model: Any, images: Pictures, seed: int, tp: Any) -> dict[str, np.ndarray]:
+def _taylor(
+    structure: Structure, model: Any, images: Pictures, seed: int, tp: Any, progress: Progress
+) -> dict[str, np.ndarray]:
     estimate = tp.importance.GroupTaylorImportance(normalizer=None, multivariable=True)
     generator = torch.Generator().manual_seed(seed)
     chosen = sample(images, _PROBES * _BATCH, seed)
@@ -67,6 +77,7 @@ def _taylor(structure: Structure, model: Any, images: Pictures, seed: int, tp: A
     asked = [p.requires_grad for p in parameters]
     try:
         for probe in range(_PROBES):
+            progress("measuring what is worth keeping", probe, _PROBES)
             indices = [chosen[(probe * _BATCH + k) % len(chosen)] for k in range(min(_BATCH, len(chosen)))]
             batch = batch_of(model, images, indices)
             with torch.enable_grad():
