@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeplast.architecture import Architecture
 from edgeplast.components import component_of
+from edgeplast.copying import copied
 from edgeplast.errors import InputError, missing_offline
 from edgeplast.files import possible
 from edgeplast.model_facts import check_finite as check_finite
@@ -339,11 +340,9 @@ def with_classes(model: torch.nn.Module, classes: int, *, seed: int = 0) -> torc
     Raises:
         InputError: there is no head to replace.
     """
-    import copy
-
     import torch
 
-    m: Any = copy.deepcopy(model)
+    m: Any = copied(model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if hasattr(m, "reset_classifier"):

@@ -5,7 +5,6 @@ structure (what can go) → worth (importance × plasticity) → allocation (whi
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from edgeplast.compression.latency import Latency, keep_for_latency
 from edgeplast.compression.pictures import Pictures
 from edgeplast.compression.pruning import Pruner
 from edgeplast.compression.structure import parts_of
+from edgeplast.copying import copied
 from edgeplast.errors import InputError, UsageError
 from edgeplast.models import check_finite, describe, pictures_of, remember, source_of
 from edgeplast.outputs import building_folder
@@ -88,7 +88,7 @@ def prune(
         raise InputError("There are no pictures to prune with. Give --data with at least one picture.")
     check_finite(model)
     progress("pruning", 0, 0)
-    source = copy.deepcopy(model).cpu().eval()
+    source = copied(model).cpu().eval()
     pruner = Pruner(source, images, scores, dict(ratios or {}), importance, seed, progress)
     if target.latency_seconds is not None:
         if latency is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from edgeplast.compression.costs import Costs, costs_of
 from edgeplast.compression.pictures import Pictures
 from edgeplast.compression.structure import Part, Structure, parts_of
 from edgeplast.compression.worth import importances, plasticities, worths
+from edgeplast.copying import copied
 from edgeplast.errors import BudgetError, UsageError
 from edgeplast.progress import Progress, silent
 from edgeplast.pruning_target import Target, check_ratio
@@ -123,7 +123,7 @@ class Pruner:
 
     def start(self, source: torch.nn.Module) -> Work:
         """Return a copy of the source to take units out of."""
-        return Work(copy.deepcopy(source), {part.component: np.arange(part.units) for part in self.parts})
+        return Work(copied(source), {part.component: np.arange(part.units) for part in self.parts})
 
     def step(self, work: Work, saving: Saving, share: float) -> None:
         """Do one round.

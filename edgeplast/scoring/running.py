@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from edgeplast.copying import copied
 from edgeplast.errors import EdgeplastError, InputError
 from edgeplast.scoring.anatomy import Anatomy, Tap, Unit
 
@@ -25,7 +25,7 @@ def prepared(model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
         device.type,
         device.index or 0,
     ):
-        yield copy.deepcopy(model).to(device).eval()
+        yield copied(model).to(device).eval()
         return
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -92,6 +92,33 @@ def test_other_models_get_pictures_and_a_head_and_have_no_sizes_of_a_transformer
         describe(model, name)
 
 
+class Remembers(torch.nn.Module):
+    """Keeps what it computed from a parameter for the next call, as LeViT and TinyViT do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.tensor([2.0, 3.0, 5.0]))
+        self.head = torch.nn.Linear(3, 7)
+        self.kept: dict[str, list[torch.Tensor]] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.kept.setdefault("squares", [self.bias**2])
+        out: torch.Tensor = self.head(x.mean((2, 3)) + self.kept["squares"][0])
+        return out
+
+
+def test_a_model_that_keeps_what_it_computed_is_copied() -> None:
+    model = Remembers().eval()
+    model(torch.randn(2, 3, 4, 4)).sum().backward()
+    model.kept["squares"] = [model.bias**2]  # as after a call outside torch.no_grad
+    fresh = with_classes(model, 4)
+    assert fresh(torch.randn(2, 3, 4, 4)).shape == (2, 4)
+    assert (
+        fresh.kept["squares"][0].tolist() == [4.0, 9.0, 25.0]
+        and fresh.kept["squares"][0] is not model.kept["squares"][0]
+    )
+
+
 def test_a_module_of_ones_own_gets_a_head_where_its_last_linear_is() -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 6), torch.nn.ReLU(), torch.nn.Linear(6, 7))
     fresh = with_classes(model, 4)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from exporter_models import assert_gradients_agree, labels, mean_targets, run_gr
 from torch import nn
 from two_steps import assert_two_steps_are_torchs
 
+from edgeplast.copying import copied
 from edgeplast.errors import InputError
 from edgeplast.graphs.graph import Graph
 from edgeplast.models import import_timm, input_shape_of
@@ -93,6 +94,7 @@ def test_one_model_of_each_family(family: str, tmp_path: Path) -> None:
         for seed in (1, 2):
             compare(model, captured, training, shape, seed=seed)
     assert_two_steps_are_torchs(model, captured, tmp_path, share=SHARE)
+    shutil.rmtree(tmp_path)  # pytest keeps those of a whole session, and these are forty gigabytes
 
 
 def compare(model: nn.Module, captured: Captured, training: Graph, shape: tuple[int, int, int], *, seed: int) -> None:
@@ -123,7 +125,7 @@ def by_torch(
     model: nn.Module, captured: Captured, images: np.ndarray, answers: np.ndarray, dtype: torch.dtype
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Return logits and gradients as torch computes them in that precision."""
-    there = model if dtype == torch.float32 else copy.deepcopy(model).to(dtype)
+    there = model if dtype == torch.float32 else copied(model).to(dtype)
     logits = there(torch.from_numpy(images).to(dtype))
     loss = nn.functional.cross_entropy(logits, torch.from_numpy(answers))
     chosen = dict(there.named_parameters())

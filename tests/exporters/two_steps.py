@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from torch import nn
 
 import edgeplast
 from edgeplast.bundle import TRAINABLE
+from edgeplast.copying import copied
 from edgeplast.plans import plan_by_names
 from edgeplast.preprocessing import Preprocessing
 from edgeplast_devices.images import ImageSet
@@ -119,7 +119,7 @@ def by_device(
 def by_torch(
     model: nn.Module, names: list[str], images: torch.Tensor, labels: np.ndarray, how: str, rate: float
 ) -> Steps:
-    there = copy.deepcopy(model)
+    there = copied(model)
     chosen = {name: p for name, p in there.named_parameters() if name in set(names)}
     before = {name: p.detach().numpy().copy() for name, p in chosen.items()}
     kinds = {"sgd": lambda p: torch.optim.SGD(p, lr=rate, momentum=0.9),

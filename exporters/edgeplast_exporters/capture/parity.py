@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from edgeplast.contract import IMAGES
+from edgeplast.copying import copied
 from edgeplast.errors import InputError
 from edgeplast.graphs.graph import Graph
 from edgeplast.quiet_runtime import import_quietly
@@ -80,7 +80,7 @@ def _in_float64(model: torch.nn.Module, images: np.ndarray) -> np.ndarray | None
     """Return the logits in double precision; None where a module insists on another."""
     try:
         with torch.no_grad():
-            logits: np.ndarray = copy.deepcopy(model).double()(torch.from_numpy(images).double()).numpy()
+            logits: np.ndarray = copied(model).double()(torch.from_numpy(images).double()).numpy()
     except (RuntimeError, TypeError, NotImplementedError):
         return None
     return logits

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch.export import Dim, ExportedProgram
 
+from edgeplast.copying import copied
 from edgeplast.errors import InputError
 
 _MOST_IMAGES = 1 << 12
@@ -60,7 +60,7 @@ def prepared(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
     """
     tensors = [*model.parameters(), *model.buffers()]
     if any(t.is_floating_point() and (t.dtype != torch.float32 or t.device.type != "cpu") for t in tensors):
-        model = copy.deepcopy(model).float().cpu()
+        model = copied(model).float().cpu()
     modes = [(m, m.training) for m in model.modules()]
     kept: list[tuple[Any, str, Any]] = []
 
