@@ -25,6 +25,9 @@ BROWSER = next(
 )
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="needs Chromium")]
 
+CHARTS = {"adapted": 5, "evaluation": 1, "scores": 0}
+"""That a script draws when the page is opened; those of scores are drawn before."""
+
 MEASURING = "<script>document.title = document.documentElement.scrollWidth + ' of ' + innerWidth</script>"
 
 
@@ -55,8 +58,10 @@ def pages(bundle: Bundle, blobs: Path, tmp_path_factory: pytest.TempPathFactory)
 def test_a_page_fits_its_window(name: str, width: int, pages: Path, tmp_path: Path) -> None:
     page = tmp_path / f"{name}.html"
     page.write_text((pages / f"{name}.html").read_text().replace("</body>", f"{MEASURING}</body>"))
-    found = re.search(r"<title>(\d+) of (\d+)</title>", seen(page, width, "--dump-dom"))
+    opened = seen(page, width, "--dump-dom")
+    found = re.search(r"<title>(\d+) of (\d+)</title>", opened)
     assert found, "the browser ran no script"
+    assert opened.count("<canvas") == CHARTS[name]
     assert int(found[1]) <= int(found[2]), f"{name} is {found[1]} pixels wide in a window of {found[2]}"
     kept = Path(os.environ.get("EDGEPLAST_SCREENSHOTS", tmp_path))
     kept.mkdir(parents=True, exist_ok=True)
