@@ -36,7 +36,10 @@ ROOMS = {
 }
 """Files of the repository that are pages of the site."""
 
-PICTURES = {"edgeplast/compression/kept.png": "rooms/kept.png"}
+PICTURES = {
+    "edgeplast/compression/kept.png": "rooms/kept.png",
+    "edgeplast/scoring/equal_memory.png": "rooms/equal_memory.png",
+}
 COMMANDS = "<!-- the commands -->"
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")
 _ON_SITE = {**ROOMS, **PICTURES}

@@ -21,7 +21,7 @@ STRATEGIES: dict[str, str] = {
 """Strategy to what trains beside norms and head."""
 
 BEST = "focus"
-"""What ``best`` means."""
+"""What ``best`` means: scoring/README.md, "Equal memory, through the device's own loop"."""
 
 SEARCHES = ("focus", "summed")
 """Strategies that choose by the budget; the others say what trains, whatever it takes."""

@@ -33,6 +33,10 @@ METHODS = (
 )  # fmt: skip
 
 
+PRODUCTS = (("plasticity-branch", "fisher"), ("plasticity-branch", "rgn"))
+"""Scores whose products are looked at too."""
+
+
 def place_of(options: argparse.Namespace, name: str) -> tuple[Any, dict[str, Any]]:
     """Return the folder of a set's pictures, and what tells this work from another."""
     count = CLASSES[name]
@@ -90,8 +94,10 @@ def table(options: argparse.Namespace) -> str:
         into = kept(options.work, "all-scores", **of, methods=METHODS)
         scores, gain = scored(model, folder, into, METHODS[1:]), gains(runs, name)
         columns += [f"{name}, all {len(gain)}", f"{name}, within kinds"]
-        for method in METHODS:
-            values = {named(n): entry.score for n, entry in scores.by(method).items()}
+        found = {m: {named(n): entry.score for n, entry in scores.by(m).items()} for m in METHODS}
+        for one, other in PRODUCTS:
+            found[f"{one} × {other}"] = {n: value * found[other][n] for n, value in found[one].items()}
+        for method, values in found.items():
             common = [trained for trained in gain if trained in values]
             tau = kendall_tau(*(np.array([each[t] for t in common]) for each in (values, gain)))
             within = [

@@ -85,6 +85,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "focus by chance": _plan(strategy="focus", method="random"),
     "summed": _plan(strategy="summed"),
     "summed by chance": _plan(strategy="summed", method="random"),
+    "summed by fisher": _plan(strategy="summed", method="fisher"),
     "last blocks": Contestant(_last_blocks),
     "attn": _plan(train="attn,norm,head"),
     "lora": _plan(train="lora:8"),
@@ -101,7 +102,7 @@ CONTESTANTS: dict[str, Contestant] = {
     for word in ("freeze-low", "focus-high")
     for tenth in range(1, 10)
 }
-RIVALS = ("plasticity", "plasticity-embedding", "sensitivity", "activation-fisher", "random")
+RIVALS = ("plasticity", "plasticity-embedding", "sensitivity", "activation-fisher", "fisher", "random")
 """Scores beside the default one that contestants go by."""
 
 
@@ -336,15 +337,17 @@ def draw(runs: list[dict[str, Any]], contestants: list[str], into: Path) -> None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for contestant in contestants:
+    figure, axes = pyplot.subplots(figsize=(8, 5.5), layout="constrained")
+    for number, contestant in enumerate(contestants):
         own = [run["peak_bytes"] / (1 << 20) for run in runs if run["contestant"] == contestant]
         pairs = _pairs(runs, contestant, contestants[0])
-        if own and len(pairs):
-            half = _half(pairs) if len(pairs) > 1 else 0.0
-            axes.errorbar(max(own), pairs.mean(), yerr=half, fmt="o", capsize=2, color="0.3", elinewidth=0.7)
-            axes.annotate(contestant, (max(own), pairs.mean()), xytext=(5, 3), textcoords="offset points", fontsize=8)
+        if len(pairs) > 1:  # one pair alone says nothing
+            place = max(own), pairs.mean()
+            axes.errorbar(*place, yerr=_half(pairs), fmt="o", capsize=2, color="0.3", ecolor="0.75", elinewidth=0.7)
+            beside = {"xytext": (-6, 3), "ha": "right"} if number % 2 else {"xytext": (6, 3)}
+            axes.annotate(contestant, place, textcoords="offset points", fontsize=8, **beside)
     axes.axhline(0, color="0.8", zorder=0)
+    axes.margins(x=0.15)
     axes.set(xlabel="measured peak, MiB (highest)", ylabel=f"accuracy over {contestants[0]!r}, points, 95 %")
     figure.savefig(into, dpi=110)
 
