@@ -23,10 +23,17 @@ class BeforeAfter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A :class:`edgeplast.evaluation.Judgement` before the first step and of the weights that were kept."""
+    """A :class:`edgeplast.evaluation.Judgement` before the first step and of the weights that were kept.
+
+    Attributes:
+        before: of the weights as they came.
+        after: of those that were kept.
+        moved: how far these lie from those, in L2 over all that trains, as a share of the norm of those.
+    """
 
     before: Judgement
     after: Judgement
+    moved: float = 0.0
 
 
 class LinearProbe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -198,7 +205,8 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         calibration_error_without_temperature: what the error after would be; None where none was fitted.
         stopped_because: ``finished``, ``early stopping`` or ``diverged``; ``collapsed``, where predictions without
             labels came to show clearly fewer classes than before, or ``disagreed``, where views of one picture came to
-            be called differently more often; or ``forgot``, where another set lost more than it
+            be called differently more often; ``nothing to mend``, where predictions without labels were spread over the
+            classes as they came, and nothing was changed; or ``forgot``, where another set lost more than it
             may. The best weights before that were kept. ``placed``, where pictures of new classes alone were given:
             these were placed, and nothing trained.
         run_file: TOML that repeats the run: ``edgeplast adapt --config``, in the folder in which it was typed.

@@ -150,6 +150,14 @@ MOST_DISAGREEMENT = 0.05
 """By which agreement may fall from what it was before the first step, or by two standard errors where that is more."""
 
 
+NOTHING_TO_MEND = 0.96
+"""Share of the known classes over which predictions are spread from which on nothing is learned without labels.
+
+Of clean aerial photos and seven corruptions of them (severity 3), those on which ViT-Tiny had lost a third of its
+accuracy lay at 0.70 to 0.85, brightness, which it gained on, at 0.95, and what learning did not help at 0.97 and more.
+"""
+
+
 class Judgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What predictions on pictures without labels look like.
 
@@ -174,6 +182,14 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         share = (before.agreement * before.images + 1) / (before.images + 2)  # never all or none
         error = math.sqrt(share * (1 - share) / before.images)
         return self.agreement < before.agreement - max(MOST_DISAGREEMENT, 2 * error)
+
+    def leaves_nothing_to_mend(self, classes: int) -> bool:
+        """Whether predictions are spread over the classes already, as where pictures look as they did.
+
+        Args:
+            classes: that the model has learned.
+        """
+        return self.variety >= NOTHING_TO_MEND * classes
 
     def has_collapsed_since(self, before: Judgement) -> bool:
         """Whether predictions show clearly fewer classes than they did."""

@@ -11,9 +11,10 @@ from edgeplast_devices.distilling import taught
 from edgeplast_devices.fitted_heads import fit_on_images, no_features
 from edgeplast_devices.growing import present
 from edgeplast_devices.imprinting import place
-from edgeplast_devices.measuring import verdict_on
+from edgeplast_devices.measuring import judgement_of_all, verdict_on
 from edgeplast_devices.reheading import REHEADS
 from edgeplast_devices.run_state import Best
+from edgeplast_devices.tethers import Tether
 from edgeplast_devices.weights import head_parameters, landmarks_in
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def learn_from_before(run: Run) -> None:
     """
     _place_new(run)
     run.trainer.teacher = taught(run)
+    if (length := run.options.move_at_most) is not None:
+        run.trainer.tether = Tether(run.bundle, length)
 
 
 def _place_new(run: Run) -> None:
@@ -101,6 +104,10 @@ def _begin_without_labels(run: Run, folder: Path, telemetry: TelemetryWriter) ->
     verdict = verdict_on(run, "judging the model as it came", 0)
     state.judged_before = state.judged = verdict.judgement
     put_aside(run, folder, verdict.loss)
+    known = len(run.bundle.manifest.classes) - len(run.bundle.manifest.waiting)
+    if judgement_of_all(run).leaves_nothing_to_mend(known):
+        state.stopped_because = "nothing to mend"
+        return
     if (method := run.options.method) in REHEADS:
         REHEADS[method](run.evaluation, run.bundle.manifest, run.parameters, train, **run.over("train"))
         run.note_epoch(1, folder, telemetry)

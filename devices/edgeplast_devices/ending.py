@@ -35,15 +35,16 @@ def restore_best(run: Run, folder: Path) -> None:
         )
     if state.best.file is None:
         return
-    if state.best.epoch < state.history[-1].epoch or state.stopped_because != "finished":
+    if state.stopped_because != "finished" or state.best.epoch < state.history[-1].epoch:
         for name, array in read_best(folder, state.best.file, run.parameters).items():
             run.parameters[name][...] = array
         state.placed = {} if state.best.loss is None else state.placed  # the weights are those that came
 
 
 def calibrate(run: Run) -> None:
-    """Fit the temperature of the weights that are kept, and when they do not know, where pictures were held back."""
+    """Say of the weights that are kept how far they moved, how sure they are, and when they do not know."""
     state, manifest, options = run.state, run.bundle.manifest, run.options
+    _measure_move(run)
     if options.labels == "none" or state.stopped_because == "placed":
         state.temperature, state.unknown = manifest.temperature, manifest.unknown
     elif "val" in run.splits:
@@ -57,6 +58,12 @@ def measure_after(run: Run) -> None:
     found = evaluated(run, split, f"evaluating {split}, after", temperature=temperature)
     run.state.after = nameless(found)
     run.most_wrong = () if run.options.private else found.most_wrong
+
+
+def _measure_move(run: Run) -> None:
+    """Take note of how far the weights that are kept lie from those that came, where that is bounded."""
+    if run.trainer.tether is not None:
+        run.state.moved = run.trainer.tether.moved(run.parameters)
 
 
 def landmarks_of(run: Run) -> dict[str, np.ndarray]:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgeplast.evaluation import Evaluation
-from edgeplast_devices.evaluating import measure
+from edgeplast.evaluation import Evaluation, Judgement
+from edgeplast_devices.evaluating import measure, outputs
 from edgeplast_devices.images import Augmentation
-from edgeplast_devices.judging import Verdict, judged
+from edgeplast_devices.judging import Verdict, judge, judged
 from edgeplast_devices.retention import PREFIX
 
 if TYPE_CHECKING:
@@ -53,6 +53,15 @@ def verdict_on(run: Run, activity: str, offset: int) -> Verdict:
         return judged(run.evaluation.logits, run.splits[held], how, before, activity, views=views, **over)
     found = measured(run, held, activity, offset=offset) if held == "val" else None
     return Verdict(found.loss, found.accuracy) if found else Verdict()
+
+
+def judgement_of_all(run: Run) -> Judgement:
+    """Judge the weights in force on all pictures that are learned from; of the few held back variety says little."""
+    images, how = run.splits["train"], run.bundle.manifest.preprocessing
+    over = run.over("train")
+    return judge(
+        found for found, *_ in outputs(run.evaluation.logits, images, how, activity="looking at the pictures", **over)
+    )
 
 
 def measure_others(

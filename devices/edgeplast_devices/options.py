@@ -23,6 +23,21 @@ WITHOUT_TRAINING = ("recentre", "prototypes")
 METHODS = (*OBJECTIVES, *WITHOUT_TRAINING)
 """Ways to learn without labels: what trains towards an objective, or a head that is adjusted without training."""
 
+TETHER = 0.03
+"""How far weights may move without labels (``move_at_most``).
+
+Test accuracy of ViT-Tiny with ``lora:8`` over how far 140 pictures had moved it: snow 50.5 at 0, 60.0 at 0.028, 54.8 at
+0.042 and at 0.065; JPEG 73.3, 73.8 at 0.024, 67.6 at 0.059; little contrast 43.8, 57.6 at 0.028, 64.3 at 0.043, 71.4 at
+0.066.
+"""
+
+WITHOUT_LABELS = 0.1
+"""Share of the usual learning rate that is taken without labels.
+
+At the whole of it the same weights moved by a quarter of their norm within ten steps, and clean pictures fell from 84.3
+to 76.2 %.
+"""
+
 _MOST_OFTEN = 1_000_000_000
 
 HEADS = ("kept", "zero", "fitted")
@@ -87,6 +102,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         augment: ``default`` (random resized crop and flip) or ``none``.
         labels: ``given``, or ``none``: what the pictures show is not known, or not to be looked at.
         method: how to learn without labels; one of :data:`METHODS`.
+        move_at_most: without labels, how far weights may move from where the run began, in L2 over all that trains, as
+            a share of their norm; None is :data:`TETHER`.
         exclude: patterns of folders, names or paths of pictures that are left out.
         add_classes: names of classes that are added to the bundle's.
         new_classes: ``add`` what pictures show and the bundle does not know, or ``error``.
@@ -132,6 +149,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     augment: str = "default"
     labels: str = "given"
     method: str = "information"
+    move_at_most: float | None = None
     exclude: tuple[str, ...] = ()
     add_classes: tuple[str, ...] = ()
     new_classes: str = "error"
@@ -172,7 +190,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             ("head_learning_rate", 0.0, 1e3), ("warmup", 0.0, 1.0), ("weight_decay", 0.0, 1e3), ("momentum", 0.0, 1.0),
             ("clip", 0.0, 1e9), ("label_smoothing", 0.0, 1.0), ("patience", 0, 100_000),
             ("distill", 0.0, 1.0), ("versions", 0, 10_000), ("keep_within", 0.0, 100.0), ("false_alarms", 0.0, 0.5),
-            ("seed", 0, 2**63), ("threads", 1, 1024), ("views", 1, 1000),
+            ("seed", 0, 2**63), ("threads", 1, 1024), ("views", 1, 1000), ("move_at_most", 0.0, 100.0),
         ):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
@@ -196,6 +214,11 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         if self.labels == "given" and self.method != "information":
             raise UsageError(
                 f"--method {self.method} says how to learn without labels. Give --labels none with it, or leave it out."
+            )
+        if self.labels == "given" and self.move_at_most is not None:
+            raise UsageError(
+                f"--move-at-most {self.move_at_most:g} bounds what is learned without labels. Give --labels none with "
+                "it, or leave it out."
             )
         if self.new_classes not in ("error", "add"):
             raise one_of("--new-classes", self.new_classes, ("error", "add"))

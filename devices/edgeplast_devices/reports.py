@@ -72,7 +72,9 @@ def report_of(run: Run) -> Adaptation:
         resumed_at=tuple(state.resumed_at),
         stopped_because=state.stopped_because,
         judged=(
-            Judged(before=state.judged_before, after=state.judged) if state.judged_before and state.judged else None
+            Judged(before=state.judged_before, after=state.judged, moved=state.moved)
+            if state.judged_before and state.judged
+            else None
         ),
     )
 

@@ -76,6 +76,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         head_started: whether the head is where the run starts from: kept, zero, or fitted.
         judged_before: the weights as they came, where there are no labels.
         judged: the weights to keep, likewise.
+        moved: how far they lie from the weights as they came, as a share of the norm of those; likewise.
         placed: classes that are new in this run and of which pictures were seen, and how many they were placed by.
         before: the evaluation before the first step.
         probe: what a head alone reaches on the features as they came.
@@ -118,6 +119,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     head_started: bool = False
     judged_before: Judgement | None = None
     judged: Judgement | None = None
+    moved: float = 0.0
     placed: dict[str, Count] = {}
     before: Evaluation | None = None
     probe: LinearProbe | None = None

@@ -25,7 +25,14 @@ from edgeplast_devices.images import (
     require_readable,
 )
 from edgeplast_devices.memory import resident_bytes
-from edgeplast_devices.options import NEW_HEAD, TrainingOptions, default_head_learning_rate, default_learning_rate
+from edgeplast_devices.options import (
+    NEW_HEAD,
+    TETHER,
+    WITHOUT_LABELS,
+    TrainingOptions,
+    default_head_learning_rate,
+    default_learning_rate,
+)
 from edgeplast_devices.retention import aligned_others, check_keeps
 from edgeplast_devices.run_state import Lost, RunState
 from edgeplast_devices.rungs import Rung, choose, ladder
@@ -162,6 +169,7 @@ def filled_in(
         rate = default_learning_rate(
             (c for c in bundle.manifest.plan.outline.components if c.name in trained), optimizer
         )
+        rate *= WITHOUT_LABELS if options.labels == "none" else 1.0
     new, head = head_is_new(bundle), options.head
     if head is None:
         head = NEW_HEAD if new else "kept"
@@ -176,6 +184,7 @@ def filled_in(
         head_learning_rate=head_rate,
         head=head,
         threads=threads,
+        move_at_most=TETHER if options.labels == "none" and options.move_at_most is None else options.move_at_most,
     )
 
 

@@ -26,6 +26,7 @@ from edgeplast_devices.run_state import RunState
 from edgeplast_devices.rungs import Climbing, Rung, below, predicted_peak
 from edgeplast_devices.runtime import OutOfMemoryError, reason_of, release_arena
 from edgeplast_devices.sessions import ONNXRUNTIME, Sessions, Trains
+from edgeplast_devices.tethers import Tether
 
 T = TypeVar("T")
 
@@ -68,6 +69,7 @@ class Trainer:
 
     Attributes:
         teacher: what the model is held to beside labels; None for labels alone.
+        tether: holds its weights near those that the run began with; None with labels.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class Trainer:
         self.state, self.bundle, self.images, self.options = state, bundle, images, options
         self.unreadable, self._between, self._source = unreadable, between, source
         self.teacher: Teacher | None = None
+        self.tether: Tether | None = None
         self.saw_none = False  # of the last batch
         self.is_updating = False  # parameters are between two steps; stays so if the update fails
         self._climbing = Climbing()
@@ -170,6 +173,8 @@ class Trainer:
             scale = min(1.0, clip / norm) if clip else 1.0
             with self._turn:
                 self.optimizer.update(self.gradients, learning_rate, scale, self._rate_factors)
+                if self.tether is not None:
+                    self.tether.hold(self.parameters)
             self.is_updating = False
         self.state.steps += 1
         return Step(loss, norm, applied)

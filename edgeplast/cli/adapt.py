@@ -94,6 +94,10 @@ def adapt(
             help="With --labels none: information, shot, entropy, pseudo; nothing trains: recentre, prototypes."
         ),
     ] = "information",
+    move_at_most: Annotated[
+        float | None,
+        typer.Option(help="How far weights may move without labels, as a share of their norm (default: 0.03)."),
+    ] = None,
     add_class: Annotated[
         list[str] | None, typer.Option(help="Name of a class that the bundle does not know yet. Repeatable.")
     ] = None,
@@ -193,6 +197,7 @@ def adapt(
         augment=augment,
         labels=labels,
         method=method,
+        move_at_most=move_at_most,
         exclude=tuple(exclude or ()),
         add_classes=tuple(add_class or ()),
         new_classes=new_classes,
@@ -299,7 +304,7 @@ def _show(report: Adaptation, output: Path) -> None:
         rows.append(("replay", what_is_kept(report, output)))
     if report.new_classes:
         rows.append(("new classes", new_ones(report)))
-    if not report.steps and report.stopped_because != "placed":
+    if not report.steps and report.stopped_because not in ("placed", "nothing to mend"):
         rows[-2:] = [("time", format_seconds(seconds.total)), ("trained", "the head alone, in one pass")]
     rows += [
         ("best epoch", f"{_best(report)} ({report.stopped_because})"),
@@ -325,7 +330,7 @@ def _show(report: Adaptation, output: Path) -> None:
         say(why_nothing_trained(report))
     if report.stopped_because == "forgot":
         say(why_it_stopped(report))
-    if report.stopped_because in ("collapsed", "disagreed"):
+    if report.stopped_because in ("collapsed", "disagreed", "nothing to mend"):
         say(why_it_went_back(report))
     before, after = report.accuracy.before, report.accuracy.after
     if before is not None and after is not None and after < before:
@@ -353,6 +358,7 @@ def _judged(judged: Judged) -> list[tuple[str, str]]:
         ("uncertainty less variety", f"{before.objective:.3f} → {after.objective:.3f} (lower is better)"),
         ("classes predicted", f"spread over {before.variety:.1f} → {after.variety:.1f}"),
         ("views that agree", change(BeforeAfter(before=before.agreement, after=after.agreement), ".1%")),
+        ("weights moved by", f"{judged.moved:.1%} of their norm"),
     ]
 
 

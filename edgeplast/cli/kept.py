@@ -30,7 +30,12 @@ def why_it_stopped(report: Adaptation) -> str:
 
 
 def why_it_went_back(report: Adaptation) -> str:
-    """Say why weights that were learned without labels are not kept."""
+    """Say why weights that were learned without labels are not kept, or none were learned."""
+    if report.stopped_because == "nothing to mend":
+        return (
+            "\nNothing was changed: predictions are spread over the classes already, as where pictures look as they "
+            "did, and learning without labels would risk more than it could win. Some labelled pictures say more."
+        )
     why = {
         "collapsed": "predictions came to show clearly fewer classes than before",
         "disagreed": "cropped and mirrored views of a picture came to be called differently more often than before",

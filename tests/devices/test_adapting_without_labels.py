@@ -20,9 +20,10 @@ from edgeplast.evaluation import Judgement
 from edgeplast_devices.images import open_splits_without_labels
 from edgeplast_devices.interrupts import Interrupts
 from edgeplast_devices.objectives import OBJECTIVES
-from edgeplast_devices.options import WITHOUT_TRAINING, TrainingOptions
+from edgeplast_devices.options import METHODS, WITHOUT_TRAINING, TrainingOptions
 from edgeplast_devices.reheading import REHEADS, check_can_rehead
 from edgeplast_devices.tensors import read_arrays
+from edgeplast_devices.tethers import Tether
 
 
 def dim(picture: Image.Image) -> Image.Image:
@@ -79,12 +80,64 @@ def test_labels_that_are_there_are_not_looked_at(learned: Bundle, blobs: Path, t
 
 
 def test_a_collapse_is_noticed_and_what_came_is_kept(learned: Bundle, dark: Path, tmp_path: Path) -> None:
-    how = options(learning_rate=0.3, epochs=6, clip=0.0, schedule="constant", warmup=0.0)
+    how = options(learning_rate=0.3, epochs=6, clip=0.0, schedule="constant", warmup=0.0, move_at_most=100)
     report = edgeplast.adapt(learned, dark / "loose", into=tmp_path / "a", options=how)
     assert report.stopped_because == "collapsed" and report.best_epoch == 0 and report.epochs < 6
     assert report.judged is not None and report.judged.after == report.judged.before
     for name, array in weights(learned.path).items():
         np.testing.assert_array_equal(array, weights(tmp_path / "a")[name])
+
+
+def test_weights_stay_within_their_tether_however_far_steps_would_go(
+    learned: Bundle, dark: Path, tmp_path: Path
+) -> None:
+    how = options(learning_rate=0.3, epochs=1, clip=0.0, schedule="constant", warmup=0.0)
+    seen: list[float] = []
+    tether, wrapped = Tether(learned, 0.03), Wrapped(tmp_path / "a")
+    wrapped.before = lambda session, images: seen.append(tether.moved(session.parameters))
+    report = adapt_over(wrapped, learned, dark / "loose", tmp_path / "a", how)
+    assert report.judged is not None
+    assert max(seen) == pytest.approx(0.03, rel=1e-3) and report.judged.moved <= 0.03 * 1.001
+    before, after = weights(learned.path), weights(tmp_path / "a")
+    assert report.judged.moved == pytest.approx(distance(before, after), rel=1e-4)
+
+
+def distance(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> float:
+    flat = [np.concatenate([arrays[name].ravel().astype(np.float64) for name in before]) for arrays in (before, after)]
+    return float(np.linalg.norm(flat[1] - flat[0]) / np.linalg.norm(flat[0]))
+
+
+def test_without_labels_steps_are_a_tenth_as_long(learned: Bundle, dark: Path, blobs: Path, tmp_path: Path) -> None:
+    few = {"epochs": 1, "threads": 1}
+    labelled = edgeplast.adapt(learned, blobs, into=tmp_path / "a", options=TrainingOptions(**few))  # type: ignore[arg-type]
+    loose = edgeplast.adapt(
+        learned,
+        dark / "loose",
+        into=tmp_path / "b",
+        options=TrainingOptions(labels="none", **few),  # type: ignore[arg-type]
+    )
+    rates = [float(str(report.options["learning_rate"])) for report in (labelled, loose)]
+    assert rates[1] == pytest.approx(0.1 * rates[0])
+    assert (labelled.options["move_at_most"], loose.options["move_at_most"]) == (None, 0.03)
+
+
+def test_where_predictions_are_spread_over_the_classes_already_nothing_changes(
+    learned: Bundle, dark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgeplast.cli.app import run
+
+    monkeypatch.setattr("edgeplast.evaluation.NOTHING_TO_MEND", 0.1)
+    for number, method in enumerate(METHODS):
+        into = tmp_path / str(number)
+        words = ["adapt", learned.path, "--data", dark / "loose", "--labels", "none", "--method", method, "-o", into]
+        assert run(list(map(str, words))) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "the weights as they came (nothing to mend)" in said and "Nothing was changed: predictions" in said
+        for name, array in weights(learned.path).items():
+            np.testing.assert_array_equal(array, weights(into)[name])
+    report = Adaptation.read(into / "report.json")
+    assert report.judged is not None and report.judged.before == report.judged.after and report.judged.moved == 0
+    assert report.steps == 0 and report.stopped_because == "nothing to mend"
 
 
 def test_where_views_come_to_disagree_what_came_is_kept(
@@ -190,6 +243,8 @@ def test_each_method_without_training_is_one_that_adjusts_a_head() -> None:
             "--method recentre says how to learn without labels. Give --labels",
         ),
         ({"class_weights": "balanced"}, "Without labels no class can be weighted. Leave out --class-weights"),
+        ({"labels": "given", "move_at_most": 0.5}, "--move-at-most 0.5 bounds what is learned without labels. Give"),
+        ({"move_at_most": -1.0}, "--move-at-most -1.0 is out of range; allowed is 0 to 100"),
         ({"head": "fitted"}, "Without labels the head stays what it is; --head fitted needs them"),
     ],
 )
