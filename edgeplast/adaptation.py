@@ -200,6 +200,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         resumed_at: optimizer steps at which the run was resumed after an interruption.
         unknown: when the model says that it does not know; None without a validation split of some pictures.
         device_memory: of a provider with memory of its own; None on the CPU.
+        image_seconds: of forward and backward on this machine, by rung in words; empty where nothing was tried.
         cache: what was kept of the model's prefix; None where nothing was.
         temperature: fitted on the validation split; None without one.
         calibration_error_without_temperature: what the error after would be; None where none was fitted.
@@ -248,6 +249,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     replay: ReplayReport | None = None
     provider: Placement = ON_CPU
     device_memory: DeviceMemoryReport | None = None
+    image_seconds: dict[str, float] = {}
     cache: CacheReport | None = None
     linear_probe: LinearProbe | None = None
     evaluation: Evaluation | None = None

@@ -86,7 +86,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     Attributes:
         epochs: passes over the training images; 0 with a fitted head, which is then all that is learned.
         batch: images an optimizer step is computed from; None takes the plan's.
-        micro_batch: most images that pass through the graph at once; None leaves it to the budget.
+        micro_batch: most images that pass through the graph at once; None takes the fastest that fits.
         optimizer: ``adamw`` or ``sgd``; None takes the plan's.
         learning_rate: the peak; None chooses by what trains, see :func:`default_learning_rate`.
         head_learning_rate: the peak of the head; None chooses, see :func:`default_head_learning_rate`.

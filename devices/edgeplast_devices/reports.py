@@ -68,6 +68,7 @@ def report_of(run: Run) -> Adaptation:
         gradient_norms=state.gradient_norms.whole(),
         steps_per_loss=state.losses.every,
         failed_steps=state.failed_in_all,
+        image_seconds=dict(run.standing.preference.speeds.seconds),
         rung_changes=tuple(state.rung_changes),
         resumed_at=tuple(state.resumed_at),
         stopped_because=state.stopped_because,

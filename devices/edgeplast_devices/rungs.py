@@ -127,11 +127,15 @@ def ladder(manifest: Manifest, batch: int, *, micro_batch: int | None = None) ->
     if micro_batch is not None:
         most = min(micro_batch, batch)
         sizes = [size for size in sizes if size < most] + [most]
-    rungs: list[Rung] = []
-    for tier in manifest.tiers:
-        choices = [Rung(tier, graph, size) for graph in tier.graphs for size in sizes]
-        rungs += sorted(choices, key=lambda r: (r.image_flops, abs(r.micro_batch - (micro_batch or 4))))
-    return rungs
+    choices = [Rung(tier, graph, size) for tier in manifest.tiers for graph in tier.graphs for size in sizes]
+    return as_predicted(manifest, choices, micro_batch)
+
+
+def as_predicted(manifest: Manifest, rungs: list[Rung], micro_batch: int | None = None) -> list[Rung]:
+    """Return rungs in the order of :func:`ladder`, which knows no machine."""
+    tiers = [tier.name for tier in manifest.tiers]
+    near = micro_batch or 4
+    return sorted(rungs, key=lambda r: (tiers.index(r.tier.name), r.image_flops, abs(r.micro_batch - near)))
 
 
 @dataclass

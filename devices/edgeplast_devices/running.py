@@ -47,6 +47,7 @@ from edgeplast_devices.standing import Standing
 from edgeplast_devices.starting import aligned, begun, default_batch, filled_in, held_bytes, taken_up
 from edgeplast_devices.telemetry import TelemetryWriter
 from edgeplast_devices.training import batch_order
+from edgeplast_devices.trying import try_rungs
 from edgeplast_devices.weights import head_is_new
 
 _MOST_FAILED_STEPS = 5
@@ -120,6 +121,7 @@ class Run:
             batch=self.batch,
             optimizer=self.optimizer,
             held=lambda threads: held_bytes(self.splits, self.unreadable, preprocessing, guard, threads),
+            pictures=options.epochs * len(self.splits["train"]),
             stood=checkpoint.state if checkpoint else None,
             sessions=sessions,
         )
@@ -178,6 +180,7 @@ class Run:
         if self.checkpoint is not None:
             learn_from_before(self)
             self.trainer.restore(self.checkpoint.arrays())
+        try_rungs(self)
         telemetry.run(
             step=state.steps, model=self.bundle.manifest.model, runtime=runtime_name(), rung=str(self.trainer.rung),
             allowed_bytes=self.allowed_bytes, predicted_peak_bytes=self.predicted, resident_bytes=self.resident_bytes,
@@ -191,7 +194,7 @@ class Run:
         state.probe = state.probe or probe(self, folder)
         if self._notice is not None and state.epoch < self.options.epochs and state.stopped_because == "finished":
             changes = len(state.rung_changes)
-            self._notice(str(outlook(self)))
+            self.tell(str(outlook(self)))
             self._tell_changes(changes, telemetry)
         while state.epoch < self.options.epochs and state.stopped_because == "finished" and not self._is_over:
             self._epoch(folder, telemetry)
@@ -207,6 +210,11 @@ class Run:
         if self._keep is None:  # a run that nobody waits for
             self.landmarks, self.to_keep = landmarks_of(self), worth_keeping(self)
         self.look()
+
+    def tell(self, text: str) -> None:
+        """Say something that a user should know, where there is one."""
+        if self._notice is not None:
+            self._notice(text)
 
     def look(self) -> None:
         """Bring into the state what the clock, the system and the readers of pictures know."""
@@ -247,6 +255,8 @@ class Run:
         for number in range(state.position, len(order)):
             total = self.extent.total_steps(planned, state.steps, self._passed, self.state.last_step_seconds)
             self._step(order[number], total, telemetry)
+            if self.trainer.is_new_here:
+                try_rungs(self)
             self.trainer.require_pictures(len(order[number]))
             state.position = number + 1
             seen += len(order[number])

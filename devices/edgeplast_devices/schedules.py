@@ -1,10 +1,16 @@
-"""The learning rate of each step: linear warm-up, then cosine decay or constant."""
+"""The learning rate of each step: linear warm-up, then cosine decay or constant; and of the head beside the rest."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from edgeplast.errors import one_of
+
+if TYPE_CHECKING:
+    from edgeplast.bundle import Manifest
+    from edgeplast_devices.options import TrainingOptions
 
 SCHEDULES = ("cosine", "constant")
 
@@ -31,3 +37,20 @@ def learning_rate(step: int, total_steps: int, *, peak: float, warmup_steps: int
         return peak
     progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
     return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def rate_factors(manifest: Manifest, *, parameters: Iterable[str], options: TrainingOptions) -> dict[str, float]:
+    """Return what the learning rate is multiplied with, by parameter: the head has one of its own.
+
+    Args:
+        manifest: of the bundle.
+        parameters: names of what trains.
+        options: with both rates filled in.
+    """
+    rate, head_rate = options.learning_rate, options.head_learning_rate
+    if options.method == "shot":
+        head_rate = 0.0
+    if not rate or head_rate is None or head_rate == rate:
+        return {}
+    owner, heads = manifest.parameters, manifest.plan.outline.head
+    return {name: head_rate / rate for name in parameters if owner[name].component in heads}

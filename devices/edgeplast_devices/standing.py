@@ -7,25 +7,29 @@ Choosing a rung, reading weights and opening sessions takes seconds; a process t
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
-from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, Bundle
-from edgeplast.footprint import Footprint
+from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, Bundle, Manifest
+from edgeplast.footprint import REGION_PER_TABLE_BYTE, Footprint
 from edgeplast.prefixes import PREFIX_GRAPH
 from edgeplast_devices.device_memory import DeviceMemory
 from edgeplast_devices.guard import Guard
 from edgeplast_devices.images import ImageSet, Unreadable
 from edgeplast_devices.latents import Source
-from edgeplast_devices.memory import usable_threads
+from edgeplast_devices.memory import available_bytes, usable_threads
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.placing import place
+from edgeplast_devices.preference import Preference
 from edgeplast_devices.run_state import RunState
-from edgeplast_devices.rungs import shares
-from edgeplast_devices.runtime import release_arena, reserve_arena
+from edgeplast_devices.rungs import Rung, predicted_peak, region_bytes, shares
+from edgeplast_devices.runtime import release_arena, reserve_arena, runtime_name
 from edgeplast_devices.sessions import ONNXRUNTIME, Evaluates, MakesLatents, OverPictures, Sessions
+from edgeplast_devices.speeds import KeptSpeeds, cache_folder
 from edgeplast_devices.starting import rungs_from_here
 from edgeplast_devices.training import Trainer
 from edgeplast_devices.weights import read_trainable
@@ -43,6 +47,7 @@ class Standing:
         batch: images an optimizer step is computed from, at most.
         optimizer: whose state is held.
         held: given the threads, returns what the process holds before the bundle is opened.
+        pictures: that will be learned from, if that is known.
         stood: where a run stood that goes on here.
         sessions: over the bundle's graphs.
         turn: held while weights change or graphs are opened and closed.
@@ -52,6 +57,7 @@ class Standing:
         threads: of the runtime.
         resident_bytes: before the bundle is opened.
         rungs: the ladder from the one that was chosen.
+        preference: which of them is taken, by what was measured here.
         shares: of the budget.
         parameters: what trains, by name; float32, changed in place.
         trainer: of the last run; None before the first.
@@ -71,6 +77,7 @@ class Standing:
         batch: int,
         optimizer: str,
         held: Callable[[int], int],
+        pictures: float = math.inf,
         stood: RunState | None = None,
         sessions: Sessions = ONNXRUNTIME,
         turn: contextlib.AbstractContextManager[None] | None = None,
@@ -82,11 +89,31 @@ class Standing:
         self.threads = options.threads or usable_threads()
         self.resident_bytes = held(self.threads)
         allowed = guard.allowed_bytes
-        self._rungs = lambda manifest: rungs_from_here(
-            manifest, options, batch, optimizer, self.resident_bytes, allowed, stood
+        most = available_bytes() // 2 if allowed is None else allowed - self.resident_bytes
+        is_fixed = options.micro_batch is not None
+
+        def begun(manifest: Manifest) -> list[Rung]:
+            known = KeptSpeeds(manifest, runtime_name(), self.placement.used, self.threads, cache_folder())
+            kept = None if is_fixed else known
+            self.preference = Preference(manifest, optimizer, most, kept, tries=stood is None)
+            how = (manifest, options, batch, optimizer, self.resident_bytes, allowed, stood)
+            return rungs_from_here(*how, self.preference.of_fitting)
+
+        self._begun = begun
+        self.rungs = begun(bundle.manifest)
+        hungriest = self.preference.hungriest(self.rungs, pictures)
+        self._of_tries = shares(bundle.manifest, hungriest, optimizer, self.resident_bytes, allowed)
+
+        def predicted(rung: Rung) -> int:
+            unused = max(self._of_tries.region_bytes - region_bytes(bundle.manifest, rung), 0)
+            found = predicted_peak(bundle.manifest, rung, optimizer, self.resident_bytes)
+            return found + unused // REGION_PER_TABLE_BYTE
+
+        self._predicted = predicted
+        self.shares = replace(
+            shares(bundle.manifest, self.rungs[0], optimizer, self.resident_bytes, allowed),
+            predicted_bytes=predicted(self.rungs[0]),
         )
-        self.rungs = self._rungs(bundle.manifest)
-        self.shares = shares(bundle.manifest, self.rungs[0], optimizer, self.resident_bytes, allowed)
         self.trainer: Trainer | None = None
         self._evaluation: Evaluates | None = None
         self._prefix: MakesLatents | None = None
@@ -97,7 +124,7 @@ class Standing:
         if self._is_open:
             return
         self.guard.commit()
-        reserve_arena(self.shares.region_bytes, self.shares.arena_bytes)
+        reserve_arena(self._of_tries.region_bytes, self._of_tries.arena_bytes)
         self.parameters = read_trainable(bundle)
         self._is_open = True
 
@@ -111,7 +138,7 @@ class Standing:
             self.close()
             release_arena()
             bundle = change()
-            self.rungs = self._rungs(bundle.manifest)
+            self.rungs = self._begun(bundle.manifest)
             self.parameters = read_trainable(bundle)
 
     def trainer_for(
@@ -144,7 +171,13 @@ class Standing:
             logits=lambda images: self.evaluation(bundle).logits(images),
             turn=self.turn,
         )
+        self.trainer.prefer = self.preference.of_smaller
         return self.trainer
+
+    def took(self, rungs: Iterable[Rung]) -> None:
+        """Count rungs that were tried into the peak that is predicted."""
+        most = max([self.shares.predicted_bytes, *map(self._predicted, rungs)])
+        self.shares = replace(self.shares, predicted_bytes=most)
 
     def evaluation(self, bundle: Bundle) -> Evaluates:
         """Return the session that computes logits with the weights in force, opened when it is first asked for.

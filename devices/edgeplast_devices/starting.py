@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 import numpy as np
@@ -107,6 +107,7 @@ def rungs_from_here(
     held: int,
     allowed_bytes: int | None,
     state: RunState | None,
+    prefer: Callable[[list[Rung]], list[Rung]],
 ) -> list[Rung]:
     """Return the ladder from the rung to begin on: the best that fits, and no better than where the run stood.
 
@@ -118,6 +119,7 @@ def rungs_from_here(
         held: bytes that the process holds before the bundle is opened.
         allowed_bytes: the budget; None for no limit.
         state: of a run that goes on.
+        prefer: puts the rung in front that is to be begun on, of those from the best that fits.
 
     Raises:
         BudgetError: no rung fits.
@@ -133,7 +135,7 @@ def rungs_from_here(
             if at:
                 return rungs[at[0] :]
     first = choose(manifest, rungs, optimizer, held, allowed_bytes)
-    return rungs[rungs.index(first) :]
+    return prefer(rungs[rungs.index(first) :])
 
 
 def begun(

@@ -25,6 +25,7 @@ from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.run_state import RunState
 from edgeplast_devices.rungs import Climbing, Rung, below, predicted_peak
 from edgeplast_devices.runtime import OutOfMemoryError, reason_of, release_arena
+from edgeplast_devices.schedules import rate_factors
 from edgeplast_devices.sessions import ONNXRUNTIME, Sessions, Trains
 from edgeplast_devices.tethers import Tether
 
@@ -96,6 +97,8 @@ class Trainer:
         self._threads, self._sleep = options.threads, sleep
         self._placement, self._sessions, self._turn = placement, sessions, turn or contextlib.nullcontext()
         self._logits = logits
+        self.is_new_here = False  # on a rung of which nobody has asked whether another one is faster
+        self.prefer: Callable[[list[Rung]], list[Rung]] = lambda rungs: rungs  # by what was measured here
         self._left: list[list[Rung]] = []  # where the way down came from, to climb back
         self._session: Trains | None = None
         self.bundle = bundle
@@ -140,8 +143,13 @@ class Trainer:
         )
         self.optimizer.updates.update((n, count) for n, count in state.updates.items() if n in trained)
         state.updates = self.optimizer.updates  # the same from now on
-        self._rate_factors = self._factors()
+        self._rate_factors = rate_factors(bundle.manifest, parameters=self.parameters, options=options)
         self._take_note()
+
+    @property
+    def is_down(self) -> bool:
+        """Whether memory was short before, and there may be more of it again."""
+        return bool(self._left)
 
     @property
     def rung(self) -> Rung:
@@ -178,6 +186,28 @@ class Trainer:
             self.is_updating = False
         self.state.steps += 1
         return Step(loss, norm, applied)
+
+    def enter(self, rungs: list[Rung]) -> None:
+        """Put the first of some rungs in force, the others being those that follow when memory does not suffice."""
+        before, self.rungs = self.rung, rungs
+        if self.rung.graph != before.graph:
+            self._session = self.guard.stop_run = None
+        with self._turn:
+            release_arena()
+            self.guard.settle()
+        kept = self._trained(self.rung)
+        for name in [name for name in self.gradients if name not in kept]:
+            del self.gradients[name]
+            forget(self.optimizer, name)
+        for name in [name for name in kept if name not in self.gradients]:
+            self.gradients[name] = np.zeros_like(self.parameters[name])
+            admit(self.optimizer, name, self.parameters[name])
+        self._take_note()
+
+    def pass_through(self, images: np.ndarray, targets: np.ndarray) -> None:
+        """Run the graph of the rung in force once, for no gradient that is used; errors as of ``accumulate``."""
+        self._between()
+        self._current().accumulate(images, targets)
 
     def rehearse(self, indices: np.ndarray, epoch: int) -> None:
         """Go through pictures as a step does, and change nothing; arguments and errors as in :meth:`step`."""
@@ -319,7 +349,8 @@ class Trainer:
         if not smaller:
             raise self._at_the_end(reason)
         self._left.append(self.rungs)
-        self._change(smaller, reason)
+        self._change(self.prefer(smaller), reason)
+        self.is_new_here = True
         self._climbing.fell(self.state.steps)
 
     def _climb(self) -> None:
@@ -336,23 +367,11 @@ class Trainer:
             self._climbing.wait(self.state.steps)
 
     def _change(self, rungs: list[Rung], reason: str) -> None:
-        before, self.rungs = self.rung, rungs
-        if self.rung.graph != before.graph:
-            self._session = self.guard.stop_run = None
-        with self._turn:
-            release_arena()
-            self.guard.settle()
-        kept = self._trained(self.rung)
-        for name in [name for name in self.gradients if name not in kept]:
-            del self.gradients[name]
-            forget(self.optimizer, name)
-        for name in [name for name in kept if name not in self.gradients]:
-            self.gradients[name] = np.zeros_like(self.parameters[name])
-            admit(self.optimizer, name, self.parameters[name])
+        before = str(self.rung)
+        self.enter(rungs)
         self.state.rung_changes.append(
-            RungChange(step=self.state.steps, before=str(before), after=str(self.rung), reason=reason[:200])
+            RungChange(step=self.state.steps, before=before, after=str(self.rung), reason=reason[:200])
         )
-        self._take_note()
 
     def _take_note(self) -> None:
         """Write the rung in force into the state."""
@@ -364,16 +383,6 @@ class Trainer:
             f"Memory ran out on the smallest step there is ({self.rung}): {reason.rstrip('.')}. "
             "Allow more memory, or close other programs."
         )
-
-    def _factors(self) -> dict[str, float]:
-        """Return what the learning rate is multiplied with, by parameter: the head has one of its own."""
-        rate, head_rate = self.options.learning_rate, self.options.head_learning_rate
-        if self.options.method == "shot":
-            head_rate = 0.0
-        if not rate or head_rate is None or head_rate == rate:
-            return {}
-        owner, heads = self.bundle.manifest.parameters, self.bundle.manifest.plan.outline.head
-        return {name: head_rate / rate for name in self.parameters if owner[name].component in heads}
 
     def _trained(self, rung: Rung) -> list[str]:
         owner = self.bundle.manifest.parameters

@@ -60,7 +60,7 @@ def adapt(
     epochs: Annotated[int, typer.Option(help="Passes over the training images; 0: a fitted head alone.")] = 4,
     batch: Annotated[int | None, typer.Option(help="Images per optimizer step (default: the plan's).")] = None,
     micro_batch: Annotated[
-        int | None, typer.Option(help="Most images in the graph at once (default: what fits).")
+        int | None, typer.Option(help="Most images in the graph at once (default: the fastest that fits).")
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help=f"{OPTIMIZERS_IN_WORDS} (default: the plan's).")] = None,
     learning_rate: Annotated[
