@@ -13,6 +13,8 @@ A run that the journal holds is skipped.
 from __future__ import annotations
 
 import argparse
+import functools
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,7 @@ TRAINED = {"norms": "norms,norm,head", "lora": "lora:8,head", "plastic": "fc1,no
 LABELLED = "labels"
 
 
+@functools.cache  # what is replaced in it must not be replaced again
 def corruptions() -> Any:
     """Return the package's function, which was written for numpy 1 and an older scikit-image."""
     np.float_ = np.float64  # type: ignore[attr-defined]
@@ -56,9 +59,9 @@ def corruptions() -> Any:
     return corrupt
 
 
-def corrupted(clean: Path, kind: str, severity: int, into: Path) -> Path:
+def corrupted(clean: Path, kind: str, severity: int) -> Path:
     """Write the same pictures as a worse camera would take them; chance is drawn by the picture's place."""
-    folder = into / f"{clean.name}-{kind}-{severity}"
+    folder = clean.with_name(f"{clean.name}-{kind}-{severity}")
     if (folder / "done").exists():
         return folder
     corrupt = corruptions()
@@ -70,33 +73,48 @@ def corrupted(clean: Path, kind: str, severity: int, into: Path) -> Path:
             array = corrupt(np.asarray(large), corruption_name=kind, severity=severity)
         place = folder / path.relative_to(clean)
         place.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.asarray(array, np.uint8)).save(place)
+        Image.fromarray(np.asarray(array, np.uint8)).save(place, compress_level=1)
     (folder / "done").touch()
     return folder
 
 
-def learned(options: argparse.Namespace, name: str, trained: str) -> Path:
+def dealt(options: argparse.Namespace) -> tuple[Path, Path]:
+    """Return a set's clean pictures in two folders: half of the training part each, and the same test part.
+
+    The model learns from one; the other is what it meets without labels: no picture is met twice.
+    """
+    every = pictures(options.set, 2 * options.pictures, options.work, options.test_pictures)
+    halves = every.with_name(f"{every.name}-known"), every.with_name(f"{every.name}-met")
+    for part, half in enumerate(halves):
+        if (half / "done").exists():
+            continue
+        for place in sorted((every / "train").iterdir()):
+            (half / "train" / place.name).mkdir(parents=True, exist_ok=True)
+            for path in sorted(place.iterdir())[part::2]:
+                shutil.copy(path, half / "train" / place.name)
+        shutil.copytree(every / "test", half / "test", dirs_exist_ok=True)
+        (half / "done").touch()
+    return halves
+
+
+def learned(options: argparse.Namespace, known: Path, trained: str) -> Path:
     """Return the model that has learned a set's clean pictures, trained in these parts."""
-    work = options.work
-    folder = pictures(name, options.pictures, work, options.test_pictures)
-    of = {"on": folder.name, "weights": stamp(DATA / WEIGHTS)}
+    of = {"on": known.name, "weights": stamp(DATA / WEIGHTS), "side": options.side}
     how = of | {"trained": TRAINED[trained], "budget": options.budget}
-    bundle, adapted = kept(work, "bundle", **how), kept(work, "learned", **how, epochs=options.epochs)
+    bundle, adapted = kept(options.work, "bundle", **how), kept(options.work, "learned", **how, epochs=options.epochs)
     if not bundle.exists():
-        model = load_model(MODEL, checkpoint=DATA / WEIGHTS)
-        scores = scored(model, folder, kept(work, "scores", **of))
-        plan = edgeplast.plan(scores, Budget(memory_bytes=parse_bytes(options.budget)), train=TRAINED[trained])
+        model = load_model(MODEL, checkpoint=DATA / WEIGHTS, image_size=(options.side, options.side))
+        budget = Budget(memory_bytes=parse_bytes(options.budget))
+        plan = edgeplast.plan(scored(model, known, kept(options.work, "scores", **of)), budget, train=TRAINED[trained])
         edgeplast.export(model, plan, into=bundle)
     if not adapted.exists():
-        words = ["adapt", bundle, "--data", folder, "--memory", options.budget, "--epochs", options.epochs]
+        words = ["adapt", bundle, "--data", known, "--memory", options.budget, "--epochs", options.epochs]
         said(options.device_python, *words, "-o", adapted)
     return adapted
 
 
 def few(folder: Path, count: int, into: Path) -> Path:
     """Copy so many training pictures a class, and all test pictures."""
-    import shutil
-
     shutil.copytree(folder / "test", into / "test")
     for place in sorted((folder / "train").iterdir()):
         (into / "train" / place.name).mkdir(parents=True)
@@ -115,11 +133,15 @@ def run_once(options: argparse.Namespace, start: Path, folder: Path, method: str
         else:
             words += ["--labels", "none", "--method", method, "--epochs", options.epochs_without]
             report = said(options.device_python, *words, "--data", folder)
+    judged = report["judged"]
     return {
         "before": report["accuracy"]["before"],
         "after": report["accuracy"]["after"],
         "stopped_because": report["stopped_because"],
         "best_epoch": report["best_epoch"],
+        "variety": judged["before"]["variety"] if judged else None,
+        "agreement": [judged[when]["agreement"] for when in ("before", "after")] if judged else None,
+        "moved": judged["moved"] if judged else None,
         "peak_bytes": report["memory"]["measured_peak_bytes"],
         "seconds": report["seconds"]["total"],
     }
@@ -129,16 +151,18 @@ def measure(options: argparse.Namespace) -> None:
     """Do every run that the journal does not hold yet."""
     failures = Failures()
     options.work.mkdir(parents=True, exist_ok=True)
+    known, met = dealt(options)
     for trained in options.trained:
-        start = learned(options, options.set, trained)
-        clean = pictures(options.set, options.pictures, options.work, options.test_pictures)
+        start = learned(options, known, trained)
         for severity in options.severities:
             for kind in options.corruptions:
-                folder = corrupted(clean, kind, severity, options.work)
+                folder = corrupted(met, kind, severity)
                 for method in options.methods:
                     key = {
-                        "set": options.set, "trained": trained, "corruption": kind, "severity": severity,
-                        "method": method, "epochs": options.epochs_without, "pictures": options.pictures,
+                        "set": options.set, "side": options.side, "trained": trained, "corruption": kind,
+                        "severity": severity, "method": method, "epochs": options.epochs_without,
+                        "pictures": options.pictures, "test_pictures": options.test_pictures,
+                        "budget": options.budget, "learned_epochs": options.epochs,
                     }  # fmt: skip
                     if not holds(options.json, key):
                         with failures.noted(f"{method} of {trained} on {kind} {severity}"):
@@ -158,10 +182,10 @@ def table(runs: list[dict[str, Any]]) -> str:
             before, after = (100 * float(np.mean([run[k] for run in found])) for k in ("before", "after"))
             rows.append([
                 trained, method, str(len(found)), f"{before:.1f} → {after:.1f}", f"{change.mean():+.1f}",
-                f"{change.min():+.1f}", f"{max(run['peak_bytes'] for run in found) / (1 << 20):.0f}",
+                f"{change.min():+.1f}", f"{max(run['peak_bytes'] for run in found) / 1e6:.0f}",
                 f"{np.median([run['seconds'] for run in found]):.0f}",
             ])  # fmt: skip
-    head = ["trains", "method", "runs", "accuracy", "mean change", "worst", "peak, MiB", "seconds"]
+    head = ["trains", "method", "runs", "accuracy", "mean change", "worst", "peak MB", "seconds"]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
@@ -170,6 +194,7 @@ def main() -> None:
     parser = journaled(__doc__, "without_labels")
     parser.add_argument("--set", default="aerial")
     parser.add_argument("--budget", default="256MiB")
+    parser.add_argument("--side", type=int, default=112, help="of the picture that the model takes")
     parser.add_argument("--trained", nargs="+", choices=TRAINED, default=[*TRAINED])
     parser.add_argument("--corruptions", nargs="+", choices=CORRUPTIONS, default=[*CORRUPTIONS])
     parser.add_argument("--severities", nargs="+", type=int, default=[3, 5])
@@ -177,8 +202,8 @@ def main() -> None:
         "--methods", nargs="+", default=["information", "entropy", "pseudo", "recentre", LABELLED],
     )  # fmt: skip
     parser.add_argument("--epochs", type=int, default=4, help="with labels")
-    parser.add_argument("--epochs-without", type=int, default=2, help="without")
-    parser.add_argument("--pictures", type=int, default=30, help="training pictures a class, at most")
+    parser.add_argument("--epochs-without", type=int, default=4, help="without")
+    parser.add_argument("--pictures", type=int, default=30, help="a class, at most: to learn, and as many to meet")
     parser.add_argument("--test-pictures", type=int, default=100, help="test pictures a class, at most")
     parser.add_argument("--labelled", type=int, default=10, help="pictures a class that `labels` is given")
     options = parser.parse_args()
