@@ -16,6 +16,9 @@ from edgeplast.unknown import Unknown
 from edgeplast_devices.curves import Curve
 from edgeplast_devices.options import WITHOUT_TRAINING, TrainingOptions
 
+_MOST_FAILED_STEPS = 5
+"""Steps in a row with a loss or gradient that is not finite before the run counts as diverged."""
+
 _LAST_STEPS = 4096
 """Whose seconds are kept, for their median."""
 
@@ -144,6 +147,11 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         """Whether anything would be lost if it ended now."""
         begun = self.options.head == "fitted" or self.options.method in WITHOUT_TRAINING or bool(self.placed)
         return self.steps > 0 or (self.head_started and begun)
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether too many steps in a row had a loss or gradient that is not finite."""
+        return self.failed_steps >= _MOST_FAILED_STEPS
 
     @property
     def last_step_seconds(self) -> float:

@@ -50,9 +50,6 @@ from edgeplast_devices.training import batch_order
 from edgeplast_devices.trying import try_rungs
 from edgeplast_devices.weights import head_is_new
 
-_MOST_FAILED_STEPS = 5
-"""Steps in a row with a loss or gradient that is not finite before the run counts as diverged."""
-
 
 class Run:
     """Moves one adaptation from opened bundle to what a report is made of.
@@ -261,7 +258,7 @@ class Run:
             state.position = number + 1
             seen += len(order[number])
             self.progress(self._epoch_name, seen, self._epoch_images)
-            if state.failed_steps >= _MOST_FAILED_STEPS:
+            if state.has_diverged:
                 state.stopped_because = "diverged"
                 return
             if often.is_over(state.steps - self.saved.steps, time.perf_counter() - self.saved.at_seconds):
