@@ -7,7 +7,7 @@ predictions of a Learner and of the model that it deployed take turns on the sam
 machine hits both; medians, and the median of the ratios of neighbours. Then ``learn`` is called again and again: from
 the call to the moment at which the first picture of its first micro-batch is asked for, by the clock and in time of the
 processor, which other programs take nothing from. Last, predictions while another thread learns: their longest wait
-beside the longest micro-batch of training.
+and its 99th percentile beside the longest micro-batch of training; over it, what they waited beside their own time.
 """
 
 from __future__ import annotations
@@ -80,8 +80,10 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
             "second_start_processor_ms": round(1e3 * statistics.median(spent for _, spent in again), 1),
             "predictions_while_learning": len(waits),
             "while_learning_median_ms": round(1e3 * statistics.median(waits), 1),
+            "while_learning_p99_ms": round(1e3 * float(np.quantile(waits, 0.99)), 1),
             "while_learning_longest_ms": round(1e3 * max(waits), 1),
             "micro_batch_longest_ms": round(1e3 * longest, 1),
+            "waited_over_micro_batch": round((max(waits) - statistics.median(mine)) / longest, 2),
             "peak": format_bytes(memory.measured_peak_bytes),
             "budget": "none" if memory.budget_bytes is None else format_bytes(memory.budget_bytes),
         }
