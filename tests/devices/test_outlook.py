@@ -100,6 +100,7 @@ def test_what_it_measures_beside_learning_takes_time_too(
     monkeypatch.setattr(running, "outlook", lambda run: found.append(outlook._measured(run, 3)) or real(run))
     run(bundle, blobs, tmp_path / "a")
     run(bundle, blobs, tmp_path / "b", also=[blobs], options=msgspec.structs.replace(OPTIONS, keep_within=100.0))
+    monkeypatch.setattr("edgeplast.evaluation.NOTHING_TO_MEND", 1.1)  # what it has just learned would be left alone
     run(tmp_path / "a", blobs, tmp_path / "c", options=msgspec.structs.replace(OPTIONS, labels="none"))
     alone, beside, unlabelled = found
     assert (alone["val"], alone["test"], alone["train"]) == (4, 1, 1)
