@@ -195,6 +195,7 @@ class Bundle(msgspec.Struct, frozen=True):
         stamps: of each file as it was verified.
         is_copy: whether it is a copy that a run made for itself.
         signature: who signed it; None where nobody was asked.
+        origin: of one that lies there for a while only, an adapter put on a base: the base's fingerprint.
     """
 
     path: Path
@@ -203,6 +204,7 @@ class Bundle(msgspec.Struct, frozen=True):
     stamps: dict[str, Stamp] = {}
     is_copy: bool = False
     signature: Signature | None = None
+    origin: str = ""
 
     @classmethod
     def open(cls, path: str | Path, *, trusted: TrustedKeys | str | Path | None = None) -> Bundle:
@@ -307,6 +309,11 @@ class Bundle(msgspec.Struct, frozen=True):
     def fingerprint(self) -> str:
         """SHA-256 of the manifest, which pins every file."""
         return self.digest or sha256(self.path / MANIFEST)
+
+    @property
+    def as_parent(self) -> str:
+        """Fingerprint by which what is made from it names its parent: of a bundle that stays."""
+        return self.origin or self.fingerprint
 
 
 def _signature(path: Path, manifest: bytes, trusted: TrustedKeys | str | Path) -> Signature:

@@ -58,12 +58,16 @@ def evaluate(
     deployed = place is not None and kind_at(place) == "file"
     if deployed and adapter is not None:
         raise UsageError(f"{place} is a deployed model, and an adapter belongs on a bundle. Give its base's folder.")
-    if not isinstance(images, ImageSet):
-        images = open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
+
+    def pictures() -> ImageSet:
+        if isinstance(images, ImageSet):
+            return images
+        return open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
+
     how: dict[str, Any] = {"micro_batch": micro_batch, "threads": threads, "runtime": runtime, "provider": provider}
     how |= {"temperature": temperature, "unreadable": unreadable, "progress": progress}
     if deployed:
         assert place is not None
-        return evaluate_deployed(place, images, **how, trusted=trusted)
+        return evaluate_deployed(place, pictures(), **how, trusted=trusted)
     with with_adapter(bundle, adapter, trusted) as (opened, _):
-        return evaluate_bundle(opened, images, **how)
+        return evaluate_bundle(opened, pictures(), **how)

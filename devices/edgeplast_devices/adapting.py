@@ -208,7 +208,7 @@ def _is_untidy(into: Path) -> bool:
 
 def _tidied(into: Path, bundle: Bundle, notice: Callable[[str], None]) -> Adaptation | None:
     """Finish a run of this bundle that had nothing left to do but to remove its checkpoints."""
-    if not _is_untidy(into) or Bundle.open(into).manifest.adapted_from != bundle.fingerprint:
+    if not _is_untidy(into) or Bundle.open(into).manifest.adapted_from != bundle.as_parent:
         return None
     report = Adaptation.read(into / REPORT)
     clear(into)
@@ -249,7 +249,7 @@ def _adapted(
             run.bundle,
             run.parameters,
             folder,
-            parent=bundle.fingerprint,
+            parent=bundle.as_parent,
             temperature=run.state.temperature,
             unknown=run.state.unknown,
             placed=run.state.placed,

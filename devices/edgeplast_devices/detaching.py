@@ -183,7 +183,8 @@ def _put_on(
         manifest, adapted_from=bundle.fingerprint, temperature=record.temperature, unknown=record.unknown
     )
     manifest.write(folder / MANIFEST)
-    return msgspec.structs.replace(Bundle.open(folder), signature=bundle.signature)  # verifies what was linked, too
+    whole = Bundle.open(folder)  # verifies what was linked, too
+    return msgspec.structs.replace(whole, signature=bundle.signature, origin=bundle.fingerprint)
 
 
 def _beside(path: Path) -> Path:

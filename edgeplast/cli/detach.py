@@ -34,7 +34,7 @@ def detach(
     if as_json:
         print_json("adapter", {**msgspec.to_builtins(found), "bytes": size, "peft": loads}, output)
         return
-    peft = "PEFT loads it too" if loads else "not for PEFT: more than low-rank factors and whole layers trained"
+    peft = "laid out as PEFT has it" if loads else "no configuration for PEFT, which is for low-rank factors"
     say(
         f"Written: {output} ({format_bytes(size)}: {found.parameters:,} parameters, {len(found.classes)} classes; base "
         f"{found.base[:12]}; {peft})  (next: edgeplast evaluate BASE --adapter {output} --data test/)"

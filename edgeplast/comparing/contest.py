@@ -21,7 +21,7 @@ from edgeplast.arguments import BUDGET, check_kind, path_of
 from edgeplast.budget import Budget
 from edgeplast.comparing.halving import CONFIDENCE, Halving
 from edgeplast.comparing.pace import TRIAL_LOOKS, Scale
-from edgeplast.comparing.pool import VALIDATION, Pool, open_pool
+from edgeplast.comparing.pool import VALIDATION, Pool, fingerprint_of, open_pool
 from edgeplast.comparing.processes import RunFailedError, carried_out
 from edgeplast.comparing.records import Failed, Ran, Records
 from edgeplast.comparing.summing_up import comparison_of
@@ -243,12 +243,15 @@ class _Contest:
         """Write down which pictures the contest is about, or raise if they were others when it began."""
         path = self.work / SETTINGS
         known = Settings.read(path).pictures
-        if known and known != pool.fingerprint:
+        others = (fingerprint_of(Path(each), self.progress) for each in self.settings.also)
+        found = " ".join((pool.fingerprint, *others))
+        if known and known != found:
+            shown = ", ".join((self.settings.data, *self.settings.also))
             raise UsageError(
-                f"The pictures of {self.settings.data} are others than when the contest of {self.work} began. "
+                f"The pictures of {shown} are others than when the contest of {self.work} began. "
                 "Remove that folder to begin anew."
             )
-        msgspec.structs.replace(self.settings, pictures=pool.fingerprint).write(path)
+        msgspec.structs.replace(self.settings, pictures=found).write(path)
 
     def _scores(self, pool: Pool) -> ScoreTable:
         """Score on the pictures to learn from, once."""

@@ -7,6 +7,7 @@ window is; nothing is fetched. A picture (``--png``) and ``.plot()`` are drawn o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,8 +113,9 @@ class Chart:
 
 def on_a_page(chart: Chart) -> str:
     """Return a chart as HTML: its numbers, which :func:`script` draws when the page is opened."""
-    # No text of a script element may hold "</"; numbers of five digits are more than a screen shows.
-    data = msgspec.json.encode(_short(msgspec.to_builtins(chart))).decode().replace("</", "<\\/")
+    # A name may hold "</script>" or "<!--<script", and either would change where the element ends.
+    # Numbers of five digits are more than a screen shows.
+    data = msgspec.json.encode(_short(msgspec.to_builtins(chart))).decode().replace("<", "\\u003c")
     return f'<div class=chart><script type="application/json">{data}</script></div>'
 
 
@@ -132,7 +134,8 @@ def script() -> str:
 def _short(value: Any) -> Any:
     """Return plain data with numbers cut to what can be seen; what is no number (NaN) is none."""
     if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if abs(value) < float("inf") else None
+        short = float(f"{value:.{_DIGITS}g}")
+        return short if math.isfinite(short) else value if math.isfinite(value) else None
     if isinstance(value, dict):
         return {key: _short(entry) for key, entry in value.items()}
     return [_short(entry) for entry in value] if isinstance(value, list | tuple) else value

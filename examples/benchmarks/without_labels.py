@@ -182,10 +182,10 @@ def table(runs: list[dict[str, Any]]) -> str:
             before, after = (100 * float(np.mean([run[k] for run in found])) for k in ("before", "after"))
             rows.append([
                 trained, method, str(len(found)), f"{before:.1f} → {after:.1f}", f"{change.mean():+.1f}",
-                f"{change.min():+.1f}", f"{max(run['peak_bytes'] for run in found) / 1e6:.0f}",
+                f"{change.min():+.1f}", f"{max(run['peak_bytes'] for run in found) / (1 << 20):.0f}",
                 f"{np.median([run['seconds'] for run in found]):.0f}",
             ])  # fmt: skip
-    head = ["trains", "method", "runs", "accuracy", "mean change", "worst", "peak MB", "seconds"]
+    head = ["trains", "method", "runs", "accuracy", "mean change", "worst", "peak, MiB", "seconds"]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 

@@ -363,7 +363,7 @@ class TestExitCodes:
         def broken(*_: object, **__: object) -> None:
             raise ZeroDivisionError("oops")
 
-        monkeypatch.setattr(edgeplast.verbs, "evaluate", broken)
+        monkeypatch.setattr("edgeplast.evaluating.evaluate", broken)
         code, _, err = typed("evaluate", bundle.path, "--data", blobs)
         assert code == 3 and "Unexpected ZeroDivisionError: oops. Set EDGEPLAST_DEBUG=1" in err
 

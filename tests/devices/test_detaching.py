@@ -207,10 +207,25 @@ def test_only_what_is_signed_is_put_on_where_keys_are_asked(
     assert found == edgeplast.evaluate(learned, blobs)
 
 
+def test_what_a_signed_run_over_an_adapter_made_is_trusted_and_names_the_base(
+    bundle: Bundle, learned: Bundle, blobs: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("nacl")
+    edgeplast.keygen(tmp_path / "me")
+    shutil.copytree(bundle.path, tmp_path / "base")
+    edgeplast.sign(tmp_path / "base", tmp_path / "me.key")
+    edgeplast.detach(learned, tmp_path / "a", sign=tmp_path / "me.key")
+    how = {"trusted": tmp_path / "me.pub", "adapter": tmp_path / "a"}
+    quick = TrainingOptions(epochs=1, threads=1, augment="none")
+    edgeplast.adapt(tmp_path / "base", blobs, into=tmp_path / "out", sign=tmp_path / "me.key", options=quick, **how)
+    made = Bundle.open(tmp_path / "out", trusted=tmp_path / "me.pub")
+    assert made.manifest.adapted_from == Bundle.open(tmp_path / "base").fingerprint
+
+
 def test_as_typed(typed: Typed, bundle: Bundle, learned: Bundle, blobs: Path, tmp_path: Path) -> None:
     code, out, _ = typed("detach", learned.path, "-o", tmp_path / "a")
     said = " ".join(out.split())
-    assert code == 0 and "parameters, 3 classes; base" in said and "not for PEFT" in said
+    assert code == 0 and "parameters, 3 classes; base" in said and "no configuration for PEFT" in said
     code, out, _ = typed("detach", learned.path, "-o", tmp_path / "a", "--force", "--json")
     found = json.loads(out)
     assert code == 0 and found["kind"] == "adapter" and found["bytes"] > 4 * found["parameters"] and not found["peft"]

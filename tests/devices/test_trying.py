@@ -181,7 +181,6 @@ def test_a_run_takes_the_fastest_and_the_next_one_begins_with_it(
     first, (said,) = machine.adapt(bundle, blobs, tmp_path / "first")
     assert first.micro_batch_size == 16 and "micro-batch 16" in said and not first.rung_changes
     assert first.image_seconds and len(list(cache.iterdir())) == 1
-    assert first.memory.measured_peak_bytes <= first.memory.predicted_peak_bytes
     again, told = machine.adapt(bundle, blobs, tmp_path / "again")
     assert not told and again.micro_batch_size == 16 and again.losses == first.losses
     fixed, told = machine.adapt(bundle, blobs, tmp_path / "fixed", micro_batch=4)

@@ -80,7 +80,7 @@ def test_a_fleets_table_has_a_row_for_each_way() -> None:
     ]
     rows = fleet.table(runs).splitlines()[2:]
     assert rows == [
-        "| cells | head | fedavg | 10 | 3 × 4 | 0.001 | 1,351 | 95.0 (2) | 3.0 | 21 |",
+        "| cells | head | fedavg | 10 | 3 × 4 | 0.001 | 1,351 | 95.0 (2) | 2.9 | 21 |",
         "| cells | head | pooled | 10 | 3 × 4 | 0.001 | 1,351 | 97.0 (1) | – | – |",
     ]
 
