@@ -200,7 +200,8 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         resumed_at: optimizer steps at which the run was resumed after an interruption.
         unknown: when the model says that it does not know; None without a validation split of some pictures.
         device_memory: of a provider with memory of its own; None on the CPU.
-        image_seconds: of forward and backward on this machine, by rung in words; empty where nothing was tried.
+        image_seconds: of forward and backward on this machine, by rung in words, as tried now or by an earlier run;
+            empty where nothing is known.
         cache: what was kept of the model's prefix; None where nothing was.
         temperature: fitted on the validation split; None without one.
         calibration_error_without_temperature: what the error after would be; None where none was fitted.

@@ -31,7 +31,7 @@ class Preference:
 
     def of_fitting(self, rungs: list[Rung]) -> list[Rung]:
         """Return rungs, best first by the constants, with the one in front that a run is to begin on."""
-        return self._preferred(rungs, max(self._most_bytes, self._need(rungs[0])))
+        return self._preferred(rungs, max(self._most_bytes, self._need(as_predicted(self._manifest, rungs)[0])))
 
     def of_smaller(self, rungs: list[Rung]) -> list[Rung]:
         """Return rungs to go down to, likewise: there is room for what the constants prefer of them, and no more."""
@@ -50,14 +50,17 @@ class Preference:
         return candidates(self._manifest, ordered, self._optimizer, most)
 
     def hungriest(self, rungs: list[Rung], pictures: float) -> Rung:
-        """Return the rung that takes most memory of those that a run may come to try before its first step.
+        """Return the rung that takes most memory of those that a run like this one tries before its first step.
+
+        Whether they are known by now changes nothing: what is left for a picture decides how a large one is read, and
+        a second run, or one that goes on, is to read it as the first did.
 
         Args:
             rungs: of the run.
             pictures: that it will learn from.
         """
         known = self.candidates(rungs)
-        if not self.is_open(known, at_start=True) or pictures < least_pictures(known[0]):
+        if self._kept is None or pictures < least_pictures(known[0]):
             return rungs[0]
         return max([rungs[0], *known], key=self._need)
 

@@ -4,7 +4,7 @@
 same pictures, the same loss, no step. It costs a pass over the training pictures as they are and one over those that
 are measured on. Pictures that are kept (``caching.py``) pass through the prefix in the order and in the micro-batches
 of the first epoch, which then finds what it would have made itself: what is learned is the same bit for bit. Nothing of
-the probe outlives it, and it never takes more than the steps to come are predicted to.
+the probe outlives it, and it never takes more memory than the steps to come are predicted to.
 """
 
 from __future__ import annotations

@@ -196,9 +196,8 @@ class Run:
         while state.epoch < self.options.epochs and state.stopped_because == "finished" and not self._is_over:
             self._epoch(folder, telemetry)
         if state.position and state.stopped_because == "finished" and self.options.keep_within is not None:
-            self.note_epoch(
-                state.epoch + 1, folder, telemetry
-            )  # it ended within one, and must be looked at all the same
+            # It ended within one, and must be looked at all the same.
+            self.note_epoch(state.epoch + 1, folder, telemetry)
         restore_best(self, folder)
         calibrate(self)
         if self.measured_on:
@@ -252,10 +251,12 @@ class Run:
         for number in range(state.position, len(order)):
             total = self.extent.total_steps(planned, state.steps, self._passed, self.state.last_step_seconds)
             self._step(order[number], total, telemetry)
-            if self.trainer.is_new_here:
-                try_rungs(self)
             self.trainer.require_pictures(len(order[number]))
             state.position = number + 1
+            if self.trainer.is_new_here:
+                changes = len(state.rung_changes)
+                try_rungs(self)
+                self._tell_changes(changes, telemetry)
             seen += len(order[number])
             self.progress(self._epoch_name, seen, self._epoch_images)
             if state.has_diverged:
@@ -269,8 +270,7 @@ class Run:
 
     def _step(self, indices: np.ndarray, total: int, telemetry: TelemetryWriter) -> None:
         """Take one optimizer step and write down what it saw."""
-        state = self.state
-        options, trainer = self.options, self.trainer
+        state, options, trainer = self.state, self.options, self.trainer
         assert options.learning_rate is not None
         rate = learning_rate(
             state.steps,

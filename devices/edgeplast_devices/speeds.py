@@ -87,7 +87,7 @@ def cache_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
     given = environment.get("XDG_CACHE_HOME") or environment.get("LOCALAPPDATA", "")
     if given and Path(given).is_absolute():
         return Path(given) / "edgeplast"
-    with contextlib.suppress(RuntimeError):  # nobody's home is known
+    with contextlib.suppress(RuntimeError, OSError):  # nobody's home is known, or it may not be looked at
         if (home := Path.home()).is_dir():
             return home / ".cache" / "edgeplast"
     return None

@@ -110,10 +110,7 @@ class Standing:
             return found + unused // REGION_PER_TABLE_BYTE
 
         self._predicted = predicted
-        self.shares = replace(
-            shares(bundle.manifest, self.rungs[0], optimizer, self.resident_bytes, allowed),
-            predicted_bytes=predicted(self.rungs[0]),
-        )
+        self.shares = replace(self._of_tries, predicted_bytes=predicted(self.rungs[0]))
         self.trainer: Trainer | None = None
         self._evaluation: Evaluates | None = None
         self._prefix: MakesLatents | None = None

@@ -349,7 +349,7 @@ class Trainer:
         if not smaller:
             raise self._at_the_end(reason)
         self._left.append(self.rungs)
-        self._change(self.prefer(smaller), reason)
+        self.move(self.prefer(smaller), reason)
         self.is_new_here = True
         self._climbing.fell(self.state.steps)
 
@@ -362,16 +362,17 @@ class Trainer:
         more = predicted_peak(manifest, above, name, 0) - predicted_peak(manifest, self.rung, name, 0)
         if self.guard.has_room_for(more):
             self._climbing.rose(self.state.steps)
-            self._change(self._left.pop(), "there is memory again")
+            self.move(self._left.pop(), "there is memory again")
         else:
             self._climbing.wait(self.state.steps)
 
-    def _change(self, rungs: list[Rung], reason: str) -> None:
+    def move(self, rungs: list[Rung], reason: str) -> None:
+        """Put the first of some rungs in force, and note why it is another one."""
         before = str(self.rung)
         self.enter(rungs)
-        self.state.rung_changes.append(
-            RungChange(step=self.state.steps, before=before, after=str(self.rung), reason=reason[:200])
-        )
+        if str(self.rung) != before:
+            change = RungChange(step=self.state.steps, before=before, after=str(self.rung), reason=reason[:200])
+            self.state.rung_changes.append(change)
 
     def _take_note(self) -> None:
         """Write the rung in force into the state."""

@@ -7,6 +7,7 @@ takes the rung that its checkpoint names and tries nothing, and ``--micro-batch`
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -121,12 +122,10 @@ def try_rungs(run: Run) -> None:
         run: opened; its trainer is on the rung that the constants prefer, or on what was the fastest before.
     """
     trainer, preference = run.trainer, run.standing.preference
-    is_down, trainer.is_new_here = trainer.is_down, False
+    at_start, is_down, trainer.is_new_here = not trainer.is_new_here, trainer.is_down, False
     rungs = preference.candidates(trainer.rungs, is_down=is_down)
     pictures = _pictures_to_come(run)
-    if not preference.is_open(rungs, at_start=not run.state.steps):
-        return
-    if pictures < least_pictures(rungs[0]):
+    if not preference.is_open(rungs, at_start=at_start) or pictures < least_pictures(rungs[0]):
         return
 
     def allowed(image_seconds: float) -> float:
@@ -134,7 +133,14 @@ def try_rungs(run: Run) -> None:
         seconds = min(MOST_SHARE * whole, MOST_SECONDS) if whole >= LEAST_SECONDS else 0.0
         return seconds if preference.speeds.is_open(rungs, seconds) else 0.0
 
-    noise = _Noise(run, max(rung.micro_batch for rung in rungs))
+    known = preference.speeds.seconds.get(str(rungs[0])) or run.extent.step_seconds / run.batch
+    first_alone = (1 + TIMES) * rungs[0].micro_batch * known
+    if (run.extent.seconds or math.inf) < LEAST_SECONDS or (known and allowed(known) <= first_alone):
+        return
+    try:
+        noise = _Noise(run, max(rung.micro_batch for rung in rungs))
+    except MemoryError:
+        return
     before, begin = trainer.rungs, time.perf_counter()
     try:
         found = tried(rungs, lambda rung: noise.through([rung, *before]), allowed, time.perf_counter)
@@ -145,7 +151,10 @@ def try_rungs(run: Run) -> None:
     preference.learn(found)
     run.standing.took(found.seconds)
     run.predicted = max(run.predicted, run.standing.shares.predicted_bytes)
-    trainer.enter(preference.of_smaller(before) if is_down else preference.of_fitting(before))
+    if is_down:
+        trainer.move(preference.of_smaller(before), "it is faster here")
+    else:
+        trainer.enter(preference.of_fitting(before))
     share = preference.speeds.seconds[str(trainer.rung)] / found.seconds[rungs[0]]
     result = f"{trainer.rung} takes {share:.2f} × the time of {rungs[0]}"
     if trainer.rung == rungs[0]:

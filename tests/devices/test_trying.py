@@ -138,6 +138,14 @@ def test_the_cache_folder_is_the_users() -> None:
     assert cache_folder({"XDG_CACHE_HOME": "not/absolute"}) == cache_folder({})
 
 
+def test_a_home_that_may_not_be_looked_at_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert cache_folder({}) is None
+
+
 def test_what_there_was_no_time_for_is_tried_again_with_twice_the_time_only(
     manifest: Manifest, rungs: list[Rung]
 ) -> None:
@@ -249,3 +257,13 @@ def test_a_resumed_run_keeps_to_its_rung_whatever_is_known_by_then(
     whole, resumed = whole_and_resumed(bundle, images, tmp_path, LONG)
     assert whole.micro_batch_size == resumed.micro_batch_size == 16
     assert whole.losses == resumed.losses and resumed.resumed_at == (5,)
+
+
+@pytest.mark.parametrize("tries", [True, False])
+def test_a_run_that_goes_on_tries_nothing_unless_its_rung_has_changed(
+    manifest: Manifest, rungs: list[Rung], tmp_path: Path, tries: bool
+) -> None:
+    kept = KeptSpeeds(manifest, "x", "cpu", 1, tmp_path)
+    preference = Preference(manifest, "adamw", 1 << 40, kept, tries=tries)
+    assert preference.is_open(rungs, at_start=True) == tries
+    assert preference.is_open(rungs, at_start=False)
