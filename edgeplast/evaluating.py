@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeplast.arguments import BUNDLE, LABELLED, path_of
+from edgeplast.arguments import BUNDLE, path_of
 from edgeplast.bundle import Bundle
 from edgeplast.errors import UsageError
 from edgeplast.evaluation import Evaluation
-from edgeplast.given import with_adapter
+from edgeplast.given import image_set, with_adapter
 from edgeplast.progress import Progress, silent
 from edgeplast.stamps import kind_at
 
@@ -52,18 +53,12 @@ def evaluate(
     """
     from edgeplast_devices.evaluating import evaluate as evaluate_bundle
     from edgeplast_devices.evaluating import evaluate_deployed
-    from edgeplast_devices.images import ImageSet, open_images
 
     place = None if isinstance(bundle, Bundle) else path_of(bundle, "bundle", f"{BUNDLE}, or an ONNX file")
     deployed = place is not None and kind_at(place) == "file"
     if deployed and adapter is not None:
         raise UsageError(f"{place} is a deployed model, and an adapter belongs on a bundle. Give its base's folder.")
-
-    def pictures() -> ImageSet:
-        if isinstance(images, ImageSet):
-            return images
-        return open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
-
+    pictures = partial(image_set, images, progress, split=split, prefer=("test", "val"))
     how: dict[str, Any] = {"micro_batch": micro_batch, "threads": threads, "runtime": runtime, "provider": provider}
     how |= {"temperature": temperature, "unreadable": unreadable, "progress": progress}
     if deployed:

@@ -73,11 +73,15 @@ def whom(trusted: Trusted, sign: Signs) -> tuple[TrustedKeys | None, Signer | No
     return keys.including(signer.key.public) if keys and signer else keys, signer
 
 
-def image_set(given: str | Path | ImageSet, progress: Progress) -> ImageSet:
-    """Return a labelled set, opened where a path is given."""
+def image_set(
+    given: str | Path | ImageSet, progress: Progress, *, split: str | None = None, prefer: Sequence[str] = ()
+) -> ImageSet:
+    """Return a labelled set, opened where a path is given: one of its splits, or the first there is of some."""
     from edgeplast_devices.images import ImageSet, open_images
 
-    return given if isinstance(given, ImageSet) else open_images(path_of(given, "images", LABELLED), progress=progress)
+    if isinstance(given, ImageSet):
+        return given
+    return open_images(path_of(given, "images", LABELLED), split, prefer=prefer, progress=progress)
 
 
 def unlabelled(given: Any, progress: Progress) -> ImageSet:
