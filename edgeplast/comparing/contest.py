@@ -21,7 +21,7 @@ from edgeplast.arguments import BUDGET, check_kind, path_of
 from edgeplast.budget import Budget
 from edgeplast.comparing.halving import CONFIDENCE, Halving
 from edgeplast.comparing.pace import TRIAL_LOOKS, Scale
-from edgeplast.comparing.pool import VALIDATION, Pool, fingerprint_of, open_pool
+from edgeplast.comparing.pool import VALIDATION, Pool, open_pool
 from edgeplast.comparing.processes import RunFailedError, carried_out
 from edgeplast.comparing.records import Failed, Ran, Records
 from edgeplast.comparing.summing_up import comparison_of
@@ -30,6 +30,7 @@ from edgeplast.comparing.workplace import SETTINGS, Settings, check_also, digest
 from edgeplast.comparison import JOURNAL, Comparison
 from edgeplast.errors import InterruptedRunError, UsageError
 from edgeplast.files import possible
+from edgeplast.given import other_sets
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent, unheard
@@ -243,7 +244,7 @@ class _Contest:
         """Write down which pictures the contest is about, or raise if they were others when it began."""
         path = self.work / SETTINGS
         known = Settings.read(path).pictures
-        others = (fingerprint_of(Path(each), self.progress) for each in self.settings.also)
+        others = (each.fingerprint() for each in other_sets(self.settings.also, self.progress).values())
         found = " ".join((pool.fingerprint, *others))
         if known and known != found:
             shown = ", ".join((self.settings.data, *self.settings.also))

@@ -76,13 +76,6 @@ def open_pool(path: Path, seed: int, progress: Progress = silent) -> Pool:
     )
 
 
-def fingerprint_of(path: Path, progress: Progress = silent) -> str:
-    """Return what tells the held-out pictures at a path from others; none is read."""
-    from edgeplast_devices.images import open_images
-
-    return open_images(path, prefer=("test", "val"), progress=progress).fingerprint()
-
-
 def _mixed(images: ImageSet, seed: int) -> ImageSet:
     """Return the pictures in an order of which every beginning is stratified, each class's first ones first."""
     rng = np.random.default_rng([seed, len(images)])
