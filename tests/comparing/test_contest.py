@@ -21,7 +21,7 @@ from edgeplast.budget import Budget
 from edgeplast.cli.app import run
 from edgeplast.comparing import halving
 from edgeplast.comparison import COMPARISON, JOURNAL, PAGE, PLAN, Comparison
-from edgeplast.errors import BudgetError, InputError, UsageError
+from edgeplast.errors import BudgetError, InputError, InterruptedRunError, UsageError
 from edgeplast.plans import Plan
 
 torch = pytest.importorskip("torch", reason="scoring and exporting need it")
@@ -111,6 +111,39 @@ def test_what_each_forgot_of_other_sets_is_measured_and_shown(pictures: Path, tm
     assert "forgot, points" in (tmp_path / "c" / PAGE).read_text()
     again = Comparison.read(tmp_path / "c" / COMPARISON)
     assert again.candidate("uniform").others == kept
+
+
+@pytest.mark.parametrize("changed", ["data", "right"])
+def test_a_contest_does_not_go_on_with_other_pictures(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    data = shutil.copytree(pictures, tmp_path / "data")
+    right = blob_folder(tmp_path / "right", train=0, test=4)
+
+    def hold() -> Comparison:
+        return edgeplast.compare(
+            small_vit(),
+            data,
+            BUDGET,
+            minutes=2,
+            into=tmp_path / "c",
+            candidates=("head",),
+            keep_head=True,
+            also=[right],
+        )
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgeplast.comparing.contest.carried_out", stopped)
+    with pytest.raises(InterruptedRunError):
+        hold()
+    with pytest.raises(InterruptedRunError):  # the same pictures: it goes on, as far as that goes here
+        hold()
+    one = next((tmp_path / changed / ("train" if changed == "data" else "test")).rglob("*.png"))
+    shutil.copy(one, one.with_name("more.png"))
+    with pytest.raises(UsageError, match=r"The pictures of .*data, .*right are others than when .* Remove that folder"):
+        hold()
 
 
 def test_plans_that_are_the_same_run_once(pictures: Path) -> None:
