@@ -1,4 +1,4 @@
-"""Check that a wheel holds the three packages, whole, and nothing else: ``python tests/wheel.py dist/*.whl``."""
+"""Check that a wheel holds the three packages, the glossary and nothing else: ``python tests/wheel.py dist/*.whl``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main() -> int:
         for package in PACKAGES
         for file in package.rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
-    }
+    } | {"edgeplast/glossary.md"}
     for name in sorted(wanted - held):
         print(f"missing in the wheel: {name}")
     for name in sorted(held - wanted):

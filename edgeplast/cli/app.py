@@ -37,6 +37,7 @@ VERBS = {
     "fleet": "many devices, one model: federated on Flower",
     "devices": "devices whose defaults are known, and which this machine is",
     "doctor": "whether adaptation works here, tried before it starts",
+    "glossary": "what a word means that is printed here",
 }
 
 # typer carried click inside from 0.2x on; its errors are reached through typer whichever way they come.
@@ -54,7 +55,7 @@ _INTRODUCTION = """edgeplast lets a pretrained vision model keep learning on the
     edgeplast deploy adapted/ -o model.onnx
     edgeplast predict model.onnx photo.jpg
   Every verb has --help, --json, --quiet and --config run.toml. Also: score, plan, compare, prune, report,
-  keygen, sign, verify, inspect, fleet, devices, doctor."""
+  keygen, sign, verify, inspect, fleet, devices, doctor. What a word means: edgeplast glossary tier"""
 
 
 class _Verb(typer.core.TyperCommand):

@@ -36,7 +36,7 @@ def adaptation_report(folder: Path, into: Path, png: Path | None = None) -> None
         caption=title,
         facts=_facts(lines, report),
         notes=_notes(lines, report),
-        sections=lambda: [*_trained(folder), *_sections(lines, report)],
+        sections=[*_trained(folder), *_sections(lines, report)],
         appendix=_tables(report) + _repeating(report),
     )
     write_page(page, into, png)
@@ -161,8 +161,8 @@ def _trained(folder: Path) -> list[Section]:
             "What trains",
             "Each component of the model, the input to the left and the head to the right: what the plan trains, and "
             "in how many bits the rest is stored. A smaller tier trains the rightmost of these.",
+            block_layout.as_html(plan),
             [(WIDTH_INCHES, block_layout.inches(plan.outline), draw)],
-            content=block_layout.as_html(plan),
         )
     ]
 

@@ -25,6 +25,8 @@ def draw(figure: FigureBase, chart: Chart) -> None:
         name, _, unit = level.label.partition(", ")
         axes.annotate(f"{name} {level.value:.4g} {unit}", (1.01, at), xycoords=("axes fraction", "data"), va="center",
                       fontsize=8, color=level.colour)  # fmt: skip
+    for span in chart.spans:
+        axes.plot(span.x, span.y, color=span.colour, linewidth=span.width / 1.2, solid_capstyle="butt")
     for mark in chart.marks:
         axes.axvline(mark.x, color=mark.colour, linestyle="--" if mark.is_dashed else ":", linewidth=0.8)
     for note in chart.notes:
@@ -32,12 +34,16 @@ def draw(figure: FigureBase, chart: Chart) -> None:
                       ha="right" if note.is_left else "left", textcoords="offset points", fontsize=8,
                       color=note.colour)  # fmt: skip
     axes.set_xlim(*chart.x_range)
-    axes.set_ylim(low, high)
+    if chart.is_log:
+        axes.set_xscale("log")
+    axes.set_ylim(*((high, low) if chart.rows else (low, high)))
+    if chart.rows:
+        axes.set_yticks(range(len(chart.rows)), list(chart.rows))
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     light(axes)
-    axes.grid(axis="y", color=GRID, linewidth=0.7)
-    axes.grid(axis="x", visible=False)
+    axes.grid(axis="x" if chart.rows else "y", color=GRID, linewidth=0.7)
+    axes.grid(axis="y" if chart.rows else "x", visible=False)
     if second is not None:
         second.set_ylabel(chart.second_label)
         for side in second.spines.values():
@@ -58,4 +64,6 @@ def _line(axes: Any, line: Line) -> None:
         )  # fmt: skip
     if line.sizes:
         areas = [(size / 1.5) ** 2 for size in line.sizes]
-        axes.scatter(line.x, y, s=areas, color=line.colour, alpha=0.8, linewidth=0)
+        inside = "white" if line.is_hollow else line.colour
+        axes.scatter(line.x, y, s=areas, facecolor=inside, edgecolor=line.colour, alpha=None if line.is_hollow else 0.8,
+                     linewidth=1.2 if line.is_hollow else 0, zorder=3)  # fmt: skip

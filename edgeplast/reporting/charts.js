@@ -4,7 +4,18 @@
   const FONT = "12px system-ui, sans-serif", INK = "#222", GRID = "#e6e6e6";
   const number = (v) => (v == null ? "" : `: ${+v.toPrecision(4)}`); // in the legend, of where the pointer is
 
-  // What uPlot has no word for: marks, dots of their own size, words at a point.
+  const measured = (text) => {
+    const c = (measured.on ??= document.createElement("canvas").getContext("2d"));
+    c.font = FONT;
+    return c.measureText(text).width;
+  };
+  const cut = (text, room) => {
+    if (measured(text) <= room) return text;
+    while (text && measured(text + "…") > room) text = text.slice(0, -1);
+    return text + "…";
+  };
+
+  // What uPlot has no word for: marks, strokes, dots of their own size, words at a point.
   function extras(chart) {
     return (u) => {
       const c = u.ctx, r = devicePixelRatio, { left, top, width, height } = u.bbox;
@@ -15,24 +26,38 @@
         c.setLineDash(dashed ? [5 * r, 4 * r] : []);
         c.beginPath(); c.moveTo(...from); c.lineTo(...to); c.stroke();
       };
-      const words = (text, x, y, colour, align) => {
+      const taken = []; // by words, so that none lie on others
+      const words = (text, x, y, colour, toLeft) => {
         c.font = FONT.replace("12", 12 * r);
-        c.textAlign = align; c.textBaseline = "middle";
+        c.textAlign = "left"; c.textBaseline = "middle";
+        const wide = c.measureText(text).width, most = left + width - wide;
+        const places = [];
+        for (const up of [14, -14, 28, -28, 42, -42, 56]) { // below the point: a level may run through it
+          for (const side of toLeft ? [-1, 1] : [1, -1]) places.push([x + (side < 0 ? -5 * r - wide : 5 * r), y + up * r]);
+        }
+        const free = ([a, b]) => a >= left && a <= most && b > top + 6 * r && b < top + height - 4 * r
+          && !taken.some(([p, q, w]) => a < p + w && p < a + wide && Math.abs(b - q) < 13 * r);
+        [x, y] = places.find(free) ?? [Math.min(places[0][0], most), places[0][1]];
+        taken.push([x, y, wide]);
         c.lineWidth = 4 * r; c.strokeStyle = "rgba(255,255,255,.85)"; c.setLineDash([]); // readable over curves
         c.strokeText(text, x, y);
         c.fillStyle = colour; c.fillText(text, x, y);
       };
       c.save();
       for (const m of chart.marks) stroke(m.colour, m.is_dashed, [X(m.x), top], [X(m.x), top + height]);
+      for (const s of chart.spans) {
+        c.lineWidth = s.width * r; c.strokeStyle = s.colour; c.setLineDash([]);
+        c.beginPath(); c.moveTo(X(s.x[0]), Y(s.y[0])); c.lineTo(X(s.x[1]), Y(s.y[1])); c.stroke();
+      }
       for (const line of chart.lines) {
-        c.fillStyle = line.colour + "cc";
+        c.fillStyle = line.is_hollow ? "#fff" : line.colour + "cc";
+        c.strokeStyle = line.colour; c.lineWidth = 1.6 * r; c.setLineDash([]);
         line.sizes.forEach((size, i) => {
           c.beginPath(); c.arc(X(line.x[i]), Y(line.y[i]), size * r / 2, 0, 7); c.fill();
+          if (line.is_hollow) c.stroke();
         });
       }
-      for (const n of chart.notes) { // below the point: a level may run through it
-        words(n.text, X(n.x) + (n.is_left ? -5 : 5) * r, Y(n.y) + 14 * r, n.colour, n.is_left ? "right" : "left");
-      }
+      for (const n of chart.notes) words(n.text, X(n.x), Y(n.y), n.colour, n.is_left);
       c.restore();
     };
   }
@@ -64,16 +89,25 @@
       { ...axis, label: chart.x_label, grid: { show: false }, size: 34, labelSize: 22 },
       { ...axis, label: chart.y_label, size: 50, labelSize: 22 },
     ];
+    const { rows } = chart;
+    if (rows.length) {
+      const size = (u) => Math.min(0.4 * u.width, Math.max(...rows.map(measured)) + 14);
+      const splits = () => rows.map((_, i) => i), values = (u) => rows.map((name) => cut(name, size(u) - 10));
+      axes[1] = { ...axis, grid: { show: false }, size, splits, values };
+    }
     if (chart.second_label) {
       axes.push({ ...axis, label: chart.second_label, scale: "second", side: 1, grid: { show: false }, size: 50, labelSize: 22 });
     }
     return {
       width,
       height: chart.pixels,
-      scales: { x: { time: false, range: () => chart.x_range }, y: { range: () => chart.y_range } },
+      scales: {
+        x: { time: false, distr: chart.is_log ? 3 : 1, range: () => chart.x_range },
+        y: { range: () => chart.y_range, dir: rows.length ? -1 : 1 },
+      },
       series: [{ label: chart.x_label, value: (_, v) => number(v) }, ...series, ...levels],
       axes,
-      legend: { markers: { width: 2, fill: "none", dash: (u, i) => (u.series[i].dash ? "dashed" : "solid") } },
+      legend: { show: [...chart.lines, ...chart.levels].some((line) => line.label), markers: { width: 2, fill: "none", dash: (u, i) => (u.series[i].dash ? "dashed" : "solid") } },
       cursor: { drag: { x: false, y: false } },
       hooks: { draw: [extras(chart)] },
     };

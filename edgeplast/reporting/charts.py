@@ -1,6 +1,6 @@
 """A chart as data: what it shows, not how it is drawn; on a page by uPlot, in a picture by matplotlib.
 
-A device has no matplotlib. Its pages hold the numbers and one small script, uPlot (https://github.com/leeoniya/uPlot,
+A page needs no matplotlib, for a device has none. It holds the numbers and one small script, uPlot (https://github.com/leeoniya/uPlot,
 MIT, version 1.6.32, 51 kB, in ``uplot/`` with its licence), which draws them in whatever opens the page, as wide as the
 window is; nothing is fetched. A picture (``--png``) and ``.plot()`` are drawn of the same data by matplotlib.
 """
@@ -33,6 +33,7 @@ class Line:
         width: of the line in pixels; 0 for dots alone.
         dots: size of a dot in pixels at each value; 0 for none.
         sizes: of each dot in place of that.
+        is_hollow: whether those dots are rings.
         is_faint: drawn behind, lightly.
         is_filled: down to 0, lightly.
         is_dashed: whether the line is.
@@ -46,6 +47,7 @@ class Line:
     width: float = 1.6
     dots: float = 0
     sizes: Sequence[float] = ()
+    is_hollow: bool = False
     is_faint: bool = False
     is_filled: bool = False
     is_dashed: bool = False
@@ -72,8 +74,18 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class Span:
+    """A stroke from one point to another: a 95 % interval, the bar at a median."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    colour: str
+    width: float = 2.0
+
+
+@dataclass(frozen=True)
 class Note:
-    """Words at a point, to its right or left."""
+    """Words at a point, to its right or left; on a page where there is room for them."""
 
     x: float
     y: float
@@ -92,9 +104,12 @@ class Chart:
         lines: those to draw.
         x_range: of the axis.
         y_range: of the axis.
+        rows: names of y = 0, 1, …, the first on top; without them y is a number that rises upwards.
+        is_log: whether x is on a logarithmic scale; all x are then positive.
         second_label: to the right, of the lines that are read there.
         levels: across.
         marks: upright.
+        spans: strokes.
         notes: words.
         pixels: height on a page.
     """
@@ -104,9 +119,12 @@ class Chart:
     lines: Sequence[Line]
     x_range: tuple[float, float]
     y_range: tuple[float, float]
+    rows: Sequence[str] = ()
+    is_log: bool = False
     second_label: str = ""
     levels: Sequence[Level] = ()
     marks: Sequence[Mark] = ()
+    spans: Sequence[Span] = ()
     notes: Sequence[Note] = field(default_factory=tuple)
     pixels: int = 280
 

@@ -6,7 +6,8 @@ import html
 from pathlib import Path
 
 from edgeplast.comparison import OUTCOMES, Candidate, Comparison, points
-from edgeplast.reporting.pages import WIDTH_INCHES, Page, Section, write_page
+from edgeplast.reporting import comparison_charts as charts
+from edgeplast.reporting.pages import Page, Section, chart_section, write_page
 from edgeplast.units import counted, format_bytes, format_seconds
 
 _NAMES_SHOWN = 6
@@ -21,7 +22,7 @@ def comparison_report(found: Comparison, into: Path, png: Path | None = None) ->
         png: also a picture of the same figures, if given.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: a picture is asked for, and matplotlib is not installed.
         InputError: a file cannot be written; what was there stays.
     """
     title = f"What should learn? {found.model}"
@@ -30,9 +31,8 @@ def comparison_report(found: Comparison, into: Path, png: Path | None = None) ->
         caption=title,
         facts=_facts(found),
         notes=_notes(found),
-        sections=lambda: _sections(found),
+        sections=_sections(found),
         appendix=_numbers(found),
-        is_drawn=True,
     )
     write_page(page, into, png)
 
@@ -70,27 +70,30 @@ def _notes(found: Comparison) -> list[str]:
 
 
 def _sections(found: Comparison) -> list[Section]:
-    from edgeplast.reporting import comparison_figures as figures
-
     rows = sum(c.accuracy is not None for c in found.candidates)
+    if not rows:
+        return []
     early = any(0 < c.round < len(found.rounds) for c in found.candidates)
     hollow = " Hollow: dropped in an early round, of fewer pictures or epochs; its accuracy is of that round." * early
     return [
-        Section(
+        chart_section(
             "Accuracy against memory",
             f"Mean over seeds; the bar is the interval of the paired difference to {found.best}.{hollow}",
-            [(WIDTH_INCHES, 3.8, lambda figure: figures.against_peak(figure, found))],
+            charts.against_peak(found),
+            3.8,
         ),
-        Section(
+        chart_section(
             "Accuracy against time",
             "One pass over all pictures to learn from, by the median step of the fastest run.",
-            [(WIDTH_INCHES, 3.8, lambda figure: figures.against_seconds(figure, found))],
+            charts.against_seconds(found),
+            3.8,
         ),
-        Section(
+        chart_section(
             f"Difference to {found.best}",
             "In pairs of runs on the same pictures with the same seeds, in the last round that both ran. "
             "What lies left of zero with its whole bar was shown to be worse.",
-            [(WIDTH_INCHES, 0.9 + 0.4 * rows, lambda figure: figures.differences(figure, found))],
+            charts.differences(found),
+            0.9 + 0.4 * rows,
         ),
     ]
 

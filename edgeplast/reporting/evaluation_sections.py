@@ -22,8 +22,8 @@ def sections(found: Evaluation) -> list[Section]:
                 "What is taken for what",
                 "A row for what images show, a column for what they were called; darker is a larger share of the row. "
                 "Off the diagonal is wrong.",
+                _confusion_table(found),
                 [_confusion_drawing(found)],
-                content=_confusion_table(found),
             )
         )
     if found.reliability:

@@ -33,7 +33,7 @@ def evaluation_report(found: Evaluation, into: Path, png: Path | None = None) ->
         caption="Evaluation",
         facts=facts,
         notes=(),
-        sections=lambda: evaluation_sections.sections(found),
+        sections=evaluation_sections.sections(found),
         appendix=evaluation_sections.tables(found),
     )
     write_page(page, into, png)

@@ -18,7 +18,7 @@ from edgeplast.reporting import (
     block_layout,
     block_picture,
     chart_figures,
-    comparison_figures,
+    comparison_charts,
     evaluation_figures,
     evaluation_sections,
     score_figures,
@@ -52,7 +52,7 @@ def plan(found: Plan) -> Plot:
 
 def comparison(found: Comparison) -> Plot:
     """Draw accuracy against peak memory, a point a candidate."""
-    return _plot(9.0, 4.0, lambda figure: comparison_figures.against_peak(figure, found))
+    return _plot(9.0, 4.0, lambda figure: chart_figures.draw(figure, comparison_charts.against_peak(found)))
 
 
 def adaptation(found: Adaptation) -> Plot:

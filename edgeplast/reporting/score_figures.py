@@ -1,4 +1,4 @@
-"""The figures of a score report, drawn with matplotlib into a figure or a part of one."""
+"""The figures of a score report for its picture and for notebooks, as matplotlib draws them into a part of a figure."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from edgeplast.reporting.agreement import Agreement, agreements
 from edgeplast.reporting.colours import ACCENT, INK, QUIET
+from edgeplast.reporting.score_tables import MOST_NUMBERED, is_wide, number
+from edgeplast.reporting.score_tables import grid as score_grid
 from edgeplast.reporting.style import DIVERGING, SEQUENTIAL, light
 from edgeplast.scores import ScoreTable
 from edgeplast.units import format_count
@@ -20,13 +22,8 @@ from edgeplast.units import format_count
 
 def heatmap(figure: FigureBase, table: ScoreTable, method: str, *, small: bool = False) -> None:
     """Draw scores as blocks × components: a row a component type, a column a block; of several in one, the highest."""
-    scores = table.by(method)
-    rows = list(dict.fromkeys(table.place(name)[1] for name in scores))
-    columns = [table.place(name)[0] or 0 for name in scores]
-    grid = np.full((len(rows), 1 + max(columns)), np.nan)
-    for name, entry in scores.items():
-        cell = rows.index(table.place(name)[1]), table.place(name)[0] or 0
-        grid[cell] = np.fmax(grid[cell], entry.score)
+    rows, found = score_grid(table, method)
+    grid = np.array(found)
     axes = figure.subplots()
     norm = _scale(grid)
     picture = axes.imshow(grid, cmap=SEQUENTIAL, norm=norm, aspect="auto")
@@ -42,31 +39,12 @@ def heatmap(figure: FigureBase, table: ScoreTable, method: str, *, small: bool =
         return
     axes.set_xlabel("block (0 is nearest the input)")
     figure.colorbar(picture, ax=axes, fraction=0.025, pad=0.015, label=f"{method} score").outline.set_visible(False)
-    if grid.shape[1] <= 16 and len(rows) <= 16:
+    if grid.shape[1] <= MOST_NUMBERED and len(rows) <= MOST_NUMBERED:
         for (row, column), value in np.ndenumerate(grid):
             if np.isfinite(value):
                 dark = norm(value) > 0.55
                 axes.text(column, row, number(value), ha="center", va="center", fontsize=7.5,
                           color="white" if dark else INK)  # fmt: skip
-
-
-def distribution(figure: FigureBase, table: ScoreTable, method: str) -> None:
-    """Draw the scores of each component type over the blocks, with the median as a bar and its value."""
-    scores = table.by(method)
-    kinds = list(dict.fromkeys(table.place(name)[1] for name in scores))
-    axes = figure.subplots()
-    for row, kind in enumerate(kinds):
-        values = [entry.score for name, entry in scores.items() if table.place(name)[1] == kind]
-        axes.plot(values, [row] * len(values), "o", color=ACCENT, alpha=0.45, markersize=5, markeredgewidth=0)
-        median = float(np.median(values))
-        axes.plot([median, median], [row - 0.3, row + 0.3], color=INK, linewidth=1.6)
-        axes.annotate(f"median {number(median)}", (1.01, row), xycoords=("axes fraction", "data"), va="center",
-                      fontsize=8, color=QUIET)  # fmt: skip
-    axes.set_yticks(range(len(kinds)), kinds)
-    axes.set_ylim(len(kinds) - 0.5, -0.5)
-    axes.set_xlabel(f"{method} score, one dot a block")
-    _log_if_wide(axes, [entry.score for entry in scores.values()])
-    light(axes)
 
 
 def ranking(figure: FigureBase, table: ScoreTable, method: str, memory: Mapping[str, int]) -> None:
@@ -144,22 +122,13 @@ def _cell(axes: Any, row: int, column: int, entry: Agreement) -> None:
               color=colour)  # fmt: skip
 
 
-def number(value: float) -> str:
-    """Format a score in at most five characters where that is possible."""
-    if value == 0:
-        return "0"
-    if 0.01 <= abs(value) < 1000:
-        return f"{value:.3g}"
-    return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
-
-
 def _scale(grid: np.ndarray) -> Normalize:
     low, high = float(np.nanmin(grid)), float(np.nanmax(grid))
-    if low > 0 and high > 30 * low:
+    if is_wide([low, high]):
         return LogNorm(low, high)
     return Normalize(min(low, 0.0), high if high > 0 else 1.0)
 
 
 def _log_if_wide(axes: Any, values: list[float]) -> None:
-    if min(values) > 0 and max(values) > 30 * min(values):
+    if is_wide(values):
         axes.set_xscale("log")

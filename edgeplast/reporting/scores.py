@@ -1,17 +1,19 @@
-"""The report of a score table: one HTML file with inline drawings that opens without network, and a PNG."""
+"""The report of a score table: one HTML file that opens without network, and a PNG."""
 
 from __future__ import annotations
 
 import html
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from edgeplast.reporting.pages import WIDTH_INCHES, Page, Section, write_page
+from edgeplast.reporting import score_tables
+from edgeplast.reporting.pages import WIDTH_INCHES, Drawing, Page, Section, chart_section, write_page
+from edgeplast.reporting.score_charts import distribution
 from edgeplast.scores import ScoreTable
 
 if TYPE_CHECKING:
-    from edgeplast.reporting.pages import Draw
+    from matplotlib.figure import FigureBase
 
 
 def score_report(table: ScoreTable, into: Path, png: Path | None = None, *, memory: Mapping[str, int]) -> None:
@@ -24,7 +26,7 @@ def score_report(table: ScoreTable, into: Path, png: Path | None = None, *, memo
         memory: bytes that training each scored component alone adds to inference.
 
     Raises:
-        MissingExtraError: matplotlib is not installed.
+        MissingExtraError: a picture is asked for, and matplotlib is not installed.
         InputError: a file cannot be written; what was there stays.
     """
     name = table.outline.model
@@ -33,28 +35,27 @@ def score_report(table: ScoreTable, into: Path, png: Path | None = None, *, memo
         caption=f"Scores of {name} by {table.method}",
         facts=_facts(table),
         notes=table.notes,
-        sections=lambda: _sections(table, memory),
+        sections=_sections(table, memory),
         appendix=_numbers(table, memory),
-        is_drawn=True,
     )
     write_page(page, into, png)
 
 
 def _sections(table: ScoreTable, memory: Mapping[str, int]) -> list[Section]:
-    """Return what is drawn, from the heatmap to the agreement of methods."""
-    from edgeplast.reporting import score_figures as figures
-
+    """Return what is shown, from the heatmap to the agreement of methods."""
     main, rows = table.method, len({table.place(name)[1] for name in table.components})
-    sections: list[Section] = [
+    sections = [
         Section(
             "Blocks × components",
-            f"Score by {main}; darker is higher, so more worth training by this method.",
-            [(WIDTH_INCHES, 0.9 + 0.36 * rows, lambda f: figures.heatmap(f, table, main))],
+            f"Score by {main}; darker is higher, so more worth training by this method. Block 0 is nearest the input.",
+            score_tables.heatmap(table, main),
+            [_drawing(WIDTH_INCHES, 0.9 + 0.36 * rows, "heatmap", table, main)],
         ),
-        Section(
+        chart_section(
             "By component type",
-            "One dot a block, the bar is the median.",
-            [(WIDTH_INCHES, 0.7 + 0.34 * rows, lambda f: figures.distribution(f, table, main))],
+            "One dot a block; the bar, and the number beside the name, is the median.",
+            distribution(table, main),
+            0.7 + 0.34 * rows,
         ),
         Section(
             "Ranking, and what training costs",
@@ -62,37 +63,43 @@ def _sections(table: ScoreTable, memory: Mapping[str, int]) -> list[Section]:
             "apart. Memory is what training that component alone adds to inference of one image, with AdamW, without "
             "recomputation: activations of its own and all later blocks, gradients and optimizer state. Early "
             "blocks cost more than late ones because a gradient must travel back to them.",
-            [(WIDTH_INCHES, 1.0 + 0.17 * len(table.components), lambda f: figures.ranking(f, table, main, memory))],
+            score_tables.ranking(table, main, memory),
+            [_drawing(WIDTH_INCHES, 1.0 + 0.17 * len(table.components), "ranking", table, main, memory)],
         ),
     ]
     if table.others:
         count = len(table.methods)
+        shown = "".join(score_tables.heatmap(table, method, small=True) for method in table.others)
         sections += [
             Section(
                 "The other methods",
                 "Each on a colour scale of its own, light is low.",
-                [(WIDTH_INCHES / 3 - 0.05, 1.55, _small(table, method)) for method in table.others],
+                f"<div class=row>{shown}</div>",
+                [
+                    _drawing(WIDTH_INCHES / 3 - 0.05, 1.55, "heatmap", table, method, small=True)
+                    for method in table.others
+                ],
             ),
             Section(
                 "Do the methods agree?",
                 "Kendall's τ between rankings, 1 the same order, -1 the opposite, with its 95 % confidence interval "
                 f"below; over the components that both methods score (at most {len(table.components)}).",
-                [
-                    (
-                        min(WIDTH_INCHES, 2.6 + 0.66 * count),
-                        1.3 + 0.4 * count,
-                        lambda f: figures.tau_matrix(f, table),
-                    )
-                ],
+                score_tables.agreement(table),
+                [_drawing(min(WIDTH_INCHES, 2.6 + 0.66 * count), 1.3 + 0.4 * count, "tau_matrix", table)],
             ),
         ]
     return sections
 
 
-def _small(table: ScoreTable, method: str) -> Draw:
-    from edgeplast.reporting import score_figures as figures
+def _drawing(width: float, height: float, name: str, *given: Any, **how: Any) -> Drawing:
+    """Return a drawing of :mod:`~edgeplast.reporting.score_figures`, which a page alone does not import."""
 
-    return lambda figure: figures.heatmap(figure, table, method, small=True)
+    def draw(figure: FigureBase) -> None:
+        from edgeplast.reporting import score_figures
+
+        getattr(score_figures, name)(figure, *given, **how)
+
+    return width, height, draw
 
 
 def _facts(table: ScoreTable) -> list[tuple[str, str]]:

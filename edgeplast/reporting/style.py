@@ -6,10 +6,10 @@ from typing import Any
 
 from matplotlib.colors import LinearSegmentedColormap
 
-from edgeplast.reporting.colours import ACCENT, GRID, INK, SHADES, WARNING
+from edgeplast.reporting.colours import AGREE, GRID, INK, SHADES
 
 SEQUENTIAL = LinearSegmentedColormap.from_list("accent", SHADES)
-DIVERGING = LinearSegmentedColormap.from_list("agree", [WARNING, "#ffffff", ACCENT])
+DIVERGING = LinearSegmentedColormap.from_list("agree", AGREE)
 
 STYLE: Any = {
     "font.size": 9,

@@ -47,7 +47,7 @@ def blind() -> torch.nn.Module:
 
 
 def test_a_clear_winner_is_found_and_its_plan_goes_into_a_bundle(
-    blind: torch.nn.Module, pictures: Path, tmp_path: Path
+    blind: torch.nn.Module, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
     found = edgeplast.compare(
@@ -66,11 +66,13 @@ def test_a_clear_winner_is_found_and_its_plan_goes_into_a_bundle(
     bundle = edgeplast.export(blind, tmp_path / "c" / PLAN, into=tmp_path / "bundle")
     assert bundle.manifest.plan == plan and bundle.manifest.classes == CLASSES
     page = (tmp_path / "c" / PAGE).read_text()
-    assert page.count("<svg") == 3 and "uniform stands out" in page and "budget 256 MiB" in page
-    assert (
-        run(["report", str(tmp_path / "c"), "-o", str(tmp_path / "page.html"), "--png", str(tmp_path / "p.png")]) == 0
-    )
-    assert (tmp_path / "page.html").read_text() == page and (tmp_path / "p.png").read_bytes()[1:4] == b"PNG"
+    assert page.count("<div class=chart>") == 3 and "uniform stands out" in page and "256 MiB" in page
+    again = ["report", str(tmp_path / "c"), "-o", str(tmp_path / "page.html")]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "matplotlib", None)
+        assert run(again) == 0 and (tmp_path / "page.html").read_text() == page
+    assert run([*again, "--force", "--png", str(tmp_path / "p.png")]) == 0
+    assert (tmp_path / "p.png").read_bytes()[1:4] == b"PNG"
     assert "uniform stands out" in str(found) and "<td>uniform</td>" in found._repr_html_()
     assert any(line.startswith("round 1, seed 1: uniform: ") and line.endswith("left") for line in told), told
 
