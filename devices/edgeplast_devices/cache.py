@@ -188,9 +188,14 @@ def cache_file(folder: Path, split: str, *belongs_to: str) -> Path:
     return folder / f".latents-{split}-{digest[:16]}"
 
 
+def is_latents(name: str) -> bool:
+    """Whether a file of this name holds latents."""
+    return _NAME.fullmatch(name) is not None
+
+
 def clear_latents(folder: Path, but: Iterable[Path] = ()) -> None:
     """Remove files of latents, except for some."""
     kept = {path.name for path in but}
     for file in folder.glob(".latents-*"):
-        if _NAME.fullmatch(file.name) and file.name not in kept:
+        if is_latents(file.name) and file.name not in kept:
             file.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from edgeplast.bundle import TRAINABLE, Bundle, Manifest
 from edgeplast.errors import DiskFullError
 from edgeplast.units import format_bytes, parse_bytes
 from edgeplast.versions import folders_of
+from edgeplast_devices.cache import is_latents
 from edgeplast_devices.checkpoints import TELEMETRY_BYTES, run_bytes
 from edgeplast_devices.distilling import row_bytes
 from edgeplast_devices.fitted_heads import head_if_linear
@@ -92,16 +93,35 @@ def nameless_bytes(
         again: whether it is a Learner's, which learns from the same pictures again and again.
 
     Returns:
-        features of all pictures for a head or a probe that is fitted, or what the model said of them before the run.
+        features of all pictures for a head that is fitted, or what the model said of them before the run. Those for a
+        probe have the room of what comes later: see :func:`for_a_probe`.
     """
-    head = head_if_linear(manifest)
-    features = 4 * pictures * head.width if head else 0
     if options.head == "fitted":
-        return features
+        head = head_if_linear(manifest)
+        return 4 * pictures * head.width if head else 0
     asks = options.distill or per_class(options.replay) or manifest.waiting or new_classes
     asks = again or (asks and options.head != "zero")
-    taught = row_bytes(pictures, len(manifest.classes) + new_classes) if asks else 0
-    return max(taught, features if options.probe and options.labels == "given" and not again else 0)
+    return row_bytes(pictures, len(manifest.classes) + new_classes) if asks else 0
+
+
+def for_a_probe(bundle: Bundle, options: TrainingOptions, folder: Path, pictures: int, latents: int) -> int | None:
+    """Return what features for a linear probe may take, before the first step; None for no limit.
+
+    Checkpoints, best weights and versions are written later, so their room is free until then: a probe takes nothing
+    from what is kept of pictures.
+
+    Args:
+        bundle: the run's copy.
+        options: of the run.
+        folder: in which it works.
+        pictures: that it learns from.
+        latents: bytes that are kept of pictures, at most.
+    """
+    if options.disk == "none":
+        return None
+    files = (file for file in folder.rglob("*") if file.is_file() and not is_latents(file.name))
+    there = sum(file.stat().st_size for file in files)
+    return parse_bytes(options.disk) - there - latents - nameless_bytes(bundle.manifest, options, pictures)
 
 
 def beside_examples(manifest: Manifest, options: TrainingOptions, *, is_tight: bool) -> Callable[[int, int], int]:

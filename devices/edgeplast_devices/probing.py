@@ -22,6 +22,7 @@ from edgeplast.adaptation import LinearProbe
 from edgeplast.errors import BudgetError, DiskFullError
 from edgeplast.files import disk_errors
 from edgeplast.units import format_bytes
+from edgeplast_devices.disk import for_a_probe
 from edgeplast_devices.fitted_heads import LinearHead, Rows, fit_head, head_if_linear
 from edgeplast_devices.losses import CrossEntropy
 from edgeplast_devices.measuring import measured
@@ -78,6 +79,8 @@ def _fitted(run: Run, head: LinearHead, folder: Path) -> float:
         smoothing=run.options.label_smoothing,
     )
     is_tight = run.allowed_bytes is not None  # what is left of a budget is promised to larger pictures
+    if is_tight:
+        _require_disk(run, head, folder)
     with disk_errors(folder), contextlib.ExitStack() as files:
         rows = Rows(head.width, files.enter_context(tempfile.TemporaryFile(dir=folder)) if is_tight else None)
         for features, labels in _features(run):
@@ -94,6 +97,14 @@ def _fitted(run: Run, head: LinearHead, folder: Path) -> float:
     finally:
         for name in names:
             run.parameters[name][...] = before[name]
+
+
+def _require_disk(run: Run, head: LinearHead, folder: Path) -> None:
+    """Raise unless ``--disk`` has room for features beside what is there and what is kept of pictures."""
+    pictures, kept = len(run.splits["train"]), run.kept.report
+    room = for_a_probe(run.bundle, run.options, folder, pictures, kept.most_bytes if kept else 0)
+    if room is not None and 4 * pictures * head.width > room:
+        raise DiskFullError(f"--disk {run.options.disk} has no room for the features of {pictures} pictures.")
 
 
 def _accuracy(run: Run) -> float:

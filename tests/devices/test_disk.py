@@ -13,9 +13,17 @@ import edgeplast
 from edgeplast.bundle import Bundle
 from edgeplast.errors import DiskFullError, InterruptedRunError, UsageError
 from edgeplast.units import parse_bytes
+from edgeplast_devices import probing
 from edgeplast_devices.adapting import interrupted_options
-from edgeplast_devices.caching import settled
-from edgeplast_devices.disk import beside_examples, disk_shares, for_pictures, nameless_bytes, versions_bytes
+from edgeplast_devices.caching import Kept, settled
+from edgeplast_devices.disk import (
+    beside_examples,
+    disk_shares,
+    for_a_probe,
+    for_pictures,
+    nameless_bytes,
+    versions_bytes,
+)
 from edgeplast_devices.examples import Examples
 from edgeplast_devices.images import open_splits
 from edgeplast_devices.options import TrainingOptions
@@ -230,11 +238,49 @@ def test_files_without_a_name_are_counted(late: Bundle, tmp_path: Path) -> None:
     assert nameless_bytes(manifest, options(head="zero"), 100, again=True) == 4 * 100 * 3
     width = manifest.parameters["head.weight"].shape[1]
     assert nameless_bytes(manifest, options(head="fitted"), 100) == 4 * 100 * width
-    assert nameless_bytes(manifest, options(distill=0.5), 100) == 4 * 100 * width  # the larger: one after the other
+    assert nameless_bytes(manifest, options(), 100) == 0  # a probe's have the room of what comes later
     assert beside_examples(manifest, options(), is_tight=True)(10, 5) == 4 * 10 * 5
     assert beside_examples(manifest, options(), is_tight=False)(10, 5) == 0
     shares = disk_shares(late, options(), tmp_path)
     assert disk_shares(late, options(), tmp_path, 1000).own_bytes == shares.own_bytes + 1000
+
+
+def test_a_linear_probe_takes_nothing_from_the_cache(late: Bundle, blobs: Path, tmp_path: Path) -> None:
+    tight = edgeplast.Budget(memory_bytes=1 << 30)
+    shares, images = disk_shares(late, options(epochs=4), tmp_path), open_splits(blobs, seed=0)
+    all_of_it = settled(options(epochs=4, views=2), late, images, shares)
+    needed = Kept(late, {"train": images.train, "val": images.val, "test": images.test}, all_of_it, tmp_path).report
+    assert needed is not None and needed.views == 2
+    disk = shares.own_bytes + shares.versions_bytes + needed.most_bytes
+    most, features = 0, 0
+
+    def look(*_: object) -> None:
+        nonlocal most, features
+        most = max(most, size_of(tmp_path / "a", tmp_path / "a.partial"))
+        features = max(features, *nameless_in(tmp_path / "a.partial").values(), 0)
+
+    how = options(disk=f"{disk}B", epochs=4, views=2)
+    report = edgeplast.adapt(late, blobs, into=tmp_path / "a", options=how, budget=tight, progress=look)
+    assert report.cache is not None and (report.cache.views, report.cache.most_bytes) == (2, needed.most_bytes)
+    assert report.linear_probe is not None and report.linear_probe.accuracy is not None
+    assert most <= disk and (features or not Path("/proc/self/fd").is_dir())
+
+
+def test_a_linear_probe_that_the_disk_has_no_room_for_is_left_out_and_said(
+    late: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    width = late.manifest.parameters["head.weight"].shape[1]
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "weights").write_bytes(bytes(1000))
+    (tmp_path / "there" / f".latents-train-{'0' * 16}").write_bytes(bytes(500))
+    room = for_a_probe(late, options(disk="5000B", distill=0.5), tmp_path / "there", 100, 700)
+    assert room == 5000 - 1000 - 700 - 4 * 100 * 3
+    assert for_a_probe(late, options(), tmp_path / "there", 100, 700) is None
+    monkeypatch.setattr(probing, "for_a_probe", lambda *_: 4 * width)  # of one picture
+    how = options(disk="20MB", epochs=1)
+    report = edgeplast.adapt(late, blobs, into=tmp_path / "a", options=how, budget=edgeplast.Budget(1 << 30))
+    assert report.linear_probe is not None and report.linear_probe.accuracy is None
+    assert report.linear_probe.why_none == "the disk had no room for its features"
 
 
 def of_a_learner(bundle: Bundle) -> int:
