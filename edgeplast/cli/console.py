@@ -20,6 +20,8 @@ from edgeplast.units import format_bytes
 
 _PATIENCE_SECONDS = 2.0
 _FRAME_SECONDS = 0.1
+_PAUSE_SECONDS = 5.0
+"""Between lines about what is not done yet, where there is no terminal: a log is read by people too."""
 
 
 _silent: ContextVar[frozenset[str]] = ContextVar("streams on which nothing is said", default=frozenset())
@@ -153,7 +155,8 @@ def fallbacks_stated() -> Iterator[None]:
 def progress_bar(quiet: bool, told_otherwise: tuple[str, ...] = ()) -> Iterator[Progress]:
     """Give a progress callable that draws a bar on standard error for whatever takes over two seconds.
 
-    Where standard error is no terminal, one line per activity says what was done.
+    Where standard error is no terminal, one line per activity says what was done, and now and then one what is being
+    done.
 
     Args:
         quiet: show nothing.
@@ -173,21 +176,32 @@ def progress_bar(quiet: bool, told_otherwise: tuple[str, ...] = ()) -> Iterator[
 
 
 class _Lines:
-    """One line when an activity that took over two seconds ends."""
+    """A line when an activity that took over two seconds ends, and now and then while nothing else was said."""
 
     def __init__(self, told_otherwise: tuple[str, ...]) -> None:
         self._told_otherwise = told_otherwise
         self._activity, self._started = "", 0.0
+        self._said: float | None = None
 
     def __call__(self, activity: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if activity.startswith(self._told_otherwise) or not total:
-            return
-        if activity != self._activity:
+        is_new = activity != self._activity
+        if is_new:
             self._activity, self._started = activity, now
-        if done >= total and now - self._started > _PATIENCE_SECONDS:
-            say(f"{activity}: {_amount(total)} in {now - self._started:.0f} s", err=True)
+        is_over = bool(total) and done >= total
+        if is_over:
             self._activity = ""
+            if now - self._started > _PATIENCE_SECONDS and not activity.startswith(self._told_otherwise):
+                self._say(f"{activity}: {_amount(total)} in {now - self._started:.0f} s", now)
+        elif not total:  # nothing will be told until it is done
+            if is_new and (self._said is None or now - self._said > _PAUSE_SECONDS):
+                self._say(f"{activity} …", now)
+        elif now - max(self._started, self._said or 0.0) > _PAUSE_SECONDS:
+            self._say(f"{activity}: {done:,} of {_amount(total)}, {now - self._started:.0f} s", now)
+
+    def _say(self, text: str, now: float) -> None:
+        say(text, err=True)
+        self._said = now
 
 
 def _amount(count: int) -> str:
@@ -196,7 +210,11 @@ def _amount(count: int) -> str:
 
 
 class _Bars:
-    """rich's progress bar, loaded when the first activity has lasted two seconds (it costs 3 MB)."""
+    """rich's progress bar, loaded when the first activity has lasted two seconds (it costs 3 MB).
+
+    From then on there is always one, as long as a verb works: what follows a long activity need not be short, and a bar
+    that is full stays until something else is told.
+    """
 
     def __init__(self) -> None:
         self._activity, self._started = "", 0.0
@@ -207,8 +225,11 @@ class _Bars:
     def __call__(self, activity: str, done: int, total: int) -> None:
         now = time.monotonic()
         if activity != self._activity:
+            was_there = self._bar is not None
             self.close()
             self._activity, self._started = activity, self._told  # nothing was heard since: its first piece took that
+            if was_there:
+                self._open(total or None)
         self._told = now
         if self._bar is None and not total and not done:  # nothing will be told within two seconds, so it is now
             self._open(None)
@@ -218,8 +239,6 @@ class _Bars:
             drawn = now - self._drawn > _FRAME_SECONDS or done >= total
             self._bar.update(self._task, completed=done, total=total, refresh=drawn)
             self._drawn = now if drawn else self._drawn
-            if done >= total:
-                self.close()
 
     def _open(self, total: int | None) -> None:
         from rich import progress as parts
@@ -233,6 +252,7 @@ class _Bars:
             transient=True,
             # Its own thread would map a stack that no budget has counted.
             auto_refresh=False,
+            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),  # else a file would miss what is printed
         )
         self._bar.start()
         self._task = self._bar.add_task(printable(self._activity), total=total)

@@ -156,17 +156,71 @@ def test_what_tells_nothing_until_it_is_done_is_named_at_once(
         assert "loading vit …" in capsys.readouterr().err
         progress("loading vit", 1, 1)
         progress("scoring", 0, 10)
+        assert "scoring" in capsys.readouterr().err  # a bar stands already, and another takes its place
+    capsys.readouterr()
+    with console.progress_bar(quiet=False) as progress:
+        progress("scoring", 0, 10)
         assert "scoring" not in capsys.readouterr().err  # it may be done within two seconds
 
 
-def test_without_a_terminal_such_work_adds_no_line(capsys: pytest.CaptureFixture) -> None:
+def test_a_full_bar_stays_while_nothing_else_is_told_and_lines_are_printed_above_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     from edgeplast.cli import console
 
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    hidden, shown = "\x1b[?25l", "\x1b[?25h"  # of the pointer: a bar stands, or was taken away
     with console.progress_bar(quiet=False) as progress:
-        progress("loading torch and timm", 0, 0)
-        progress("loading vit", 0, 0)
-        progress("loading vit", 1, 1)
-    assert capsys.readouterr().err == ""
+        progress("calibrating", 0, 64)
+        clock[0] = 3.0
+        progress("calibrating", 63, 64)
+        progress("calibrating", 64, 64)
+        said = capsys.readouterr().err
+        assert said.count(hidden) == 1 and shown not in said
+        print("the result")  # to a file or pipe: no part of the bar
+        assert capsys.readouterr().out == "the result\n"
+        progress("writing", 0, 3)
+        said = capsys.readouterr().err
+        assert "writing" in said and said.count(hidden) == 1
+    assert capsys.readouterr().err.endswith(shown) or shown in said
+
+
+def test_without_a_terminal_a_line_says_now_and_then_what_is_being_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from edgeplast.cli import console
+
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    with console.progress_bar(quiet=False, told_otherwise=("epoch",)) as progress:
+        for at, *what in (
+            (0.1, "loading torch and timm", 0, 0),  # at once
+            (4.0, "loading vit", 0, 0),  # too soon after it
+            (6.0, "loading vit", 1, 1),  # no piece of work that lasted
+            (6.2, "reading the model's graph", 0, 0),
+            (9.0, "scoring", 0, 60),
+            (13.9, "scoring", 20, 60),
+            (14.1, "scoring", 30, 60),
+            (17.0, "scoring", 40, 60),
+            (18.0, "scoring", 60, 60),
+            (19.0, "epoch 1 of 2", 8, 400),
+            (24.5, "epoch 1 of 2", 16, 400),
+            (30.0, "epoch 1 of 2", 400, 400),  # of which the command tells itself
+            (40.0, "writing", 1, 2),
+            (41.0, "writing", 2, 2),
+        ):
+            clock[0] = at
+            progress(*what)
+    assert capsys.readouterr().err.splitlines() == [
+        "loading torch and timm …",
+        "reading the model's graph …",
+        "scoring: 30 of 60, 5 s",
+        "scoring: 60 in 9 s",
+        "epoch 1 of 2: 16 of 400, 6 s",
+    ]
 
 
 def test_a_bar_does_not_wait_for_a_second_slow_step(
