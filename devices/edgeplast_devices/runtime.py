@@ -11,6 +11,8 @@ Session settings, and why (onnxruntime 1.19 and 1.32):
 * priority order: nodes run in the order of the file, which is where recomputation and just-in-time weights stand;
 * graph optimization off, but for deployed models: what runs is what was written and measured;
 * prepacking off: packed copies of mapped weights would double them;
+* no spinning: threads that wait awake for the next node take the cores from the session whose turn it is (a prefix and
+  what goes on from it), and from everybody else on the machine;
 * an arena shared by all sessions: a small first region for what stays (biases, norms), then one as large as the
   prediction: one region can be cut and joined freely, many small ones cannot, and between two runs the arena can
   give it back (it never gives back its first).
@@ -349,6 +351,7 @@ def open_session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
     options.log_severity_level = 4  # errors are raised, too; printed, names in a graph would reach the terminal
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.load_model_format", "ONNX")  # what was looked through, whatever its name
     if in_arena:
         reserve_arena(0)
