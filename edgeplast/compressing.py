@@ -6,6 +6,7 @@ Like :mod:`edgeplast.verbs`: paths or objects in, nouns out, rooms imported when
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +127,7 @@ def prune(
         distill_steps=distill_steps,
         seed=seed,
         device=device,
-        latency=inference_seconds,
+        latency=partial(inference_seconds, progress=progress),
         progress=progress,
     )
     if into is not None:

@@ -20,7 +20,7 @@ from edgeplast.units import format_bytes
 
 _PATIENCE_SECONDS = 2.0
 _FRAME_SECONDS = 0.1
-_PAUSE_SECONDS = 5.0
+_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 5.0, 60.0
 """Between lines about what is not done yet, where there is no terminal: a log is read by people too."""
 
 
@@ -181,27 +181,24 @@ class _Lines:
     def __init__(self, told_otherwise: tuple[str, ...]) -> None:
         self._told_otherwise = told_otherwise
         self._activity, self._started = "", 0.0
-        self._said: float | None = None
+        self._said, self._has_spoken, self._pause = time.monotonic(), False, _PAUSE_SECONDS
 
     def __call__(self, activity: str, done: int, total: int) -> None:
         now = time.monotonic()
-        is_new = activity != self._activity
-        if is_new:
-            self._activity, self._started = activity, now
-        is_over = bool(total) and done >= total
-        if is_over:
+        if activity != self._activity:
+            self._activity, self._started, self._pause = activity, now, _PAUSE_SECONDS
+        if total and done >= total:
             self._activity = ""
             if now - self._started > _PATIENCE_SECONDS and not activity.startswith(self._told_otherwise):
                 self._say(f"{activity}: {_amount(total)} in {now - self._started:.0f} s", now)
-        elif not total:  # nothing will be told until it is done
-            if is_new and (self._said is None or now - self._said > _PAUSE_SECONDS):
-                self._say(f"{activity} …", now)
-        elif now - max(self._started, self._said or 0.0) > _PAUSE_SECONDS:
-            self._say(f"{activity}: {done:,} of {_amount(total)}, {now - self._started:.0f} s", now)
+        elif now - self._said > self._pause or not (total or self._has_spoken):
+            # Of what tells nothing until it is done the first is named at once: a program that begins loads something.
+            self._say(f"{activity}: {done:,} of {_amount(total)}" if total else f"{activity} …", now)
+            self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)  # a log of hours is read from its end
 
     def _say(self, text: str, now: float) -> None:
         say(text, err=True)
-        self._said = now
+        self._said, self._has_spoken = now, True
 
 
 def _amount(count: int) -> str:

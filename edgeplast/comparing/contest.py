@@ -342,6 +342,7 @@ class _Contest:
                 also=tuple(str(Path(each).absolute()) for each in self.settings.also) if number else (),
             )
             what = f"round {number}, seed {seed}: {name}" if number else f"a first try of {name}"
+            self.progress(f"{what}, starting", 0, 0)
             try:
                 done = carried_out(order, Path(scratch), self.clock.left, lambda: self._progress(what))
             except RunFailedError as error:
@@ -362,13 +363,12 @@ class _Contest:
         return ran
 
     def _progress(self, what: str) -> Progress:
-        """Return what shows a run's training steps under its name and the minutes left; its other work is short."""
+        """Return what shows the work of a run under its name and the minutes left."""
         left = self.clock.said()
 
         def told(activity: str, done: int, total: int) -> None:
-            if activity.startswith("epoch"):
-                epoch = f", {activity}" if what.startswith("round") else ""
-                self.progress(f"{what}{epoch} ({left})", done, total)
+            doing = f", {activity}" if what.startswith("round") or not activity.startswith("epoch") else ""
+            self.progress(f"{what}{doing} ({left})", done, total)
 
         return told
 

@@ -106,8 +106,6 @@ def prune(
         pruner.step(work, saving, share=step / steps)
         if distill_steps:
             distillation.run(work.model, until=distill_steps * step // steps)
-    if latency:
-        progress("measuring latency", 0, 0)
     seconds = tuple(latency([source, work.model])) if latency else (None, None)
     wanted, measured = target.latency_seconds, seconds[1]
     if wanted is not None and measured is not None and measured > wanted:

@@ -202,24 +202,29 @@ def test_without_a_terminal_a_line_says_now_and_then_what_is_being_done(
             (6.0, "loading vit", 1, 1),  # no piece of work that lasted
             (6.2, "reading the model's graph", 0, 0),
             (9.0, "scoring", 0, 60),
+            (11.0, "scoring", 10, 60),
             (13.9, "scoring", 20, 60),
-            (14.1, "scoring", 30, 60),
             (17.0, "scoring", 40, 60),
             (18.0, "scoring", 60, 60),
             (19.0, "epoch 1 of 2", 8, 400),
             (24.5, "epoch 1 of 2", 16, 400),
-            (30.0, "epoch 1 of 2", 400, 400),  # of which the command tells itself
-            (40.0, "writing", 1, 2),
-            (41.0, "writing", 2, 2),
+            (32.0, "epoch 1 of 2", 24, 400),  # pauses double, up to a minute
+            (35.0, "epoch 1 of 2", 32, 400),
+            (36.0, "epoch 1 of 2", 400, 400),  # of which the command tells itself
+            (41.0, "writing", 1, 2),
+            (42.0, "writing", 2, 2),
+            (43.0, "measuring", 0, 6),
         ):
             clock[0] = at
             progress(*what)
     assert capsys.readouterr().err.splitlines() == [
         "loading torch and timm …",
         "reading the model's graph …",
-        "scoring: 30 of 60, 5 s",
+        "scoring: 20 of 60",
         "scoring: 60 in 9 s",
-        "epoch 1 of 2: 16 of 400, 6 s",
+        "epoch 1 of 2: 16 of 400",
+        "epoch 1 of 2: 32 of 400",
+        "writing: 1 of 2",
     ]
 
 
