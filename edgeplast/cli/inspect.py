@@ -70,13 +70,17 @@ def inspect(
             format_count(graph.footprint.trained_parameters),
             format_bytes(graph.footprint.transient_bytes(1)),
             format_bytes(graph.footprint.transient_bytes(plan.batch_size)),
-            ", ".join(dict.fromkeys(kinds[name] for name in tier.components)),
         )
         for tier in manifest.tiers
         for graph in tier.graphs
     ]
-    headings = ("tier", "blocks", "components", "trains", "an image", f"{plan.batch_size} images", "types")
-    print_table("activation memory of each training graph", headings, tiers, left=("blocks", "types"))
+    headings = ("tier", "blocks", "components", "trains", "an image", f"{plan.batch_size} images")
+    print_table("activation memory of each training graph", headings, tiers, left=("blocks",))
+    trained: dict[str, list[str]] = {}
+    for tier in manifest.tiers:
+        types = ", ".join(dict.fromkeys(kinds[name] for name in tier.components))
+        trained.setdefault(types, []).append(tier.name)
+    say("\n".join(f"{', '.join(t)} train{'s' * (len(t) == 1)} {types}" for types, t in trained.items()))
     for note in plan.notes:
         say(f"note: {note}")
 
