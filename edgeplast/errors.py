@@ -86,12 +86,25 @@ def one_of(what: str, given: str, allowed: list[str] | tuple[str, ...]) -> Usage
     return UsageError(f"Unknown {what} {given!r}.{hint} Known: {', '.join(allowed)}.")
 
 
+def missing_drawing(error: ModuleNotFoundError, need: str) -> MissingExtraError:
+    """Return the error for the package that draws pictures, which alone is enough on a device.
+
+    Args:
+        error: of the import.
+        need: who needs it: ``"plots need it"``.
+    """
+    return MissingExtraError(
+        f"{error.name} is not installed; {need}. Install it: pip install matplotlib (on a workstation "
+        "edgeplast[offline] brings it). Pages need none: edgeplast report … -o report.html"
+    )
+
+
 def missing_offline(error: ModuleNotFoundError, need: str) -> MissingExtraError:
     """Return the error for a package of the workstation that is not there.
 
     Args:
         error: of the import.
-        need: who needs it: ``"reports need it"``.
+        need: who needs it: ``"pruning needs it"``.
     """
     return MissingExtraError(
         f"{error.name} is not installed; {need}. Install the workstation's packages: pip install 'edgeplast[offline]'"

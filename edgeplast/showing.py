@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
-from edgeplast.errors import missing_offline
+from edgeplast.errors import missing_drawing
 
 
 class Plot(Protocol):
@@ -56,5 +56,5 @@ def plotted(function: str, *noun: Any) -> Plot:
     try:
         figure: Plot = getattr(import_module("edgeplast.reporting.plots"), function)(*noun)
     except ModuleNotFoundError as error:
-        raise missing_offline(error, "plots need it") from error
+        raise missing_drawing(error, "plots need it") from error
     return figure

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeplast.errors import InputError, missing_offline
+from edgeplast.errors import InputError, missing_drawing
 from edgeplast.files import write_bytes
 from edgeplast.reporting import charts
 from edgeplast.words import occurring
@@ -143,7 +143,7 @@ def _picture(page: Page) -> bytes:
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise missing_offline(error, "a picture needs it") from error
+        raise missing_drawing(error, "a picture needs it") from error
     from edgeplast.reporting.style import STYLE
 
     with matplotlib.rc_context(STYLE):

@@ -69,7 +69,9 @@ def test_without_matplotlib_a_plot_says_what_to_install(monkeypatch: pytest.Monk
     pytest.importorskip("torch")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.delitem(sys.modules, "edgeplast.reporting.plots", raising=False)
-    with pytest.raises(MissingExtraError, match="plots need it"):
+    with pytest.raises(
+        MissingExtraError, match=r"matplotlib is not installed; plots need it\. Install it: pip install matplotlib"
+    ):
         hand_made_plan(small_vit(), "head").plot()
 
 
