@@ -91,5 +91,7 @@ def _kept(found: OtherSet) -> str:
     points = found.lost_points
     said = "nothing lost" if abs(points) < _SHOWN_POINTS else f"{'lost' if points > 0 else 'gained'} {abs(points):.1f}"
     if (worst := found.worst) is not None and len(found.per_class) > 1 and worst[1] >= _SHOWN_POINTS:
-        said += f", most of {worst[0]}: {worst[1]:.1f}"
+        said += (
+            f", most of {worst[0]}: {worst[1]:.1f}" if points >= _SHOWN_POINTS else f"; {worst[0]} lost {worst[1]:.1f}"
+        )
     return f"{before or 0.0:.1%} → {after or 0.0:.1%} ({said})"

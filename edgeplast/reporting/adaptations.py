@@ -127,7 +127,9 @@ def _notes(lines: list[Line], report: Adaptation | None) -> list[str]:
         notes.append(f"Resumed at step {', '.join(map(str, resumed))}.")
     for name, found in report.also.items() if report is not None else ():
         if (worst := found.worst) is not None:
-            notes.append(f"Of {name} {found.lost_points:.1f} points were lost; most of {worst[0]}: {worst[1]:.1f}.")
+            became = "lost" if found.lost_points >= 0 else "won"
+            most = f"{worst[0]} lost most: {worst[1]:.1f}"
+            notes.append(f"Of {name} {abs(found.lost_points):.1f} points were {became}; {most}.")
     if report is not None and report.stopped_because == "forgot":
         notes.append(
             f"Stopped: another set had lost more than {report.options['keep_within']:g} points. The weights of epoch "

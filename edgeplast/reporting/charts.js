@@ -85,8 +85,10 @@
       spanGaps: true,
       value: () => number(level.value),
     }));
+    const isWhole = chart.lines.every((line) => line.x.every(Number.isInteger)); // steps: there is no half of one
+    const incrs = isWhole ? [...Array(10).keys()].flatMap((i) => [1, 2, 5].map((n) => n * 10 ** i)) : undefined;
     const axes = [
-      { ...axis, label: chart.x_label, grid: { show: false }, size: 34, labelSize: 22 },
+      { ...axis, label: chart.x_label, incrs, grid: { show: false }, size: 34, labelSize: 22 },
       { ...axis, label: chart.y_label, size: 50, labelSize: 22 },
     ];
     const { rows } = chart;

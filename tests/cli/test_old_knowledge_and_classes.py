@@ -128,3 +128,19 @@ def test_kept_pictures_are_told_of_and_deleted(typed, learned: Path, blobs: Path
     assert code == 2 and "--replay, the pictures that it keeps" in err
     code, out, _ = typed("forget", tmp_path / "a", "--replay")
     assert code == 0 and "6 pictures of" in out and not (tmp_path / "a" / "replay").exists()
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (0.5, 0.4, "50.0% → 40.0% (lost 10.0, most of a: 20.0)"),
+        (0.4, 0.5, "40.0% → 50.0% (gained 10.0; a lost 20.0)"),
+        (0.5, 0.5, "50.0% → 50.0% (nothing lost; a lost 20.0)"),
+    ],
+)
+def test_what_was_gained_is_not_called_lost(before: float, after: float, said: str) -> None:
+    from edgeplast.adaptation import BeforeAfter, OtherSet
+    from edgeplast.cli.kept import _kept
+
+    classes = {"a": BeforeAfter(before=0.9, after=0.7), "b": BeforeAfter(before=0.1, after=0.5)}
+    assert _kept(OtherSet(accuracy=BeforeAfter(before=before, after=after), per_class=classes, images=9)) == said
