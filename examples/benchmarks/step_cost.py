@@ -6,7 +6,8 @@
 Every contestant trains the same parameters of the same model with AdamW on the same batch, each run in a process
 of its own, the contestants taking turns, so that a slow minute of the machine hits them all. Peak memory is
 ``VmHWM`` of the whole process; time is the median step after two to warm up: of all runs the median, and the fastest,
-which is what is left of the machine's own ups and downs.
+which is what is left of the machine's own ups and downs. The share of slow steps (more than 1.5 times the fastest of
+their run) says how much of those there was.
 
 Several models and several ``--train`` make a table of each pair. ``planned`` is what the planner chooses for
 ``--memory-share`` (0.3) of the peak of PyTorch training the whole model, by random scores. ``--micro-batch auto``
@@ -89,6 +90,7 @@ def main() -> None:
             result = {
                 name: {key: statistics.median(run[key] for run in each) for key in ("peak_bytes", "step_seconds")}
                 | {"fastest_step_seconds": min(run["fastest_step_seconds"] for run in each)}
+                | {"slow_share": statistics.mean(run["slow_share"] for run in each)}
                 | {key: each[0][key] for key in ("trained_parameters", "way", "runtime") if key in each[0]}
                 for name, each in runs.items()
             }
@@ -149,13 +151,13 @@ def _show(workload: dict[str, Any], result: dict[str, dict[str, Any]]) -> None:
     print(*(f"{name}: {each['way']}" for name, each in result.items() if "way" in each), sep="\n")
     first = next(iter(result.values()))
     width = max(24, *(len(name) + 2 for name in result))
-    print(f"{'':{width}}{'peak':>10}{'step':>10}{'fastest':>10}{'peak ×':>9}{'step ×':>9}{'fastest ×':>11}")
+    print(f"{'':{width}}{'peak':>10}{'step':>10}{'fastest':>10}{'peak ×':>9}{'step ×':>9}{'fastest ×':>11}{'slow':>7}")
     for name, each in result.items():
         print(
             f"{name:{width}}{each['peak_bytes'] / (1 << 20):7.0f} MiB{each['step_seconds']:8.2f} s"
             f"{each['fastest_step_seconds']:8.2f} s{each['peak_bytes'] / first['peak_bytes']:9.2f}"
             f"{each['step_seconds'] / first['step_seconds']:9.2f}"
-            f"{each['fastest_step_seconds'] / first['fastest_step_seconds']:11.2f}",
+            f"{each['fastest_step_seconds'] / first['fastest_step_seconds']:11.2f}{each['slow_share']:7.0%}",
             flush=True,
         )
 

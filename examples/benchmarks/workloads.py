@@ -37,10 +37,14 @@ def write_pictures(folder: Path, classes: tuple[str, ...], size: int = 256) -> N
 
 
 WARM_UP = 2
+SLOW = 1.5
 
 
 def timed(step: Callable[[], None], steps: int) -> dict[str, float]:
-    """Take steps after two to warm up; return the peak of the process, and the median and fastest step."""
+    """Take steps after two to warm up; return the peak of the process, and how long steps took.
+
+    A slow step is one of more than ``SLOW`` times the fastest: the machine's doing, not the graph's.
+    """
     seconds = []
     for i in range(WARM_UP + steps):
         start = time.perf_counter()
@@ -51,6 +55,7 @@ def timed(step: Callable[[], None], steps: int) -> dict[str, float]:
         "peak_bytes": _peak_bytes(),
         "step_seconds": statistics.median(seconds),
         "fastest_step_seconds": min(seconds),
+        "slow_share": sum(each > SLOW * min(seconds) for each in seconds) / len(seconds),
     }
 
 
