@@ -39,7 +39,7 @@ CORRUPTIONS = (
 _LEAST_SIDE = 32
 """Of a picture that the package takes; smaller ones are enlarged first."""
 
-TRAINED = {"norms": "norms,norm,head", "lora": "lora:8,head", "plastic": "fc1,norm,head"}
+TRAINED = {"norms": "norms,norm,head", "lora": "lora:8,head", "plastic": "fc1,norm,head", "all": "all"}
 LABELLED = "labels"
 
 
