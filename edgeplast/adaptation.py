@@ -208,8 +208,9 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         stopped_because: ``finished``, ``early stopping`` or ``diverged``; ``collapsed``, where predictions without
             labels came to show clearly fewer classes than before, or ``disagreed``, where views of one picture came to
             be called differently more often; ``nothing to mend``, where predictions without labels were spread over the
-            classes as they came, and nothing was changed; or ``forgot``, where another set lost more than it
-            may. The best weights before that were kept. ``placed``, where pictures of new classes alone were given:
+            classes as they came, or ``nothing to go by``, where most pictures were called the same: nothing was
+            changed; or ``forgot``, where another set lost more than it may. The best weights before that were kept.
+            ``placed``, where pictures of new classes alone were given:
             these were placed, and nothing trained.
         run_file: TOML that repeats the run: ``edgeplast adapt --config``, in the folder in which it was typed.
     """

@@ -11,7 +11,7 @@ from edgeplast_devices.distilling import taught
 from edgeplast_devices.fitted_heads import fit_on_images, no_features
 from edgeplast_devices.growing import present
 from edgeplast_devices.imprinting import place
-from edgeplast_devices.measuring import judgement_of_all, verdict_on
+from edgeplast_devices.measuring import judgement_of_many, verdict_on
 from edgeplast_devices.reheading import REHEADS
 from edgeplast_devices.run_state import Best
 from edgeplast_devices.tethers import Tether
@@ -105,8 +105,12 @@ def _begin_without_labels(run: Run, folder: Path, telemetry: TelemetryWriter) ->
     state.judged_before = state.judged = verdict.judgement
     put_aside(run, folder, verdict.loss)
     known = len(run.bundle.manifest.classes) - len(run.bundle.manifest.waiting)
-    if judgement_of_all(run).leaves_nothing_to_mend(known):
+    many = judgement_of_many(run)
+    if many.leaves_nothing_to_mend(known):
         state.stopped_because = "nothing to mend"
+        return
+    if many.leaves_nothing_to_go_by:
+        state.stopped_because = "nothing to go by"
         return
     if (method := run.options.method) in REHEADS:
         REHEADS[method](run.evaluation, run.bundle.manifest, run.parameters, train, **run.over("train"))

@@ -23,6 +23,7 @@ from edgeplast.files import disk_errors
 from edgeplast.progress import Progress
 from edgeplast_devices.evaluating import outputs
 from edgeplast_devices.growing import present
+from edgeplast_devices.images.sampling import of_each_label
 from edgeplast_devices.logistic import log_softmax
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.replaying import per_class
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 ENOUGH_PICTURES = 40
 """Of a class, which are not unlearned, whatever there is of others."""
+
+ASKED_OF_EACH = 16
+"""Pictures of a class, at most, that are asked about for the sake of a rare one: what is typical holds for the rest."""
 
 _FAR_FEWER = 0.5
 """Of the pictures of the largest class: with more of its own a class holds its place by itself."""
@@ -90,6 +94,7 @@ class Teacher:
     def __init__(self, pictures: int, shares: np.ndarray, held: np.ndarray, folder: Path | None = None) -> None:
         self._shares, self._held = shares, held
         self._said = np.zeros(pictures, bool)
+        self._typical: dict[int, np.ndarray] = {}  # label to what is said of rare classes, (rare,)
         self._rows: np.ndarray | None = None
         self._file: IO[bytes] | None = None
         if folder is None:
@@ -109,6 +114,17 @@ class Teacher:
         for index, row in zip(indices.tolist(), found, strict=True):
             os.pwrite(self._file.fileno(), row.tobytes(), index * row.nbytes)
 
+    def generalize(self, labels: np.ndarray) -> None:
+        """Let what was said of rare classes on a label's pictures hold for those of it that were not asked about.
+
+        Args:
+            labels: int64 (pictures,).
+        """
+        rare = self._held > 0
+        for label in np.unique(labels[self._said]).tolist():
+            asked = np.flatnonzero(self._said & (labels == label))
+            self._typical[label] = self._read(asked[:ASKED_OF_EACH])[:, rare].mean(0)
+
     def mixed(self, targets: np.ndarray, labels: np.ndarray, indices: np.ndarray) -> np.ndarray:
         """Return targets with what was said mixed in; each picture weighs what it did.
 
@@ -117,9 +133,13 @@ class Teacher:
             labels: int64 (b,).
             indices: int64 (b,), of the pictures.
         """
-        said = self._read(indices) * self._said[indices][:, None]  # of one that could not be read the label counts
+        said = self._read(indices) * self._said[indices][:, None]  # of what was not asked about the label counts,
         share = (self._shares[labels] * self._said[indices])[:, None]
-        kept = np.where(self._held[labels][:, None] > 0, np.float32(0), said * self._held)
+        of_rare = said.copy()
+        for row in np.flatnonzero(~self._said[indices]).tolist():  # and what is typical
+            if (typical := self._typical.get(int(labels[row]))) is not None:
+                of_rare[row, self._held > 0] = typical
+        kept = np.where(self._held[labels][:, None] > 0, np.float32(0), of_rare * self._held)
         weight = targets.sum(1, keepdims=True)
         mixed = (1 - share) * targets + share * weight * said
         found: np.ndarray = mixed * (1 - kept.sum(1, keepdims=True)) + weight * kept
@@ -162,7 +182,10 @@ def taught(run: Run) -> Teacher | None:
         rare,
         None if run.taught_in_memory else run.bundle.path,
     )
-    over, to_come, began = run.over("train"), _pictures_to_come(run), time.perf_counter()
+    to_come = _pictures_to_come(run)
+    if not run.options.distill:
+        to_come = _some_of_each(to_come, train.labels, rare)
+    over, began = run.over("train"), time.perf_counter()
     tell, total, asked = over.pop("progress"), sum(map(len, to_come)), 0
     with disk_errors(run.bundle.path):
         for order in to_come:
@@ -174,7 +197,20 @@ def taught(run: Run) -> Teacher | None:
             asked += len(order)
             if not run.may_reach_more(time.perf_counter() - began):
                 break
+    teacher.generalize(train.labels)
     return teacher
+
+
+def _some_of_each(orders: list[np.ndarray], labels: np.ndarray, rare: np.ndarray) -> list[np.ndarray]:
+    """Return which of pictures are asked about a rare class: none of its own, and a few of each other one."""
+    left = {label: ASKED_OF_EACH for label in np.unique(labels).tolist() if not rare[label]}
+    found = []
+    for order in orders:
+        some = order[of_each_label(labels[order], left)]
+        for label, count in zip(*np.unique(labels[some], return_counts=True), strict=True):
+            left[int(label)] -= int(count)
+        found.append(some)
+    return [some for some in found if len(some)]
 
 
 def _pictures_to_come(run: Run) -> list[np.ndarray]:

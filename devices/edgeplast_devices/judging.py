@@ -88,13 +88,20 @@ def judge(batches_of_logits: Iterable[np.ndarray]) -> Judgement:
 
     Where a logit is not finite, all classes of that picture count as equally likely.
     """
-    uncertainty, total, images = 0.0, np.zeros(1), 0
+    uncertainty, total, images, called = 0.0, np.zeros(1), 0, np.zeros(1)
     for logits in batches_of_logits:
-        log_p = log_softmax(np.where(np.isfinite(logits).all(1, keepdims=True), logits, np.float32(0)))
+        finite = np.isfinite(logits).all(1)
+        called = called + np.bincount(logits[finite].argmax(1), minlength=logits.shape[1])
+        log_p = log_softmax(np.where(finite[:, None], logits, np.float32(0)))
         p = np.exp(log_p)
         uncertainty -= float((p * log_p).sum())
         total = total + p.sum(0)
         images += len(logits)
     mean = total / images
     diversity = -float((mean * np.log(np.maximum(mean, np.finfo(np.float64).tiny))).sum())
-    return Judgement(objective=uncertainty / images - diversity, variety=float(np.exp(diversity)), images=images)
+    return Judgement(
+        objective=uncertainty / images - diversity,
+        variety=float(np.exp(diversity)),
+        images=images,
+        commonest=float(called.max()) / images,
+    )

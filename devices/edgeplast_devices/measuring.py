@@ -10,12 +10,16 @@ import msgspec
 from edgeplast.evaluation import Evaluation, Judgement
 from edgeplast_devices.evaluating import measure, outputs
 from edgeplast_devices.images import Augmentation
+from edgeplast_devices.images.sampling import evenly_spread
 from edgeplast_devices.judging import Verdict, judge, judged
 from edgeplast_devices.retention import PREFIX
 
 if TYPE_CHECKING:
     from edgeplast_devices.running import Run
     from edgeplast_devices.telemetry import TelemetryWriter
+
+MANY = 512
+"""Pictures that tell over how many classes predictions are spread: some tens of each of a dozen."""
 
 VIEWS = 2
 """Of each picture that was held back: varied, the same in each epoch, to see whether they are called alike."""
@@ -55,10 +59,13 @@ def verdict_on(run: Run, activity: str, offset: int) -> Verdict:
     return Verdict(found.loss, found.accuracy) if found else Verdict()
 
 
-def judgement_of_all(run: Run) -> Judgement:
-    """Judge the weights in force on all pictures that are learned from; of the few held back variety says little."""
+def judgement_of_many(run: Run) -> Judgement:
+    """Judge the weights in force on pictures that are learned from; of the few held back variety says little.
+
+    A pass before the first step, whose length does not grow with the set: of :data:`MANY` pictures at most.
+    """
     images, how = run.splits["train"], run.bundle.manifest.preprocessing
-    over = run.over("train")
+    over = run.over("train") | {"order": evenly_spread(len(images), MANY)}
     return judge(
         found for found, *_ in outputs(run.evaluation.logits, images, how, activity="looking at the pictures", **over)
     )

@@ -304,7 +304,7 @@ def _show(report: Adaptation, output: Path) -> None:
         rows.append(("replay", what_is_kept(report, output)))
     if report.new_classes:
         rows.append(("new classes", new_ones(report)))
-    if not report.steps and report.stopped_because not in ("placed", "nothing to mend"):
+    if not report.steps and report.stopped_because not in ("placed", "nothing to mend", "nothing to go by"):
         rows[-2:] = [("time", format_seconds(seconds.total)), ("trained", "the head alone, in one pass")]
     rows += [
         ("best epoch", f"{_best(report)} ({report.stopped_because})"),
@@ -330,7 +330,7 @@ def _show(report: Adaptation, output: Path) -> None:
         say(why_nothing_trained(report))
     if report.stopped_because == "forgot":
         say(why_it_stopped(report))
-    if report.stopped_because in ("collapsed", "disagreed", "nothing to mend"):
+    if report.stopped_because in ("collapsed", "disagreed", "nothing to mend", "nothing to go by"):
         say(why_it_went_back(report))
     before, after = report.accuracy.before, report.accuracy.after
     if before is not None and after is not None and after < before:

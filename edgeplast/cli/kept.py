@@ -36,6 +36,11 @@ def why_it_went_back(report: Adaptation) -> str:
             "\nNothing was changed: predictions are spread over the classes already, as where pictures look as they "
             "did, and learning without labels would risk more than it could win. Some labelled pictures say more."
         )
+    if report.stopped_because == "nothing to go by":
+        return (
+            "\nNothing was changed: most pictures were called the same, whatever they show or because they show it. "
+            "Without labels nobody can tell which; ten labelled pictures a class can."
+        )
     why = {
         "collapsed": "predictions came to show clearly fewer classes than before",
         "disagreed": "cropped and mirrored views of a picture came to be called differently more often than before",

@@ -140,6 +140,50 @@ def test_where_predictions_are_spread_over_the_classes_already_nothing_changes(
     assert report.steps == 0 and report.stopped_because == "nothing to mend"
 
 
+def test_where_all_pictures_are_called_the_same_there_is_nothing_to_go_by(
+    learned: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgeplast.cli.app import run
+
+    for i in range(40):
+        place = tmp_path / "pictures" / f"{i}.png"
+        place.parent.mkdir(exist_ok=True)
+        blob("red", 700 + i).save(place)
+    for number, method in enumerate(METHODS):
+        into = tmp_path / str(number)
+        words = [
+            "adapt",
+            learned.path,
+            "--data",
+            tmp_path / "pictures",
+            "--labels",
+            "none",
+            "--method",
+            method,
+            "-o",
+            into,
+        ]
+        assert run(list(map(str, words))) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "(nothing to go by)" in said and "most pictures were called the same" in said
+        for name, array in weights(learned.path).items():
+            np.testing.assert_array_equal(array, weights(into)[name])
+
+
+def test_the_look_before_the_first_step_does_not_grow_with_the_set(
+    learned: Bundle, dark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeplast_devices.measuring.MANY", 10)
+    looked: list[int] = []
+
+    def progress(activity: str, _: int, total: int) -> None:
+        if activity == "looking at the pictures":
+            looked.append(total)
+
+    edgeplast.adapt(learned, dark / "loose", into=tmp_path / "a", options=options(epochs=1), progress=progress)
+    assert {*looked} == {10}
+
+
 def test_where_views_come_to_disagree_what_came_is_kept(
     learned: Bundle, dark: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,17 @@ def test_the_same_answer_to_everything_is_a_collapse_however_sure() -> None:
     assert surer.objective < before.objective < collapsed.objective + 2
 
 
+def test_the_same_answer_to_nearly_everything_is_nothing_to_go_by() -> None:
+    sure = 30 * np.eye(5, dtype=np.float32)
+    rows = np.zeros(400, int)
+    assert judge(iter([sure[rows]])).leaves_nothing_to_go_by
+    rows[:70] = np.arange(70) % 4 + 1
+    assert judge(iter([sure[rows]])).commonest == pytest.approx(330 / 400)
+    assert judge(iter([sure[rows]])).leaves_nothing_to_go_by and judge(iter([sure[rows] / 100])).leaves_nothing_to_go_by
+    rows[:90] = np.arange(90) % 4 + 1
+    assert not judge(iter([sure[rows]])).leaves_nothing_to_go_by
+
+
 def test_views_that_are_called_differently_count_against_it() -> None:
     images = ImageSet.of([np.full((8, 8, 3), 40 * (i % 6), np.uint8) for i in range(60)])
     how = Preprocessing(image_size=(8, 8), mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear", crop_fraction=1.0)
