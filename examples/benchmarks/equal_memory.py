@@ -196,6 +196,7 @@ def run_once(python: Path, bundle: Path, folder: Path, *words: object) -> dict[s
         "calibration_error": test["expected_calibration_error"],
         "peak_bytes": report["memory"]["measured_peak_bytes"],
         "seconds": report["seconds"]["total"],
+        "tier": report["tier"],  # what trained: all of the plan in "full", else the device had stepped down
         "learning_rate": report["options"]["learning_rate"],
     } | {f"{part}_loss": found["loss"] for part, found in result.items()}
 
@@ -313,15 +314,20 @@ def picked(runs: list[dict[str, Any]], contestant: str, budget: str, name: str) 
 
 
 def table(runs: list[dict[str, Any]], contestants: list[str]) -> str:
-    """Markdown: a row a contestant, a column a set and budget, and the mean difference to the first over pairs."""
+    """Markdown: a row a contestant, a column a set and budget, and the mean difference to the first over pairs.
+
+    A star says that the device stepped down in a run: it trained less than the contestant's plan.
+    """
     cases = list(dict.fromkeys((run["set"], run["budget"]) for run in runs))
     rows = []
     for contestant in contestants:
         own = [run for run in runs if run["contestant"] == contestant]
         cells = []
         for case in cases:
-            found = [run["accuracy"] for run in own if (run["set"], run["budget"]) == case]
-            cells.append(f"{100 * np.mean(found):.1f} ({len(found)})" if found else "–")
+            here = [run for run in own if (run["set"], run["budget"]) == case]
+            less = "*" if any(run.get("tier", "full") != "full" for run in here) else ""
+            found = [run["accuracy"] for run in here]
+            cells.append(f"{100 * np.mean(found):.1f} ({len(found)}){less}" if found else "–")
         if own:
             error = f"{np.mean([run['calibration_error'] for run in own]):.3f}"
             peak = f"{max(run['peak_bytes'] for run in own) / (1 << 20):.0f}"
