@@ -52,6 +52,23 @@ def give_back(handle: int, path: Path) -> None:
     os.close(handle)
 
 
+def is_abandoned(path: Path) -> bool:
+    """Say whether nobody holds a lock that somebody took; not where there is none, or where locks exclude nobody."""
+    if not path.is_file():
+        return False
+    try:
+        handle = take(path)
+    except (HeldError, OSError):
+        return False
+    try:
+        os.close(take(path))
+    except (HeldError, OSError):
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
 def _lock(handle: int) -> bool:
     try:
         if sys.platform == "win32":

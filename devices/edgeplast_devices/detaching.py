@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,8 +30,10 @@ from edgeplast.bundle import MANIFEST, TRAINABLE, Bundle, Manifest
 from edgeplast.contract import LIKENESS, MEANS
 from edgeplast.errors import DamagedError, InputError, UsageError
 from edgeplast.files import disk_errors, write_bytes
+from edgeplast.locking import give_back, is_abandoned, take
 from edgeplast.outputs import building_folder
 from edgeplast.stamps import shortened
+from edgeplast.stored_files import SIGNATURES
 from edgeplast_devices.growing import head_of, rehashed, resize_graphs, resized
 from edgeplast_devices.linking import link
 from edgeplast_devices.tensors import open_arrays, read_metadata, write_arrays
@@ -38,6 +41,9 @@ from edgeplast_devices.weights import parameters_of
 
 if TYPE_CHECKING:
     from edgeplast.trust.trusting import TrustedKeys
+
+_ATTACHED, _HELD = ".attached", ".held"
+"""How the name of a folder ends that holds a base with an adapter on it, and the lock in it of who uses it."""
 
 
 def detach(bundle: Bundle, into: Path, *, force: bool = False, seal: Callable[[Path], None] | None = None) -> Adapter:
@@ -86,7 +92,9 @@ def detach(bundle: Bundle, into: Path, *, force: bool = False, seal: Callable[[P
 def attached(bundle: Bundle, adapter: Path | None, trusted: TrustedKeys | None = None) -> Iterator[Bundle]:
     """Give a bundle with an adapter on it, in a folder of its own as long as the block runs; the base stays as it is.
 
-    What does not change is linked where the file system has links.
+    What does not change is linked where the file system has links, and copied from a signed base: a link changes the
+    time at which a file was last changed, by which others who use the base see that nobody has touched it. A folder of
+    a process that was killed is removed by the next one that puts an adapter on the same base.
 
     Args:
         bundle: the base, or any bundle adapted from it.
@@ -104,12 +112,16 @@ def attached(bundle: Bundle, adapter: Path | None, trusted: TrustedKeys | None =
         return
     record, arrays, header = read_adapter(adapter_file(adapter), bundle.manifest, trusted)
     folder = _beside(bundle.path)
+    held: int | None = None
     try:
         with disk_errors(folder):
+            held = take(folder / _HELD)
             found = _put_on(bundle, record, arrays, header, folder)
         del arrays
         yield found
     finally:
+        if held is not None:
+            give_back(held, folder / _HELD)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -165,9 +177,10 @@ def _put_on(
     bundle: Bundle, record: Adapter, arrays: dict[str, np.ndarray], header: dict[str, str], folder: Path
 ) -> Bundle:
     old = bundle.manifest
+    brought = shutil.copyfile if (bundle.path / SIGNATURES).exists() else link
     for name in old.files:
         if name != TRAINABLE:
-            link(bundle.path / name, folder / name)
+            brought(bundle.path / name, folder / name)
     copy = Bundle(folder, old, bundle.fingerprint, {}, is_copy=True)
     written: list[str] = []
     if len(record.classes) != len(old.classes):
@@ -189,7 +202,17 @@ def _put_on(
 
 def _beside(path: Path) -> Path:
     """Make a folder for a while: where links can lead to the base, or, where nobody may write there, elsewhere."""
-    try:
-        return Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".attached", dir=path.resolve().parent))
-    except OSError:
-        return Path(tempfile.mkdtemp(prefix="edgeplast-", suffix=".attached"))
+    for prefix, place in ((f".{path.name}.", path.resolve().parent), ("edgeplast-", Path(tempfile.gettempdir()))):
+        _remove_abandoned(prefix, place)
+        with contextlib.suppress(OSError):
+            return Path(tempfile.mkdtemp(prefix=prefix, suffix=_ATTACHED, dir=place))
+    return Path(tempfile.mkdtemp(prefix="edgeplast-", suffix=_ATTACHED))  # says what is wrong there
+
+
+def _remove_abandoned(prefix: str, place: Path) -> None:
+    """Remove folders of processes that were killed, by the lock in each that nobody holds."""
+    mine = re.compile(rf"{re.escape(prefix)}[a-z0-9_]+{re.escape(_ATTACHED)}")
+    with contextlib.suppress(OSError):
+        for left in place.iterdir():
+            if mine.fullmatch(left.name) and not left.is_symlink() and is_abandoned(left / _HELD):
+                shutil.rmtree(left, ignore_errors=True)

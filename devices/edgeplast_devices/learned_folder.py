@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from edgeplast.trust.trusting import TrustedKeys
 
 
-def output_of(source: Bundle, into: str | Path | None) -> Path:
+def output_of(source: Bundle, into: str | Path | None, *, has_adapter: bool = False) -> Path:
     """Return the folder that is written, where a link leads.
 
     Raises:
-        UsageError: it would be the fresh bundle's own.
+        UsageError: it would be the fresh bundle's own, or that of a bundle that an adapter is put on.
     """
     output = Path(os.path.realpath(source.path if into is None else possible(into)))
     if output == Path(os.path.realpath(source.path)) and source.manifest.adapted_from is None:
@@ -46,16 +46,24 @@ def output_of(source: Bundle, into: str | Path | None) -> Path:
             f"{source.path} is a fresh bundle, which stays as it is. Say where what is learned is kept: "
             'Learner(bundle, into="adapted/").'
         )
+    if output == Path(os.path.realpath(source.path)) and has_adapter:
+        raise UsageError(
+            f"{source.path} stays as it is while an adapter is put on it. Say where what is learned is kept: "
+            'Learner(bundle, adapter=adapter, into="adapted/").'
+        )
     return output
 
 
-def start_of(source: Bundle, output: Path, trusted: TrustedKeys | None = None) -> tuple[Bundle, str | None]:
+def start_of(
+    source: Bundle, output: Path, trusted: TrustedKeys | None = None, *, fresh: Bundle | None = None
+) -> tuple[Bundle, str | None]:
     """Return the bundle to go on from, and the fingerprint of the one that it was adapted from.
 
     Args:
         source: what the caller named.
         output: the folder that is written, of which the caller is the only writer.
         trusted: public keys of which one must have signed what is there.
+        fresh: the source with an adapter on it, which is where it begins as long as nothing is there.
 
     Raises:
         UsageError: something else is there, or what was adapted from another bundle; or it is a mount point.
@@ -67,7 +75,7 @@ def start_of(source: Bundle, output: Path, trusted: TrustedKeys | None = None) -
         # Anew: another may have written it a moment ago.
         return Bundle.open(output, trusted=trusted), source.manifest.adapted_from
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
-        return source, source.fingerprint
+        return fresh or source, source.fingerprint
     if not (output / MANIFEST).is_file():
         raise UsageError(f"{output} is there and is no adapted bundle. Choose another folder, or move it away.")
     found = Bundle.open(output, trusted=trusted)

@@ -30,13 +30,21 @@ from edgeplast.progress import Progress, silent, unheard
 from edgeplast.unknown import Unknown
 from edgeplast.versions import Version
 from edgeplast_devices.deploying import deploy
+from edgeplast_devices.detaching import attached
 from edgeplast_devices.disk import beside_examples, left_for_examples
 from edgeplast_devices.examples import Examples
 from edgeplast_devices.guard import guard_for
 from edgeplast_devices.images import Augmentation, ImageSet, Picture, open_images, resized_size
 from edgeplast_devices.interrupts import Interrupts, asked_to_stop
 from edgeplast_devices.learned_folder import output_of, start_of, workplace_of
-from edgeplast_devices.learner_arguments import budget_of, extent_of, is_one, require_examples, to_learn_from
+from edgeplast_devices.learner_arguments import (
+    adapter_of,
+    budget_of,
+    extent_of,
+    is_one,
+    require_examples,
+    to_learn_from,
+)
 from edgeplast_devices.learning import Core, Kept, closed
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.predicting import Prediction
@@ -64,6 +72,8 @@ class Learner:
         bundle: a fresh or adapted bundle, or its folder.
         into: folder for the adapted bundle; what was learned there before is taken up again. By default the folder of
             ``bundle`` itself, if that is an adapted one.
+        adapter: what :func:`edgeplast.detach` took off a bundle like this one, its file or folder: where it begins, as
+            long as nothing was learned in ``into``.
         memory: what the whole process may hold from now on until ``close``, such as ``"256MiB"``, or in bytes;
             ``"none"`` for no limit. By default what the bundle was exported for.
         options: of the training; ``epochs`` is what a ``learn`` without arguments does.
@@ -91,6 +101,7 @@ class Learner:
         bundle: Bundle | str | Path,
         *,
         into: str | Path | None = None,
+        adapter: str | Path | None = None,
         memory: str | int | None = None,
         options: TrainingOptions | None = None,
         trusted: Trusted = None,
@@ -104,7 +115,7 @@ class Learner:
         self._options = options or TrainingOptions()
         if self._options.labels != "given":
             raise UsageError("A Learner learns from labelled pictures; edgeplast.adapt learns without (labels none).")
-        self.into = output_of(source, into)
+        self.into = output_of(source, into, has_adapter=adapter is not None)
         self._source = source.path
         self._alone = threading.Lock()
         self._interrupts: Interrupts | None = None
@@ -113,7 +124,9 @@ class Learner:
             guard = guard_for(source, budget_of(memory), notice)
             guard.threads_to_come = _THREADS_TO_COME
             opening.enter_context(holding(self.into))
-            start, parent = start_of(source, self.into, keys)
+            put_on = adapter_of(adapter, self.into)
+            fresh = opening.enter_context(attached(source, put_on, keys))
+            start, parent = start_of(source, self.into, keys, fresh=fresh)
             again = self.into == Path(os.path.realpath(source.path))
             seal = None if self._signer is None else self._signer.sealing(source, again=again)
             folder, room = workplace_of(self.into), left_for_examples(start, self._options)

@@ -10,12 +10,30 @@ import msgspec
 import numpy as np
 from PIL import Image
 
+from edgeplast.arguments import ADAPTER, path_of
 from edgeplast.budget import Budget
+from edgeplast.bundle import MANIFEST
 from edgeplast.errors import InputError, UsageError
 from edgeplast.units import parse_bytes
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.images import ImageSet, Picture, require_labels
 from edgeplast_devices.options import TrainingOptions
+
+
+def adapter_of(given: str | Path | None, output: Path) -> Path | None:
+    """Return the adapter that a Learner begins with; None without one, and where something was learned already.
+
+    Args:
+        given: its file or folder.
+        output: the folder that is written.
+
+    Raises:
+        UsageError: it is no path.
+    """
+    if given is None:
+        return None
+    path = path_of(given, "adapter", ADAPTER)
+    return None if (output / MANIFEST).is_file() else path
 
 
 def is_one(given: object) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import CLASSES, blob_folder, small_bundle, small_vit
+from small_models import CLASSES, blob, blob_folder, small_bundle, small_vit
 from typed_commands import Typed, on_a_terminal
 
 import edgeplast
@@ -239,3 +242,75 @@ def test_as_typed(typed: Typed, bundle: Bundle, learned: Bundle, blobs: Path, tm
     assert code == 0 and report["accuracy"]["before"] > 0.8 and f'adapter = "{tmp_path / "a"}"' in report["run_file"]
     code, _, err = typed("evaluate", bundle.path, "--adapter", tmp_path / "b", "--data", blobs)
     assert code == 3 and "Make an adapter of an adapted bundle" in " ".join(err.split())
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one_and_what_is_in_use_is_not(
+    learned: Bundle, adapter: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(learned.path, tmp_path / "base")
+    shutil.copytree(adapter, tmp_path / "adapter")
+    code = (
+        "import os, signal, sys\n"
+        "from edgeplast.bundle import Bundle\n"
+        "from edgeplast_devices.detaching import attached\n"
+        "from pathlib import Path\n"
+        "with attached(Bundle.open(sys.argv[1]), Path(sys.argv[2])):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "base"), str(tmp_path / "adapter")])
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob(".base.*.attached")
+    (tmp_path / ".base.mine.attached").mkdir()  # nobody ever held it: who knows whose it is
+    with attached(Bundle.open(tmp_path / "base"), tmp_path / "adapter") as first:
+        assert not left.exists() and first.path.is_dir()
+        with attached(Bundle.open(tmp_path / "base"), tmp_path / "adapter") as second:
+            assert first.path.is_dir() and second.path.is_dir() and first.path != second.path
+    assert {entry.name for entry in tmp_path.iterdir()} == {"base", "adapter", ".base.mine.attached"}
+
+
+def test_over_a_signed_base_no_verb_disturbs_another(learned: Bundle, tmp_path: Path) -> None:
+    """A link would change when its files were last changed, which is what tells of whoever writes and undoes it."""
+    pytest.importorskip("nacl")
+    from edgeplast.trust.trusting import trusted_keys
+
+    shutil.copytree(learned.path, tmp_path / "base")
+    edgeplast.keygen(tmp_path / "site")
+    edgeplast.sign(tmp_path / "base", tmp_path / "site.key")
+    edgeplast.detach(tmp_path / "base", tmp_path / "adapter", sign=tmp_path / "site.key")
+    keys = trusted_keys(tmp_path / "site.pub")
+    base = Bundle.open(tmp_path / "base", trusted=keys)
+    with attached(base, tmp_path / "adapter", keys) as first:
+        base.check_unchanged()
+        with attached(base, tmp_path / "adapter", keys):
+            first.check_unchanged()
+        base.check_unchanged()
+        with attached(Bundle.open(tmp_path / "base"), tmp_path / "adapter"):  # another who asks for no signature
+            base.check_unchanged()
+            first.check_unchanged()
+    base.check_unchanged()
+
+
+def test_a_learner_begins_with_an_adapter_and_goes_on_with_what_it_learned(
+    bundle: Bundle, adapter: Path, learned: Bundle, tmp_path: Path
+) -> None:
+    there, frame = beside(bundle), np.asarray(blob("green", 3))
+    (expected,) = edgeplast.predict(learned, [frame])
+    how: dict = {"into": tmp_path / "a", "adapter": adapter, "memory": "none", "options": options()}
+    with edgeplast.Learner(bundle, **how) as learner:
+        assert learner.predict(frame).probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+        for label in CLASSES:
+            learner.add([blob(label, i) for i in range(6)], label)
+        learner.learn(steps=3)
+        after = learner.predict(frame)
+        assert learner.versions() and learner.deploy(tmp_path / "m.onnx").is_file()
+    assert after.probabilities != pytest.approx(expected.probabilities, abs=1e-6)
+    assert Bundle.open(tmp_path / "a").manifest.adapted_from == bundle.fingerprint and beside(bundle) == there
+    with edgeplast.Learner(bundle, **how) as learner:
+        assert learner.predict(frame).probabilities == pytest.approx(after.probabilities, abs=1e-6)
+        learner.roll_back(learner.versions()[0].name)
+        assert learner.predict(frame).probabilities == pytest.approx(expected.probabilities, abs=1e-6)
+    with pytest.raises(UsageError, match=r"stays as it is while an adapter is put on it\. Say where what is learned"):
+        edgeplast.Learner(tmp_path / "a", adapter=adapter)
+    with pytest.raises(InputError, match=r"There is no .*nothing\. Make an adapter"):
+        edgeplast.Learner(bundle, **(how | {"into": tmp_path / "b", "adapter": tmp_path / "nothing"}))
+    assert beside(bundle) == there and not (tmp_path / "b").exists()
