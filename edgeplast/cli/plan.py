@@ -192,7 +192,7 @@ def _show_missed(why: Explanation) -> None:
     if why.next_step is not None:
         say(f"next better choice: {_alternative(why.next_step)}")
     if why.with_more is not None:
-        say(f"{format_bytes(MORE_BYTES)} more would buy: {_alternative(why.with_more)}")
+        say(f"{format_bytes(MORE_BYTES)} more would buy: {_alternative(why.with_more)}{_had(why, why.with_more)}")
     elif why.plan.budget.memory_bytes is not None:
         say(f"{format_bytes(MORE_BYTES)} more would buy nothing else.")
 
@@ -204,6 +204,15 @@ def _alternative(other: Alternative) -> str:
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             parts.append(f"{word} {', '.join(names[:4])}{more}")
     return ", ".join(parts)
+
+
+def _had(why: Explanation, other: Alternative) -> str:
+    """Say which of the usual ways has that score within the budget already, only slower."""
+    same = [each for each in why.contest if not each.chosen and each.score >= other.score - 1e-9 * abs(other.score)]
+    best = min(same, key=lambda each: each.step_seconds, default=None)
+    if best is None:
+        return ""
+    return f" (within this budget {best.strategy} has it too, at {format_seconds(best.step_seconds)} a step)"
 
 
 def _show_curve(why: Explanation) -> None:

@@ -26,13 +26,14 @@
         c.setLineDash(dashed ? [5 * r, 4 * r] : []);
         c.beginPath(); c.moveTo(...from); c.lineTo(...to); c.stroke();
       };
-      const taken = []; // by words, so that none lie on others
+      const taken = chart.lines.flatMap((line) => line.sizes.map((size, i) => // dots are no place for words
+        [X(line.x[i]) - size * r / 2, Y(line.y[i]), size * r]));
       const words = (text, x, y, colour, toLeft) => {
         c.font = FONT.replace("12", 12 * r);
         c.textAlign = "left"; c.textBaseline = "middle";
         const wide = c.measureText(text).width, most = left + width - wide;
         const places = [];
-        for (const up of [14, -14, 28, -28, 42, -42, 56]) { // below the point: a level may run through it
+        for (const up of [14, -14, 28, -28, 42, -42, 56, -56, 70, -70]) { // below the point: a level may run through it
           for (const side of toLeft ? [-1, 1] : [1, -1]) places.push([x + (side < 0 ? -5 * r - wide : 5 * r), y + up * r]);
         }
         const free = ([a, b]) => a >= left && a <= most && b > top + 6 * r && b < top + height - 4 * r
@@ -57,7 +58,7 @@
           if (line.is_hollow) c.stroke();
         });
       }
-      for (const n of chart.notes) words(n.text, X(n.x), Y(n.y), n.colour, n.is_left);
+      for (const n of chart.notes) words(cut(n.text, 0.4 * width / r), X(n.x), Y(n.y), n.colour, n.is_left);
       c.restore();
     };
   }

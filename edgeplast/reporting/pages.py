@@ -181,6 +181,7 @@ ul{color:#555;font-size:13.5px;padding-left:20px}
 .row{display:flex;flex-wrap:wrap;gap:6px 28px}
 table{border-collapse:collapse} .facts th{text-align:left;font-weight:600;padding:2px 18px 2px 0;white-space:nowrap;
 vertical-align:top;color:#555} .facts td{padding:2px 0}
+@media(max-width:700px){.facts th{white-space:normal;overflow-wrap:anywhere;max-width:40vw}}
 .wide{overflow-x:auto} .numbers{font-size:12px} .numbers td{text-align:right;padding:2px 8px;white-space:nowrap}
 .numbers th{text-align:left;padding:2px 8px 2px 0;white-space:nowrap} .numbers tr:nth-child(even){background:#f6f8fa}
 .numbers tr:first-child th{white-space:normal;vertical-align:bottom} .numbers tr:first-child th+th{text-align:right}

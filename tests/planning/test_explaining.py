@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -10,6 +11,7 @@ from planning_models import MIB, architecture, table
 
 from edgeplast.budget import Budget
 from edgeplast.cli.app import run
+from edgeplast.cli.plan import _had
 from edgeplast.errors import BudgetError, UsageError
 from edgeplast.planning import contest, explain, plan
 from edgeplast.plans import Plan
@@ -67,6 +69,19 @@ def test_fifty_mebibytes_more():
     assert explain(SCORES, Budget()).with_more is None
     assert explain(SCORES, Budget(memory_bytes=400 * MIB)).with_more is None  # all that it wants trains already
     assert explain(SCORES, Budget()).next_step is None
+
+
+def test_what_another_way_has_within_the_budget_is_not_offered_as_new():
+    said = {}
+    for memory in (120, 135, 170, 220):
+        why = explain(SCORES, Budget(memory_bytes=memory * MIB))
+        if why.with_more is not None:
+            others = [other for other in why.contest if not other.chosen]
+            said[memory] = _had(why, why.with_more)
+            assert bool(said[memory]) == any(other.score >= why.with_more.score - 1e-9 for other in others)
+    assert any(re.fullmatch(r" \(within this budget \S+ has it too, at .+ a step\)", text) for text in said.values()), (
+        said
+    )
 
 
 def test_other_ways_to_choose_stand_beside_the_plan():
