@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -147,6 +147,30 @@ class TensorFile:
             KeyError: there is none of that name.
             ValueError: it is of another dtype, or its bytes are not there.
         """
+        dtype, shape, first = self._found(name, kind)
+        array = np.empty(shape, dtype)
+        self._file.seek(first)
+        _fill(self._file, memoryview(array.reshape(-1).view(np.uint8)), name)  # type: ignore[arg-type]
+        return array
+
+    def pieces(self, name: str, most: int) -> Iterator[np.ndarray]:
+        """Yield one float32 array in flat pieces of so many numbers at most; each is gone when the next one is read.
+
+        Raises:
+            KeyError: there is none of that name.
+            ValueError: as of :meth:`read`.
+        """
+        dtype, shape, first = self._found(name, "F32")
+        size = math.prod(shape)
+        piece = np.empty(min(most, size), dtype)
+        for start in range(0, size, most):
+            part = piece[: size - start]
+            self._file.seek(first + start * dtype.itemsize)
+            _fill(self._file, memoryview(part.view(np.uint8)), name)  # type: ignore[arg-type]
+            yield part
+
+    def _found(self, name: str, kind: str) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+        """Return dtype, shape and place in the file of one array, which is there as a whole."""
         entry = msgspec.json.decode(self._entries[name], type=_Entry)
         if entry.dtype != kind:
             raise ValueError(f"{name} is {entry.dtype}, not {kind}")
@@ -156,10 +180,7 @@ class TensorFile:
             raise ValueError(f"{name} has {end - first} bytes for shape {list(entry.shape)}")
         if self._start + end > self._size:
             raise ValueError(f"it ends in the middle of {name}")
-        array = np.empty(entry.shape, dtype)
-        self._file.seek(self._start + first)
-        _fill(self._file, memoryview(array.reshape(-1).view(np.uint8)), name)  # type: ignore[arg-type]
-        return array
+        return dtype, entry.shape, self._start + first
 
 
 class _Entry(msgspec.Struct):

@@ -2,7 +2,7 @@
 
 Without labels nothing tells a step that mends from one that ruins, but all that ruined here went far: what is learned
 stays within a ball around the weights as they came, onto which each step that leaves it is projected. The weights as
-they came are read from their file, one array at a time: they take no memory beside those that train.
+they came are read from their file, a piece at a time: they take no memory beside those that train.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Tether:
     def _pairs(self, parameters: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         with open_arrays(self._file) as file:
             for name, array in parameters.items():
-                now, before = array.reshape(-1), file.read(name).reshape(-1)
-                for start in range(0, now.size, _PIECE):
-                    yield now[start : start + _PIECE], before[start : start + _PIECE]
+                now, start = array.reshape(-1), 0
+                for before in file.pieces(name, _PIECE):
+                    yield now[start : start + before.size], before
+                    start += before.size

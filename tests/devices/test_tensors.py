@@ -5,6 +5,7 @@ from __future__ import annotations
 import tracemalloc
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 from safetensors.numpy import load_file, save_file
 
+from edgeplast.bundle import TRAINABLE
 from edgeplast.errors import DamagedError
 from edgeplast_devices.tensors import MOST_HEADER_BYTES, open_arrays, read_arrays, read_metadata, write_arrays
+from edgeplast_devices.tethers import Tether
 
 ARRAYS = st.dictionaries(
     st.text(min_size=1, max_size=12).filter(lambda name: name != "__metadata__"),
@@ -128,6 +131,33 @@ def test_a_long_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
             read_arrays(_file(tmp_path / "b.safetensors", b"{}", length=length))
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("most", [1, 7, 24, 100])
+def test_an_array_comes_in_pieces_too(tmp_path: Path, most: int) -> None:
+    array = np.arange(24, dtype=np.float32).reshape(4, 6)
+    write_arrays(tmp_path / "a.safetensors", {"before": array + 1, "a": array, "none": array[:0]})
+    with open_arrays(tmp_path / "a.safetensors") as file:
+        pieces = [piece.copy() for piece in file.pieces("a", most)]
+        assert not list(file.pieces("none", most))
+    assert max(map(len, pieces)) == min(most, 24)
+    np.testing.assert_array_equal(np.concatenate(pieces), array.reshape(-1))
+    with pytest.raises(DamagedError, match="it has no array 'b'"), open_arrays(tmp_path / "a.safetensors") as file:
+        list(file.pieces("b", most))
+
+
+def test_a_tether_takes_no_memory_beside_what_it_holds(tmp_path: Path) -> None:
+    came = {"large": np.ones(3_000_001, np.float32), "small": np.zeros((2, 3), np.float32)}
+    write_arrays(tmp_path / TRAINABLE, came)
+    tether, now = Tether(SimpleNamespace(path=tmp_path), 0.25), {name: array * 2 for name, array in came.items()}  # type: ignore[arg-type]
+    assert tether.moved(now) == pytest.approx(1)
+    tracemalloc.start()
+    tether.hold(now)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 << 20
+    np.testing.assert_allclose(now["large"], 1.25, rtol=1e-5)
+    assert tether.moved(now) == pytest.approx(0.25, rel=1e-4)
 
 
 def test_what_was_opened_is_what_is_read(tmp_path: Path) -> None:
