@@ -112,5 +112,5 @@ def named(name: str, versions: list[Version]) -> Version:
     raise InputError(
         f"There is no version {given!r}. Kept are {kept}."
         if kept
-        else "No version is kept of this bundle: it was adapted with --versions 0, or before there were versions."
+        else "No version is kept of this bundle: it has learned nothing yet, or was adapted with --versions 0."
     )

@@ -215,7 +215,7 @@ class Core:
             try:
                 self._standing.regrown(change)
             finally:
-                self._evaluation = self._standing.evaluation(self._kept.bundle)
+                self._evaluation = self._standing.over_pictures(self._kept.bundle)
 
     def predictions(self, images: ImageSet) -> list[Prediction]:
         """Return what the model says of each picture, in order, with the weights as they are at this moment.

@@ -267,9 +267,11 @@ class _Epochs:
         self._epochs, self._start, self._started = epochs, start, time.monotonic()
 
     def __call__(self, epoch: EpochReport) -> None:
+        from edgeplast_devices.metrics import MOST
+
         now = time.monotonic()
         seconds, self._started = now - self._started, now
-        parts = [f"training loss {epoch.training_loss:.3f}"]
+        parts = [f"training loss {epoch.training_loss:.3f}"] if epoch.training_loss < MOST else []  # none of no step
         if epoch.validation_loss is not None:
             accuracy = "" if epoch.validation_accuracy is None else f", accuracy {epoch.validation_accuracy:.1%}"
             parts.append(f"validation loss {epoch.validation_loss:.3f}{accuracy}")
@@ -280,7 +282,7 @@ class _Epochs:
 
 def _show(report: Adaptation, output: Path) -> None:
     memory, seconds = report.memory, report.seconds
-    steps = counted(report.steps, "step")
+    each = f": {counted(report.steps, 'step')} of {format_seconds(seconds.step_median)}"
     allowed = "no limit" if memory.budget_bytes is None else format_bytes(memory.budget_bytes)
     rows = [] if report.judged is None else _judged(report.judged)
     rows += rows_of_accuracy(report)
@@ -291,12 +293,8 @@ def _show(report: Adaptation, output: Path) -> None:
             f"{format_bytes(memory.measured_peak_bytes)} (predicted {format_bytes(memory.predicted_peak_bytes)}, "
             f"allowed {allowed}{_enforced(memory.enforced_by)})",
         ),
-        ("time", f"{format_seconds(seconds.total)}: {steps} of {format_seconds(seconds.step_median)}"),
-        (
-            "trained",
-            f"tier {report.tier}: {len(report.trained)} components, "
-            f"batch {report.batch_size} in micro-batches of {report.micro_batch_size}",
-        ),
+        ("time", format_seconds(seconds.total) + (each if report.steps else "")),
+        ("trained", _trained(report)),
     ]
     if report.cache is not None:
         rows.append(("cached", str(report.cache)))
@@ -304,8 +302,6 @@ def _show(report: Adaptation, output: Path) -> None:
         rows.append(("replay", what_is_kept(report, output)))
     if report.new_classes:
         rows.append(("new classes", new_ones(report)))
-    if not report.steps and report.stopped_because not in ("placed", "nothing to mend", "nothing to go by"):
-        rows[-2:] = [("time", format_seconds(seconds.total)), ("trained", "the head alone, in one pass")]
     rows += [
         ("best epoch", f"{_best(report)} ({report.stopped_because})"),
         ("runtime", runtime_text(report.runtime, report.provider)),
@@ -339,6 +335,19 @@ def _show(report: Adaptation, output: Path) -> None:
             "pictures may help; the bundle you started from is unchanged."
         )
     say(f"\nWritten: {output}  (next: edgeplast deploy {output} -o model.onnx)")
+
+
+def _trained(report: Adaptation) -> str:
+    """Say what changed by steps, or without any."""
+    if report.steps:
+        return (
+            f"tier {report.tier}: {counted(len(report.trained), 'component')}, "
+            f"batch {report.batch_size} in micro-batches of {report.micro_batch_size}"
+        )
+    if report.options.get("head") == "fitted":
+        return "the head alone, in one pass"
+    changed = report.best_epoch > 0 or report.stopped_because == "placed"
+    return "the head alone, without a step" if changed else "nothing"
 
 
 def _best(report: Adaptation) -> str:

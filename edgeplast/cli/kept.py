@@ -22,8 +22,10 @@ def why_it_stopped(report: Adaptation) -> str:
     last = report.history[-1]
     lost = {name: 100 * ((report.also[name].accuracy.before or 0.0) - now) for name, now in last.also.items()}
     name = max(lost, key=lost.__getitem__)
+    first = "once the head was fitted" if report.options.get("head") == "fitted" else "once new classes were placed"
+    when = f"after epoch {last.epoch}" if last.epoch else first
     return (
-        f"\nStopped: after epoch {last.epoch} {name} had lost {lost[name]:.1f} points, more than the "
+        f"\nStopped: {when} {name} had lost {lost[name]:.1f} points, more than the "
         f"{report.options['keep_within']:g} of --keep-within. The weights of epoch {report.best_epoch}{came} were "
         "kept. Pictures of the old kind among the new, a lower learning rate or fewer parts that train may keep more."
     )

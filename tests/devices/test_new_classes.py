@@ -163,6 +163,30 @@ def test_names_that_cannot_be_added_are_refused_by_name(two: Bundle, blobs: Path
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_said_of_a_placed_class_is_of_what_happened(
+    two: Bundle, blobs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No figure where nothing was measured, no row in the place of another one."""
+    from edgeplast.cli.app import run
+
+    for i in range(8):
+        place = tmp_path / "reds" / "red" / f"{i}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        blob("red", i).save(place)
+    blob_folder(tmp_path / "old", train=1, test=10, classes=KNOWN)
+    for i in range(12):  # of which half is called otherwise once red is known
+        blob("red", 50 + i).save(tmp_path / "old" / "test" / "blue" / f"r{i}.png")
+    words = ["adapt", two.path, "--data", tmp_path / "reds", "--new-classes", "add", "--threads", "1", "--epochs", "1"]
+    words += ["--also", tmp_path / "old", "--keep-within", "1", "-o", tmp_path / "a"]
+    assert run(list(map(str, words))) == 0
+    out, err = capsys.readouterr()
+    assert "training loss 3402" not in err and "new classes placed: validation loss" in err
+    titles = [line.split("  ")[0] for line in out.splitlines()]
+    assert titles.count("time") == titles.count("trained") == 1 and "0 steps of" not in out
+    said = " ".join(out.split())
+    assert "trained nothing" in said and "Stopped: once new classes were placed" in said
+
+
 class TestGraphs:
     """What becomes of the files."""
 
@@ -233,6 +257,24 @@ class TestLearner:
                 "lynx": 0,
             }
             assert learner.evaluate(blobs).accuracy == found.accuracy
+
+    def test_where_first_blocks_never_change_it_goes_on_all_the_same(self, blobs: Path, tmp_path: Path) -> None:
+        late = small_bundle(tmp_path / "late", "blocks:1", classes=KNOWN)
+        assert late.manifest.prefix is not None
+        with edgeplast.Learner(late, into=tmp_path / "a", memory="none", options=options(epochs=2)) as learner:
+            for label in KNOWN:
+                learner.add([blob(label, i) for i in range(8)], label)
+            learner.learn()
+            before = learner.predict(blob("blue", 5))
+            learner.add_class("red")
+            grown = learner.predict(blob("blue", 5)).probabilities
+            assert {name: grown[name] for name in KNOWN} == pytest.approx(before.probabilities, abs=1e-4)
+            learner.add(blob("red", 1), "red")
+            learner.learn(epochs=1)
+            assert learner.evaluate(blobs).images and learner.predict(blob("red", 1)).label in CLASSES
+            learner.calibrate(blobs)
+            learner.roll_back("v1")
+            assert learner.predict(blob("blue", 5)).probabilities == pytest.approx(before.probabilities, abs=1e-6)
 
     def test_names_are_refused_and_the_model_goes_on(self, two: Bundle, tmp_path: Path) -> None:
         with edgeplast.Learner(two.path, into=tmp_path / "a", memory="none", options=options()) as learner:
