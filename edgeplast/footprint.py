@@ -14,12 +14,16 @@ from edgeplast.documents import Count, Whole
 from edgeplast.errors import InputError
 from edgeplast.optimizers import optimizer_facts
 
-ASSUMED_RESIDENT_BYTES = 82_000_000
+ASSUMED_RESIDENT_BYTES = 64_000_000
 """What the command line holds once the runtime was read in and a picture decoded, before the bundle's graphs are
-opened: the most that was measured (stock onnxruntime 1.32, Python 3.11, x86-64), for those who cannot measure it."""
+opened: 62 MB were measured with either build (Python 3.11, Linux on x86-64), for those who cannot measure it. Where
+the system takes no pages of code back (macOS, Windows) it is a third more."""
 
 FIRST_REGION_BYTES = 4 << 20
 """First region of the runtime's arena: what sessions keep of their own, and small tensors. It is never given back."""
+
+_SESSIONS_KEEP_BYTES = 3 << 20
+"""What sessions keep in it (biases, norms) and what a run touches of it beside its own region, at most."""
 
 CODE_BYTES = 3 << 20
 """Pages of the runtime's library that are read in as kernels are first used: 1.6 MiB measured after ``read_in``."""
@@ -34,23 +38,22 @@ STACK_BYTES = 1 << 20
 PICTURE_BYTES = 11 << 20
 """Decoding one picture of ordinary size; larger ones are decoded at a reduced scale, or with what is left over."""
 
+LEAST_PICTURE_BYTES = 4 << 20
+"""The same where a budget has no more: photos are read at a smaller scale sooner, what cannot be is left out sooner."""
+
 _ARENA_MARGIN = 1.02
 """Margin on what the graphs hold alive, which already counts the holes of the arena."""
 
-_SESSION_BYTES = 1_500_000
-"""What a session allocates beside its graph, kernels' scratch above all (2.2 MB for training, 0.3 for evaluation,
-hardly more with 8 threads than with 1)."""
+_SESSION_BYTES = 2_500_000
+"""What a training session allocates beside its graph, kernels' scratch above all (2.2 MB measured, hardly more with 8
+threads than with 1)."""
 
-_PREFIX_SESSION_BYTES = 500_000
-"""The same of the session over a prefix, which has no gradients: one over an evaluation graph took 0.3 MB."""
+_FORWARD_SESSION_BYTES = 500_000
+"""The same of a session that has no gradients, over an evaluation graph or a prefix: 0.3 MB measured."""
 
-_GRAPH_FACTOR = 60
+_GRAPH_FACTOR = 50
 """Memory of a loaded graph over its file size: nodes, kernels and the execution plan, 5 KB a node (30 to 57 on graphs
 of 26 to 92 kB, onnxruntime 1.19 and 1.32)."""
-
-SESSIONS = 2
-"""One to train and one to evaluate: each maps the frozen weights for itself, and both count as resident. A prefix is a
-third, whose weights the other two do not read."""
 
 
 def peak_bytes(
@@ -61,31 +64,37 @@ def peak_bytes(
     state_bytes: int,
     pictures_bytes: int,
     transient_bytes: int,
-    sessions: int = SESSIONS,
+    forward_sessions: int = 0,
+    picture_bytes: int = PICTURE_BYTES,
 ) -> int:
     """Return the peak resident set of a process that trains and evaluates.
 
+    The graph that trains and the one that evaluates each map the frozen weights for themselves, and both count as
+    resident where they are open at once.
+
     Args:
         resident_bytes: before the graphs and weights are opened, the runtime loaded.
-        graph_bytes: of all serialised graphs together.
+        graph_bytes: of all serialised graphs that are open at once.
         mapped_bytes: frozen weights as stored, once for each session that reads them.
         state_bytes: trainable parameters, gradients and optimizer state.
         pictures_bytes: one micro-batch of pictures as float32, and of their latents where there is a prefix.
         transient_bytes: the region in which the graphs place what is alive at once.
-        sessions: how many graphs are open; a third is a prefix.
+        forward_sessions: how many graphs are open beside the one that trains: one that evaluates, unless they are open
+            in turns, and a prefix, whose weights the others do not read.
+        picture_bytes: for decoding a picture.
     """
     return (
         resident_bytes
-        + FIRST_REGION_BYTES
+        + _SESSIONS_KEEP_BYTES
         + CODE_BYTES
         + STACK_BYTES
-        + SESSIONS * _SESSION_BYTES
-        + (sessions - SESSIONS) * _PREFIX_SESSION_BYTES
+        + _SESSION_BYTES
+        + forward_sessions * _FORWARD_SESSION_BYTES
         + _GRAPH_FACTOR * graph_bytes
         + mapped_bytes
         + state_bytes
         + pictures_bytes
-        + PICTURE_BYTES
+        + picture_bytes
         + round(_ARENA_MARGIN * transient_bytes)
     )
 

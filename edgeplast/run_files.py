@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from edgeplast.budget import Budget
     from edgeplast_devices.options import TrainingOptions
 
+RUNG = "rung"
+
 Value = str | int | float | bool | Sequence[str] | None
 
 
@@ -45,6 +47,7 @@ def of_adaptation(
     named = () if options.private else tuple(str(each) for each in others if isinstance(each, str | Path))
     chosen = msgspec.to_builtins(options)
     chosen["add_class"] = chosen.pop("add_classes")  # an option for each
+    chosen[RUNG] = chosen.pop(RUNG)  # last: see `pinned`
     values: dict[str, Value] = {
         "bundle": _path(getattr(bundle, "path", bundle)),
         "data": None if options.private else _path(images),
@@ -55,6 +58,18 @@ def of_adaptation(
         **chosen,
     }
     return run_file("adapt", values)
+
+
+def pinned(adaptation: str, rung: str) -> str:
+    """Return an adaptation's run file that takes its steps as the run did, whatever a machine knows by then.
+
+    Args:
+        adaptation: its run file; one that names a way to take a step stays as it is.
+        rung: that the run began on.
+    """
+    if not adaptation or any(line.startswith(f"{RUNG} = ") for line in adaptation.splitlines()):
+        return adaptation
+    return f"{adaptation}{RUNG} = {_value(rung)}\n"
 
 
 def _path(given: Any) -> str | None:

@@ -31,6 +31,7 @@ from edgeplast.errors import (
 )
 from edgeplast.outputs import finish_folder, only_writer, refuse_existing, refuse_mount, refuse_unmovable
 from edgeplast.progress import Progress, silent, unheard
+from edgeplast.run_files import pinned
 from edgeplast.units import format_bytes
 from edgeplast_devices.cache import clear_latents
 from edgeplast_devices.caching import settled
@@ -243,7 +244,7 @@ def _adapted(
         run.kept.close()
     try:
         clear_latents(folder)  # nothing reads them any more; what is finished has none, whenever it is killed
-        report = msgspec.structs.replace(report_of(run), run_file=run_file)
+        report = msgspec.structs.replace(report_of(run), run_file=pinned(run_file, run.began_on.key))
         run.bundle.check_unchanged()
         write_adapted(
             run.bundle,

@@ -15,18 +15,18 @@ from collections.abc import Callable, Iterator
 from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
 from edgeplast.errors import BudgetError
-from edgeplast.footprint import CODE_BYTES, FIRST_REGION_BYTES
 from edgeplast.units import format_bytes
 from edgeplast_devices.control_groups import group_limit
 from edgeplast_devices.memory import (
     Reading,
+    give_back_code,
     machine_bytes,
     read,
     resident_bytes,
     return_memory_at_once,
     stack_bytes,
 )
-from edgeplast_devices.runtime import OutOfMemoryError
+from edgeplast_devices.runtime import LIBRARY, OutOfMemoryError
 from edgeplast_devices.wall import Wall
 
 _INTERVAL_SECONDS = 0.05
@@ -39,6 +39,10 @@ _LIBRARIES_BYTES = 26 << 20
 
 _READ_IN_BYTES = 14 << 20
 """Pages of code that a first training graph reads in (stock 1.32: 10 MB)."""
+
+_RUNNING_BYTES = 9 << 20
+"""Pages of the runtime's code while a graph runs (stock 1.32: 8.5 MB, 1.19.2: 7). Opening one takes a little more, when
+there is no region and no picture yet."""
 
 _SESSION_SLACK_BYTES = 12 << 20
 """Mapped for writing while a session opens and not touched then, beside its threads' stacks: 6 to 10 MiB measured."""
@@ -140,18 +144,24 @@ class Guard:
                 and for writing: they count as such, and are pages of files all the same.
             threads: of the session; their stacks are mapped and stay nearly untouched.
         """
+        give_back_code(LIBRARY)
         self._wall.expect(
-            files_bytes=mapped_bytes + CODE_BYTES,
+            files_bytes=mapped_bytes + _RUNNING_BYTES,
             untouched_bytes=mapped_bytes + _unused_bytes(threads),
         )
         try:
             yield
         finally:
+            give_back_code(LIBRARY)
             self.settle()
 
     @contextlib.contextmanager
     def reading_in(self, threads: int) -> Iterator[None]:
-        """Leave room for what a session that is thrown away maps and never touches, before there is an arena."""
+        """Leave room for what a session that is thrown away maps and never touches, before there is an arena.
+
+        What importing libraries took and nothing else needs is given back first.
+        """
+        give_back_code()
         self._wall.expect(files_bytes=_READ_IN_BYTES, untouched_bytes=_unused_bytes(threads))
         try:
             yield
@@ -159,9 +169,12 @@ class Guard:
             self._wall.settle()
 
     def settle(self) -> None:
-        """Measure what is mapped and never touched, while the arena holds no large region."""
+        """Measure what is mapped and never touched, while the arena holds no large region.
+
+        What a run places in the arena's first region, it does not place in the large one.
+        """
         started = threading.active_count() - self._threads_before - 1  # the watcher is no caller's
-        self._wall.settle(FIRST_REGION_BYTES - max(self.threads_to_come - max(started, 0), 0) * stack_bytes())
+        self._wall.settle(-max(self.threads_to_come - max(started, 0), 0) * stack_bytes())
 
     def _watch(self) -> None:
         while not self._ended.wait(_INTERVAL_SECONDS):
@@ -169,6 +182,7 @@ class Guard:
             self._highest = max(self._highest, resident)
             if stop is not None and self.allowed_bytes is not None and resident > self.allowed_bytes:
                 stop(_over(resident, self.allowed_bytes))
+            del stop  # it holds a session, which is to go as soon as nobody else does
 
 
 def _unused_bytes(threads: int) -> int:

@@ -40,6 +40,7 @@ from edgeplast_devices.memory import peak_bytes, resident_bytes
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.predicting import Prediction, prediction
 from edgeplast_devices.reports import report_of
+from edgeplast_devices.rungs import MANNERS_TOGETHER
 from edgeplast_devices.running import Run
 from edgeplast_devices.runtime import read_in, release_arena, runtime_name
 from edgeplast_devices.sessions import Evaluates, Sessions
@@ -159,6 +160,7 @@ class Core:
             held=self._held_bytes,
             sessions=taking_turns(sessions, self._turns),
             turn=self._turns,
+            manners=MANNERS_TOGETHER,
         )
         self._standing.open(kept.bundle)
         self._evaluation: Evaluates | None = self._standing.over_pictures(kept.bundle)
@@ -370,13 +372,13 @@ class Core:
 
         One thread decodes to predict while another decodes to learn.
         """
+        with self._guard.reading_in(threads):
+            read_in(threads)
         preload(())
         small = Image.new("RGB", (8, 8))
         small.save(io.BytesIO(), "PNG")
         preprocess(small, self._kept.bundle.manifest.preprocessing)
         np.random.default_rng()
-        with self._guard.reading_in(threads):
-            read_in(threads)
         return resident_bytes() + PICTURE_BYTES
 
 

@@ -130,6 +130,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         provider: the execution provider; see ``placing``.
         private: names of pictures (unreadable, named wrong) stay out of report, checkpoints and telemetry.
         probe: measure a linear probe beside before and after; see ``probing``.
+        rung: the way to take a step that the run begins on where it fits, as a report names it, such as
+            ``full:8:none`` (tier, micro-batch, what is computed again); None takes the fastest that fits.
     """
 
     epochs: int = 4
@@ -170,6 +172,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     provider: str = CPU
     private: bool = False
     probe: bool = True
+    rung: str | None = None
 
     WITHOUT_EFFECT_ON_THE_RESULT: ClassVar[tuple[str, ...]] = (
         "micro_batch",
@@ -182,6 +185,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         "private",
         "probe",
         "versions",
+        "rung",
     )
 
     def __post_init__(self) -> None:
@@ -246,6 +250,11 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             parse_bytes(self.cache)
         elif self.cache == "none" and self.views is not None:
             raise UsageError("--views says how many views of a picture are kept; --cache none keeps none of them.")
+        if self.rung is not None and not re.fullmatch(r"[^:\s]{1,40}:[1-9]\d{0,4}:[a-z]{1,20}", self.rung):
+            raise UsageError(
+                f"--rung {self.rung[:40]!r} is no way to take a step; give what a report's options name, such as "
+                "full:8:none, or leave it out for the fastest that fits."
+            )
         Augmentation.named(self.augment)
         Interval.parse(self.checkpoint_every)
 

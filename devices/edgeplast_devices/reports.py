@@ -59,7 +59,7 @@ def report_of(run: Run) -> Adaptation:
         images={name: len(split) for name, split in run.splits.items()},
         unreadable=sum(u.count for u in lost),
         unreadable_examples=tuple(example for u in lost for example in u.examples),
-        options=msgspec.to_builtins(run.options),
+        options=msgspec.to_builtins(run.options) | {"rung": run.began_on.key},
         new_classes=state.placed,
         also=others_of(state.also_before, state.also_after),
         history=tuple(state.history),

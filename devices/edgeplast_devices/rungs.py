@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from edgeplast.bundle import Manifest, Tier, TrainingGraph
 from edgeplast.errors import BudgetError
-from edgeplast.footprint import FIRST_REGION_BYTES, PICTURE_BYTES, Footprint, peak_bytes
+from edgeplast.footprint import FIRST_REGION_BYTES, LEAST_PICTURE_BYTES, PICTURE_BYTES, Footprint, peak_bytes
 from edgeplast.micro_batches import slowdown
 from edgeplast.recomputation import IN_WORDS
 from edgeplast.units import format_bytes
@@ -29,12 +29,41 @@ class Rung:
         return f"tier {self.tier.name}, micro-batch {self.micro_batch}{again}"
 
     @property
+    def key(self) -> str:
+        """What ``--rung`` takes: tier, micro-batch and what is computed again."""
+        return f"{self.tier.name}:{self.micro_batch}:{self.graph.recompute}"
+
+    @property
     def image_flops(self) -> float:
         """Floating-point operations of an image, made comparable over micro-batch sizes."""
         return self.graph.step_flops * slowdown(self.micro_batch)
 
 
-def predicted_peak(manifest: Manifest, rung: Rung, optimizer: str, resident_bytes: int) -> int:
+@dataclass(frozen=True)
+class Manner:
+    """How a process keeps house on a rung; what it computes stays the same.
+
+    Attributes:
+        in_turns: whether the graph that trains is closed while the one that evaluates is open, and the other way round:
+            both map the frozen weights, and opening one takes some tenths of a second.
+        picture_bytes: for decoding a picture.
+    """
+
+    in_turns: bool = False
+    picture_bytes: int = PICTURE_BYTES
+
+
+TOGETHER, IN_TURNS = Manner(), Manner(in_turns=True)
+MANNERS = (TOGETHER, IN_TURNS, Manner(in_turns=True, picture_bytes=LEAST_PICTURE_BYTES))
+"""Best first: each needs less memory than the one before."""
+
+MANNERS_TOGETHER = (TOGETHER, Manner(picture_bytes=LEAST_PICTURE_BYTES))
+"""Of a process that predicts while it trains."""
+
+
+def predicted_peak(
+    manifest: Manifest, rung: Rung, optimizer: str, resident_bytes: int, manner: Manner = TOGETHER
+) -> int:
     """Return the peak resident set of the process on a rung.
 
     Args:
@@ -42,30 +71,30 @@ def predicted_peak(manifest: Manifest, rung: Rung, optimizer: str, resident_byte
         rung: tier, graph and micro-batch.
         optimizer: whose state is held.
         resident_bytes: of the process before the bundle's graphs and weights are opened.
+        manner: how it keeps house.
     """
-    graphs, prefix = _open_at_once(manifest, rung), manifest.prefix
+    both, prefix = (rung.graph.footprint, manifest.evaluation), manifest.prefix
+    counted = max if manner.in_turns else sum
+    always = [prefix.footprint] if prefix else []
     height, width = manifest.preprocessing.image_size
     picture = manifest.preprocessing.channels * height * width * 4
     return peak_bytes(
         resident_bytes=resident_bytes,
-        graph_bytes=sum(graph.graph_bytes for graph in graphs),
-        mapped_bytes=sum(graph.frozen_bytes for graph in graphs),
+        graph_bytes=counted(graph.graph_bytes for graph in both) + sum(graph.graph_bytes for graph in always),
+        mapped_bytes=counted(graph.frozen_bytes for graph in both) + sum(graph.frozen_bytes for graph in always),
         state_bytes=rung.graph.footprint.state_bytes(optimizer),
         pictures_bytes=rung.micro_batch * (picture + (prefix.latent_bytes if prefix else 0)),
         transient_bytes=region_bytes(manifest, rung),
-        sessions=len(graphs),
+        forward_sessions=len(always) + (not manner.in_turns),
+        picture_bytes=manner.picture_bytes,
     )
 
 
 def region_bytes(manifest: Manifest, rung: Rung) -> int:
     """Return the arena's region in which each of the graphs that a run opens finds room."""
-    return max(graph.transient_bytes(rung.micro_batch) for graph in _open_at_once(manifest, rung))
-
-
-def _open_at_once(manifest: Manifest, rung: Rung) -> list[Footprint]:
-    """Return the footprints of the graphs that a run on a rung has open."""
-    prefix = [manifest.prefix.footprint] if manifest.prefix else []
-    return [rung.graph.footprint, manifest.evaluation, *prefix]
+    graphs: list[Footprint] = [rung.graph.footprint, manifest.evaluation]
+    graphs += [manifest.prefix.footprint] if manifest.prefix else []
+    return max(graph.transient_bytes(rung.micro_batch) for graph in graphs)
 
 
 _UNSPENT_BYTES = 3 << 20
@@ -95,7 +124,14 @@ class Shares:
     picture_bytes: int | None
 
 
-def shares(manifest: Manifest, rung: Rung, optimizer: str, resident_bytes: int, allowed_bytes: int | None) -> Shares:
+def shares(
+    manifest: Manifest,
+    rung: Rung,
+    optimizer: str,
+    resident_bytes: int,
+    allowed_bytes: int | None,
+    manner: Manner = TOGETHER,
+) -> Shares:
     """Divide a budget for the rung that a run begins on; arguments as of :func:`predicted_peak`.
 
     Args:
@@ -104,13 +140,14 @@ def shares(manifest: Manifest, rung: Rung, optimizer: str, resident_bytes: int, 
         optimizer: whose state is held.
         resident_bytes: before the bundle is opened.
         allowed_bytes: the budget; None for no limit.
+        manner: how the process keeps house.
     """
-    predicted = predicted_peak(manifest, rung, optimizer, resident_bytes)
+    predicted = predicted_peak(manifest, rung, optimizer, resident_bytes, manner)
     region = region_bytes(manifest, rung)
     if allowed_bytes is None:
         return Shares(predicted, region, None, None)  # a larger one is touched further than was predicted
     left = max(allowed_bytes - predicted - _UNSPENT_BYTES, 0)
-    return Shares(predicted, region, region + FIRST_REGION_BYTES, PICTURE_BYTES + left)
+    return Shares(predicted, region, region + FIRST_REGION_BYTES, manner.picture_bytes + left)
 
 
 def ladder(manifest: Manifest, batch: int, *, micro_batch: int | None = None) -> list[Rung]:
@@ -178,16 +215,26 @@ def below(manifest: Manifest, rungs: list[Rung], optimizer: str) -> list[Rung]:
 
 
 def choose(
-    manifest: Manifest, rungs: list[Rung], optimizer: str, resident_bytes: int, allowed_bytes: int | None
+    manifest: Manifest,
+    rungs: list[Rung],
+    optimizer: str,
+    resident_bytes: int,
+    allowed_bytes: int | None,
+    manners: tuple[Manner, ...] = MANNERS,
 ) -> Rung:
-    """Return the best rung whose predicted peak fits.
+    """Return the best rung whose predicted peak fits: of the largest tier for which there is a manner that does.
+
+    Within a tier one that fits with both graphs open goes before; smaller pictures come when nothing else is left.
 
     Raises:
         BudgetError: none fits; the message names the smallest budget that would do.
     """
     if allowed_bytes is None:
         return rungs[0]
-    peaks = [(predicted_peak(manifest, rung, optimizer, resident_bytes), rung) for rung in rungs]
+    tiers = list(dict.fromkeys(rung.tier.name for rung in rungs))
+    ways = [(rung, manner) for manner in manners for rung in rungs]
+    ways.sort(key=lambda way: (-way[1].picture_bytes, tiers.index(way[0].tier.name)))
+    peaks = [(predicted_peak(manifest, rung, optimizer, resident_bytes, manner), rung) for rung, manner in ways]
     for peak, rung in peaks:
         if peak <= allowed_bytes:
             return rung
@@ -198,3 +245,18 @@ def choose(
         f"({rung}) needs about {format_bytes(least)}, of which {format_bytes(resident_bytes)} are Python and the "
         f"runtime. Allow --memory {enough}MiB, or export a smaller model."
     )
+
+
+def manner_of(
+    manifest: Manifest,
+    rung: Rung,
+    optimizer: str,
+    resident_bytes: int,
+    allowed_bytes: int | None,
+    manners: tuple[Manner, ...] = MANNERS,
+) -> Manner:
+    """Return the best manner in which a rung fits, the thriftiest where none does; arguments as of :func:`choose`."""
+    if allowed_bytes is None:
+        return manners[0]
+    peaks = ((predicted_peak(manifest, rung, optimizer, resident_bytes, manner), manner) for manner in manners)
+    return next((manner for peak, manner in peaks if peak <= allowed_bytes), manners[-1])

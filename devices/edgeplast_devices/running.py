@@ -29,7 +29,7 @@ from edgeplast_devices.ending import calibrate, landmarks_of, measure_after, res
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.fitted_heads import linear_head, no_features, with_room
 from edgeplast_devices.guard import Guard
-from edgeplast_devices.images import Splits, Unreadable, epoch_order
+from edgeplast_devices.images import Splits, Unreadable, batch_order, epoch_order
 from edgeplast_devices.interrupts import Interrupts
 from edgeplast_devices.measuring import measure_others, measured, verdict_on
 from edgeplast_devices.memory import peak_bytes
@@ -46,7 +46,6 @@ from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
 from edgeplast_devices.standing import Standing
 from edgeplast_devices.starting import aligned, begun, default_batch, filled_in, held_bytes, taken_up
 from edgeplast_devices.telemetry import TelemetryWriter
-from edgeplast_devices.training import batch_order
 from edgeplast_devices.trying import try_rungs
 from edgeplast_devices.weights import head_is_new
 
@@ -75,6 +74,7 @@ class Run:
         state: where the run stands.
         to_keep: which training images are kept for later runs; none before the end.
         landmarks: see ``imprinting.landmarks``; none before the end.
+        began_on: the rung of the first step.
         most_wrong: pictures that were named wrong with the most confidence; none before the end, or in private.
         parameters: what trains, by name; float32, changed in place.
     """
@@ -149,8 +149,7 @@ class Run:
         else:
             same = (bundle.fingerprint, fingerprints, self.options, self.allowed_bytes)
             self.state = taken_up(checkpoint.state, *same, self.unreadable)
-        self._seconds_before = self.state.seconds
-        self.saved = Saved.of(self.state)
+        self._seconds_before, self.saved = self.state.seconds, Saved.of(self.state)
         self.landmarks: dict[str, np.ndarray] = {}
         self.to_keep = np.zeros(0, np.int64)
         self.most_wrong: tuple[WrongImage, ...] = ()
@@ -178,6 +177,7 @@ class Run:
             learn_from_before(self)
             self.trainer.restore(self.checkpoint.arrays())
         try_rungs(self)
+        self.began_on = self.trainer.rung
         telemetry.run(
             step=state.steps, model=self.bundle.manifest.model, runtime=runtime_name(), rung=str(self.trainer.rung),
             allowed_bytes=self.allowed_bytes, predicted_peak_bytes=self.predicted, resident_bytes=self.resident_bytes,

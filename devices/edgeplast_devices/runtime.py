@@ -35,8 +35,12 @@ from edgeplast.placement import ON_CPU, Placement
 from edgeplast.quiet_runtime import import_quietly, without_training_package
 from edgeplast.units import format_bytes
 from edgeplast_devices.binding import StandingInputs, bind_data, bind_input, bind_output, data_input
+from edgeplast_devices.memory import give_back_code
 from edgeplast_devices.providers import CPU, installed_builds, names_of, session_providers
 from edgeplast_devices.refusals import is_memory, why_not_loaded, why_stopped
+
+LIBRARY = "onnxruntime"
+"""A part of the path of the runtime's code."""
 
 _ALIGNMENT = 256
 
@@ -112,14 +116,16 @@ def runtime_name() -> str:
 
 
 def read_in(threads: int) -> None:
-    """Run a small training graph once, in a session that is thrown away.
+    """Run a small training graph, in a session that is thrown away; what only opening it took is given back.
 
     The runtime's code is read in as its kernels are first used: done before what is resident is measured, it is counted
-    there and need not be guessed.
+    there and need not be guessed. The first session reads in what no later one needs.
     """
-    session = open_session(PRACTICE_GRAPH, threads, ON_CPU, in_arena=False)
-    shapes = {i.name: [size if isinstance(size, int) else 1 for size in i.shape] for i in session.get_inputs()}
-    session.run(None, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
+    for _ in range(2):
+        session = open_session(PRACTICE_GRAPH, threads, ON_CPU, in_arena=False)
+        give_back_code(LIBRARY)
+        shapes = {i.name: [size if isinstance(size, int) else 1 for size in i.shape] for i in session.get_inputs()}
+        session.run(None, {name: np.zeros(shape, np.float32) for name, shape in shapes.items()})
 
 
 def reserve_arena(region_bytes: int, most_bytes: int | None = None) -> None:

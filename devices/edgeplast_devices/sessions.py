@@ -75,6 +75,43 @@ class OverPictures:
         return self._rest.features(self._prefix.latents(images))
 
 
+class InTurns:
+    """Evaluation in a session that is open while it is used: another one takes its turn in between.
+
+    Args:
+        opened: opens it, and closes the other one.
+    """
+
+    def __init__(self, opened: Callable[[], Evaluates]) -> None:
+        self._opened = opened
+        self._session: Evaluates | None = None
+        self._feature_width: int | None = None
+
+    def rest(self) -> None:
+        """Let go of the session, until it is asked for something again."""
+        self._session = None
+
+    @property
+    def feature_width(self) -> int:
+        """Columns of the features; 0 where the graph hands none back."""
+        if self._feature_width is None:
+            self._feature_width = self._open().feature_width
+        return self._feature_width
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return float32 (b, classes) of images float32 (b, C, H, W)."""
+        return self._open().logits(images)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Return what the head multiplies, float32 (b, width), of the same."""
+        return self._open().features(images)
+
+    def _open(self) -> Evaluates:
+        if self._session is None:
+            self._session = self._opened()
+        return self._session
+
+
 class TrainsOverPictures:
     """Training as each picture is seen for the first time: through the prefix, whose time is the step's too.
 

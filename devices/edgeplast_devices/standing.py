@@ -26,9 +26,9 @@ from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.placing import place
 from edgeplast_devices.preference import Preference
 from edgeplast_devices.run_state import RunState
-from edgeplast_devices.rungs import Rung, predicted_peak, region_bytes, shares
+from edgeplast_devices.rungs import MANNERS, Manner, Rung, predicted_peak, region_bytes, shares
 from edgeplast_devices.runtime import release_arena, reserve_arena, runtime_name
-from edgeplast_devices.sessions import ONNXRUNTIME, Evaluates, MakesLatents, OverPictures, Sessions
+from edgeplast_devices.sessions import ONNXRUNTIME, Evaluates, InTurns, MakesLatents, OverPictures, Sessions
 from edgeplast_devices.speeds import KeptSpeeds, cache_folder
 from edgeplast_devices.starting import rungs_from_here
 from edgeplast_devices.training import Trainer
@@ -51,6 +51,7 @@ class Standing:
         stood: where a run stood that goes on here.
         sessions: over the bundle's graphs.
         turn: held while weights change or graphs are opened and closed.
+        manners: in which the process may keep house.
 
     Attributes:
         placement: where graphs run.
@@ -58,6 +59,7 @@ class Standing:
         resident_bytes: before the bundle is opened.
         rungs: the ladder from the one that was chosen.
         preference: which of them is taken, by what was measured here.
+        manner: how the process keeps house.
         shares: of the budget.
         parameters: what trains, by name; float32, changed in place.
         trainer: of the last run; None before the first.
@@ -81,6 +83,7 @@ class Standing:
         stood: RunState | None = None,
         sessions: Sessions = ONNXRUNTIME,
         turn: contextlib.AbstractContextManager[None] | None = None,
+        manners: tuple[Manner, ...] = MANNERS,
     ) -> None:
         self.guard, self.sessions, self.turn = guard, sessions, turn or contextlib.nullcontext()
         # loads the runtime, so that it is counted as resident
@@ -95,18 +98,23 @@ class Standing:
         def begun(manifest: Manifest) -> list[Rung]:
             known = KeptSpeeds(manifest, runtime_name(), self.placement.used, self.threads, cache_folder())
             kept = None if is_fixed else known
-            self.preference = Preference(manifest, optimizer, most, kept, tries=stood is None)
+            ways = manners[:1] if allowed is None else manners
+            self.preference = Preference(
+                manifest, optimizer, most, kept, tries=stood is None, manners=ways, pinned=options.rung
+            )
             how = (manifest, options, batch, optimizer, self.resident_bytes, allowed, stood)
-            return rungs_from_here(*how, self.preference.of_fitting)
+            rungs = rungs_from_here(*how, self.preference.of_fitting, ways)
+            self.manner = self.preference.manner(rungs)
+            return rungs
 
         self._begun = begun
         self.rungs = begun(bundle.manifest)
         hungriest = self.preference.hungriest(self.rungs, pictures)
-        self._of_tries = shares(bundle.manifest, hungriest, optimizer, self.resident_bytes, allowed)
+        self._of_tries = shares(bundle.manifest, hungriest, optimizer, self.resident_bytes, allowed, self.manner)
 
         def predicted(rung: Rung) -> int:
             unused = max(self._of_tries.region_bytes - region_bytes(bundle.manifest, rung), 0)
-            found = predicted_peak(bundle.manifest, rung, optimizer, self.resident_bytes)
+            found = predicted_peak(bundle.manifest, rung, optimizer, self.resident_bytes, self.manner)
             return found + unused // REGION_PER_TABLE_BYTE
 
         self._predicted = predicted
@@ -169,6 +177,7 @@ class Standing:
             turn=self.turn,
         )
         self.trainer.prefer = self.preference.of_smaller
+        self.trainer.make_room = self._rest_evaluation
         return self.trainer
 
     def took(self, rungs: Iterable[Rung]) -> None:
@@ -183,13 +192,27 @@ class Standing:
         """
         if self._evaluation is None:
             graph = bundle.path / EVALUATION_GRAPH
-            self._evaluation = self._opened(
-                bundle,
-                EVALUATION_GRAPH,
-                bundle.manifest.evaluation,
-                lambda: self.sessions.evaluation(graph, self.parameters, self.threads, self.placement),
-            )
+
+            def opened() -> Evaluates:
+                return self._opened(
+                    bundle,
+                    EVALUATION_GRAPH,
+                    bundle.manifest.evaluation,
+                    lambda: self.sessions.evaluation(graph, self.parameters, self.threads, self.placement),
+                )
+
+            def alone() -> Evaluates:
+                if self.trainer is not None:
+                    self.trainer.rest()
+                return opened()
+
+            self._evaluation = InTurns(alone) if self.manner.in_turns else opened()
         return self._evaluation
+
+    def _rest_evaluation(self) -> None:
+        """Let go of the session that evaluates, where it is open in turns with the one that trains."""
+        if isinstance(self._evaluation, InTurns):
+            self._evaluation.rest()
 
     def prefix(self, bundle: Bundle) -> MakesLatents | None:
         """Return the session that makes latents, opened when it is first asked for; None where there is no prefix."""

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from edgeplast.bundle import Bundle, Manifest
-from edgeplast.errors import InputError
+from edgeplast.errors import InputError, UsageError
 from edgeplast.footprint import PICTURE_BYTES
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
@@ -35,7 +35,7 @@ from edgeplast_devices.options import (
 )
 from edgeplast_devices.retention import aligned_others, check_keeps
 from edgeplast_devices.run_state import Lost, RunState
-from edgeplast_devices.rungs import Rung, choose, ladder
+from edgeplast_devices.rungs import MANNERS, Manner, Rung, choose, ladder
 from edgeplast_devices.runtime import read_in
 from edgeplast_devices.weights import head_is_new
 
@@ -84,6 +84,8 @@ def held_bytes(
     threads: int,
 ) -> int:
     """Return what this process holds before a bundle is opened, once all that it needs for it was read in."""
+    with guard.reading_in(threads):
+        read_in(threads)
     for name, split in splits.items():
         limit = split.decode_limit_bytes
         if guard.allowed_bytes is not None:
@@ -94,8 +96,6 @@ def held_bytes(
             require_readable(split, preprocessing, unreadable[name])
         split.decode_limit_bytes = limit
     np.random.default_rng()
-    with guard.reading_in(threads):
-        read_in(threads)
     return resident_bytes()
 
 
@@ -108,6 +108,7 @@ def rungs_from_here(
     allowed_bytes: int | None,
     state: RunState | None,
     prefer: Callable[[list[Rung]], list[Rung]],
+    manners: tuple[Manner, ...] = MANNERS,
 ) -> list[Rung]:
     """Return the ladder from the rung to begin on: the best that fits, and no better than where the run stood.
 
@@ -120,11 +121,18 @@ def rungs_from_here(
         allowed_bytes: the budget; None for no limit.
         state: of a run that goes on.
         prefer: puts the rung in front that is to be begun on, of those from the best that fits.
+        manners: in which the process may keep house.
 
     Raises:
         BudgetError: no rung fits.
+        UsageError: the bundle has no such rung as is asked for.
     """
     rungs = ladder(manifest, batch, micro_batch=options.micro_batch)
+    if options.rung is not None and options.rung not in {rung.key for rung in rungs}:
+        raise UsageError(
+            f"--rung {options.rung} is no way in which this bundle takes a step of {batch} images. It has "
+            f"{', '.join(rung.key for rung in rungs[:4])} and others; or leave --rung out for the fastest that fits."
+        )
     if state is not None:
         names = [tier.name for tier in manifest.tiers]
         rungs = [rung for rung in rungs if names.index(rung.tier.name) >= names.index(state.tier)]
@@ -134,7 +142,7 @@ def rungs_from_here(
             at = [i for i, r in enumerate(rungs) if (r.tier.name, r.graph.recompute, r.micro_batch) == same]
             if at:
                 return rungs[at[0] :]
-    first = choose(manifest, rungs, optimizer, held, allowed_bytes)
+    first = choose(manifest, rungs, optimizer, held, allowed_bytes, manners)
     return prefer(rungs[rungs.index(first) :])
 
 

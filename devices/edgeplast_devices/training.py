@@ -99,6 +99,7 @@ class Trainer:
         self._logits = logits
         self.is_new_here = False  # on a rung of which nobody has asked whether another one is faster
         self.prefer: Callable[[list[Rung]], list[Rung]] = lambda rungs: rungs  # by what was measured here
+        self.make_room: Callable[[], None] = lambda: None  # closes what is not to be open beside the training graph
         self._left: list[list[Rung]] = []  # where the way down came from, to climb back
         self._session: Trains | None = None
         self.bundle = bundle
@@ -204,6 +205,10 @@ class Trainer:
             admit(self.optimizer, name, self.parameters[name])
         self._take_note()
 
+    def rest(self) -> None:
+        """Let go of the session, until the next micro-batch: weights, gradients and the optimizer's state stay."""
+        self._session = self.guard.stop_run = None
+
     def pass_through(self, images: np.ndarray, targets: np.ndarray) -> None:
         """Run the graph of the rung in force once, for no gradient that is used; errors as of ``accumulate``."""
         self._between()
@@ -243,16 +248,15 @@ class Trainer:
     def _accumulate(self, indices: np.ndarray, epoch: int) -> float:
         for gradient in self.gradients.values():
             gradient.fill(0)
-        session = self._current()
         if self.options.labels == "none":
-            return self._accumulate_without_labels(session, indices, epoch)
+            return self._accumulate_without_labels(indices, epoch)
         total = self._loss.mass(self.images.labels[indices])
         loss = seen = 0.0
         for batch in self._micro_batches(indices, epoch):
             targets = self._loss.targets(batch.labels, total)
             if self.teacher is not None:
                 targets = self.teacher.mixed(targets, batch.labels, batch.indices)
-            loss += session.accumulate(batch.images, targets)[0]
+            loss += self._current().accumulate(batch.images, targets)[0]
             seen += self._loss.mass(batch.labels)
             del batch
             self._take_breath()
@@ -265,7 +269,7 @@ class Trainer:
             loss *= total / seen
         return loss
 
-    def _accumulate_without_labels(self, session: Trains, indices: np.ndarray, epoch: int) -> float:
+    def _accumulate_without_labels(self, indices: np.ndarray, epoch: int) -> float:
         """Go through the batch twice: what a picture should become depends on the predictions for all of them."""
         assert self._logits is not None
         rows: dict[int, int] = {}
@@ -281,7 +285,7 @@ class Trainer:
         loss, targets = OBJECTIVES[self.options.method](np.concatenate(logits))
         targets = targets.astype(np.float32)
         for batch in self._micro_batches(np.asarray(list(rows)), epoch):
-            session.accumulate(batch.images, targets[[rows[index] for index in batch.indices.tolist()]])
+            self._current().accumulate(batch.images, targets[[rows[index] for index in batch.indices.tolist()]])
             del batch
             self._take_breath()
         return loss
@@ -309,6 +313,7 @@ class Trainer:
             path = self.bundle.path / graph.file
             self.bundle.check_unchanged(graph.file, FROZEN)
             with self._turn:
+                self.make_room()
                 release_arena()
                 with self.guard.opening(graph.footprint.frozen_bytes, self._threads):
                     session = self._sessions.training(
@@ -388,11 +393,3 @@ class Trainer:
     def _trained(self, rung: Rung) -> list[str]:
         owner = self.bundle.manifest.parameters
         return [name for name in self.parameters if owner[name].component in rung.tier.components]
-
-
-def batch_order(order: np.ndarray, batch: int) -> list[np.ndarray]:
-    """Cut an epoch's order into batches; a last one of less than half a batch joins the one before."""
-    pieces = [order[start : start + batch] for start in range(0, len(order), batch)]
-    if len(pieces) > 1 and len(pieces[-1]) < batch / 2:
-        pieces[-2:] = [np.concatenate(pieces[-2:])]
-    return pieces

@@ -17,7 +17,7 @@ import numpy as np
 
 from edgeplast.bundle import Manifest
 from edgeplast.units import format_seconds
-from edgeplast_devices.rungs import Rung, predicted_peak
+from edgeplast_devices.rungs import TOGETHER, Manner, Rung, predicted_peak
 from edgeplast_devices.runtime import OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -48,7 +48,9 @@ class Found:
     allowed_seconds: float = 0.0
 
 
-def candidates(manifest: Manifest, rungs: list[Rung], optimizer: str, most_bytes: int) -> list[Rung]:
+def candidates(
+    manifest: Manifest, rungs: list[Rung], optimizer: str, most_bytes: int, manner: Manner = TOGETHER
+) -> list[Rung]:
     """Return the rungs that are worth a try beside the first: its tier's graphs, at half to four times its micro-batch.
 
     Args:
@@ -56,6 +58,7 @@ def candidates(manifest: Manifest, rungs: list[Rung], optimizer: str, most_bytes
         rungs: that fit, best first by the constants.
         optimizer: whose state is held.
         most_bytes: that a candidate may need beside what the process holds before.
+        manner: how the process keeps house.
     """
     first = rungs[0]
     sizes = [factor * first.micro_batch for factor in (1, 2, 4)] + [first.micro_batch // 2]
@@ -64,7 +67,7 @@ def candidates(manifest: Manifest, rungs: list[Rung], optimizer: str, most_bytes
         for rung in rungs
         if rung.tier == first.tier
         and rung.micro_batch in sizes
-        and predicted_peak(manifest, rung, optimizer, 0) <= most_bytes
+        and predicted_peak(manifest, rung, optimizer, 0, manner) <= most_bytes
     ]
     return sorted(found, key=lambda rung: (rung.graph != first.graph, sizes.index(rung.micro_batch)))
 

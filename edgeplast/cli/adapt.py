@@ -163,6 +163,10 @@ def adapt(
             help="Beside before and after, measure what a head alone reaches: one more pass over the pictures.",
         ),
     ] = True,
+    rung: Annotated[
+        str | None,
+        typer.Option(help="Way to take a step, as a report's run file pins it: full:8:none (default: the fastest)."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run of this output, if there is one.")
     ] = False,
@@ -218,6 +222,7 @@ def adapt(
         provider=provider,
         private=private,
         probe=probe,
+        rung=rung,
     )
     if resume:
         options = _as_interrupted(options, output, context)

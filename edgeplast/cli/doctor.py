@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeplast.bundle import Bundle
-from edgeplast.cli.console import print_json, progress_bar, say
+from edgeplast.cli.console import print_json, print_table, progress_bar, say
 from edgeplast.cli.options import ProviderOption, TrustedOption, budget_of, provider_of, trusted_of
 from edgeplast.errors import EdgeplastError, UsageError
+from edgeplast.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
     from edgeplast.trust.trusting import TrustedKeys
@@ -32,6 +33,9 @@ def doctor(
     images: Annotated[int | None, typer.Option(help="Training images, for the time of an epoch.")] = None,
     threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).")] = None,
     provider: ProviderOption = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time every way to take a step that fits; adapt then knows them.")
+    ] = False,
     trusted: TrustedOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> int:
@@ -41,6 +45,8 @@ def doctor(
     from edgeplast_devices.doctor.examining import examine
     from edgeplast_devices.doctor.findings import worst_exit_code
 
+    if measure and bundle is None:
+        raise UsageError("--measure times ways to take a step of a bundle: edgeplast doctor bundle/ --measure")
     for flag, number in (("images", images), ("threads", threads)):
         if number is not None and number < 1:
             raise UsageError(f"--{flag} {number} is out of range; give 1 or more.")
@@ -57,6 +63,7 @@ def doctor(
             images=images,
             threads=threads,
             provider=chosen,
+            times_ways=measure,
             load=load,
             trusted=keys,
             progress=progress,
@@ -65,6 +72,7 @@ def doctor(
             findings.append(finding)
             if not as_json:
                 _show(finding)
+                _show_ways(finding)
     code = worst_exit_code(findings)
     if as_json:
         content: dict[str, Any] = {"works": code == 0, "exit_code": code, "findings": findings}
@@ -103,6 +111,26 @@ def _show(finding: Finding) -> None:
     if finding.advice:
         advice = textwrap.wrap(finding.advice, max(columns - len(indent) - 2, 30), break_on_hyphens=False)
         typer.secho(f"{indent}→ " + f"\n{indent}  ".join(advice), fg=colour)
+
+
+def _show_ways(finding: Finding) -> None:
+    """The ways to take a step: what each needs, is expected to take beside the first that was timed, and took."""
+    rate = next((way.image_seconds / way.image_flops for way in finding.ways if way.image_seconds), 0.0)
+    rows = [
+        (
+            f"{way.rung}{' ←' if way.is_taken else ''}",
+            str(way.threads),
+            format_bytes(way.peak_bytes),
+            format_seconds(100 * rate * way.image_flops) if rate else "–",
+            format_seconds(100 * way.image_seconds) if way.image_seconds else "–",
+        )
+        for way in finding.ways
+    ]
+    if rows:
+        timed = "Of 100 images, forward and backward; expected by the constants from the first that was timed."
+        none = "None was timed here yet: edgeplast doctor bundle/ --measure times them."
+        columns = ("way to take a step", "threads", "peak", "expected", "timed")
+        print_table("", columns, rows, timed if rate else none)
 
 
 def _verdict(findings: list[Finding], bundle: Path | None) -> str:

@@ -32,7 +32,6 @@ from itertools import chain, combinations
 import numpy as np
 
 from edgeplast.budget import Budget
-from edgeplast.footprint import SESSIONS
 from edgeplast.outline import Outline
 from edgeplast.planning.estimating import ARENA_STRETCH, TRAINING_GRAPHS, Workload, process_bytes
 from edgeplast.progress import Progress, silent
@@ -207,12 +206,11 @@ def _complete(w: Workload, front: Front, start: int, micro_batch: int, recompute
     ahead = [w.costs.cost(i, (), False) for i in range(start)]
     before = max((cost.memory.peak(micro_batch) for cost in ahead), default=0)
     prefix = w.prefix_of_units(start)
-    graphs = w.evaluation_graph_bytes + (0 if prefix else sum(cost.graph_bytes for cost in ahead))
+    graphs = sum(cost.graph_bytes for cost in ahead)
     frozen = w.constant_bytes + sum(w.stored.values())
-    fixed = process_bytes(graphs) + SESSIONS * frozen + w.images_bytes(micro_batch)
-    if prefix is not None:  # its graph serves training and evaluation
-        fixed += process_bytes(0, sessions=SESSIONS + 1) - process_bytes(0)
-        fixed += micro_batch * prefix.latent_bytes - prefix.footprint.frozen_bytes
+    fixed = process_bytes(graphs, has_prefix=prefix is not None) + frozen + w.images_bytes(micro_batch)
+    if prefix is not None:
+        fixed += micro_batch * prefix.latent_bytes
     flops = sum(cost.flops for cost in ahead) + front.flops
     disk = w.frozen_disk_bytes() + TRAINING_GRAPHS * sum(cost.graph_bytes for cost in ahead)
     return {

@@ -28,7 +28,8 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         cached_step_seconds: of one whose pictures come from the cache of latents, as in every epoch after those whose
             views are new; as long where the model is not cut in two.
         disk_bytes: size of the bundle.
-        peak_bytes: of the process. Evaluation at the same micro-batch is counted too.
+        peak_bytes: of the process. Evaluation at the same micro-batch is counted too, its graph open in turns with the
+            one that trains; a device whose budget has room for both keeps both open.
     """
 
     micro_batch_size: int

@@ -1,8 +1,9 @@
 """Estimate: the memory, time and disk of training a set of components, from walks over the graph that would run.
 
-    peak = process with its graphs + 2 · frozen weights as stored + parameters, gradients, optimizer + images + arena
+    peak = process with its graphs + frozen weights as stored + parameters, gradients, optimizer + images + arena
 
-is :func:`edgeplast.footprint.peak_bytes`, the device's own formula, with an assumed process. Two ways lead to the
+is :func:`edgeplast.footprint.peak_bytes`, the device's own formula, with an assumed process that opens the graph that
+trains and the one that evaluates in turns, as a device does whose budget has no room for both. Two ways lead to the
 arena: :meth:`Workload.estimate` adds up what was walked unit by unit and allows for the arena's holes, in microseconds;
 :meth:`Workload.measured` builds the whole training graph as the exporter does and places it in the arena.
 """
@@ -17,7 +18,7 @@ import msgspec
 
 from edgeplast.contract import LOGITS, packed_name, quantized_name, scale_name
 from edgeplast.errors import UsageError
-from edgeplast.footprint import ASSUMED_RESIDENT_BYTES, SESSIONS, Footprint, MemoryLine, peak_bytes
+from edgeplast.footprint import ASSUMED_RESIDENT_BYTES, Footprint, MemoryLine, peak_bytes
 from edgeplast.graphs.closing import closed
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.flops import flops_per_image
@@ -179,7 +180,7 @@ class Workload:
 
     def trained_bytes(self, component: str) -> int:
         """Return what training a component adds to memory, activations aside."""
-        return self.state_bytes_per_parameter * self.sizes[component] - SESSIONS * self.stored[component]
+        return self.state_bytes_per_parameter * self.sizes[component] - self.stored[component]
 
     def trained_disk_bytes(self, component: str) -> int:
         """Return what training a component adds to the bundle: it is stored as float32."""
@@ -211,10 +212,7 @@ class Workload:
             micro_batch_size,
             recompute,
             transient_bytes=round(ARENA_STRETCH * alive),
-            graph_bytes=sum(cost.graph_bytes for cost in costs),
-            # One graph of the prefix serves training and evaluation; it is counted with the training graph here.
-            evaluation_graph_bytes=self.evaluation_graph_bytes
-            - sum(cost.graph_bytes for cost in costs[: first if prefix else 0]),
+            graph_bytes=sum(cost.graph_bytes for cost in costs),  # a prefix's among them
             flops=sum(cost.flops for cost in costs),
             prefix=prefix,
         )
@@ -261,8 +259,7 @@ class Workload:
             micro_batch_size,
             recompute,
             transient_bytes=max(graph.transient_bytes(micro_batch_size) for graph in found.graphs),
-            graph_bytes=found.training.graph_bytes,
-            evaluation_graph_bytes=found.evaluation.graph_bytes,
+            graph_bytes=max(found.training.graph_bytes, found.evaluation.graph_bytes),
             flops=found.flops,
             prefix=found.prefix,
         )
@@ -301,7 +298,6 @@ class Workload:
         *,
         transient_bytes: int,
         graph_bytes: int,
-        evaluation_graph_bytes: int,
         flops: float,
         prefix: Prefix | None,
     ) -> Estimate:
@@ -310,18 +306,15 @@ class Workload:
         frozen = self.constant_bytes + sum(size for name, size in self.stored.items() if name not in names)
         state = self.state_bytes_per_parameter * sum(self.sizes[name] for name in names)
         images = self.images_bytes(micro_batch_size)
-        graphs, mapped = graph_bytes + evaluation_graph_bytes, SESSIONS * frozen
-        latents, sessions = 0, SESSIONS
-        if prefix is not None:  # its weights are mapped once, and what it hands on is an array of numpy's
+        graphs, latents = graph_bytes, 0
+        if prefix is not None:  # what it hands on is an array of numpy's
             graphs += prefix.footprint.graph_bytes
-            mapped -= prefix.footprint.frozen_bytes
             latents = micro_batch_size * prefix.latent_bytes
-            sessions += 1
         trained_disk = sum(map(self.trained_disk_bytes, names))
         return Estimate(
             micro_batch_size=micro_batch_size,
             recompute=recompute,
-            base_bytes=process_bytes(graphs, sessions=sessions),
+            base_bytes=process_bytes(graphs, has_prefix=prefix is not None),
             frozen_bytes=frozen,
             state_bytes=state,
             images_bytes=images,
@@ -334,16 +327,16 @@ class Workload:
             peak_bytes=peak_bytes(
                 resident_bytes=ASSUMED_RESIDENT_BYTES,
                 graph_bytes=graphs,
-                mapped_bytes=mapped,
+                mapped_bytes=frozen,
                 state_bytes=state,
                 pictures_bytes=images + latents,
                 transient_bytes=transient_bytes,
-                sessions=sessions,
+                forward_sessions=int(prefix is not None),
             ),
         )
 
 
-def process_bytes(graph_bytes: int, transient_bytes: int = 0, sessions: int = SESSIONS) -> int:
+def process_bytes(graph_bytes: int, transient_bytes: int = 0, *, has_prefix: bool = False) -> int:
     """Return what a device process takes that has opened graphs of so many bytes, and no weights."""
     return peak_bytes(
         resident_bytes=ASSUMED_RESIDENT_BYTES,
@@ -352,7 +345,7 @@ def process_bytes(graph_bytes: int, transient_bytes: int = 0, sessions: int = SE
         state_bytes=0,
         pictures_bytes=0,
         transient_bytes=transient_bytes,
-        sessions=sessions,
+        forward_sessions=int(has_prefix),
     )
 
 

@@ -93,7 +93,7 @@ def smallest(estimates: Iterable[Estimate], budget: Budget) -> Estimate | None:
 def nothing_fits(workload: Workload, budget: Budget, micro_batches: Sequence[int]) -> BudgetError:
     """Return the error for a budget in which not even the head alone can train; it names the smallest that would do."""
     below = ""
-    base = process_bytes(2 * workload.evaluation_graph_bytes)
+    base = process_bytes(workload.evaluation_graph_bytes)
     if budget.memory_bytes is not None and budget.memory_bytes < base:
         below = f" The runtime alone takes about {format_bytes(base)}."
     return BudgetError(

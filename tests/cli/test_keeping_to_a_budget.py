@@ -59,7 +59,7 @@ class TestPeaks:
             memory = reports[-1]["memory"]
             assert memory["measured_peak_bytes"] <= (least + more) * MiB and memory["enforced_by"] == "kernel"
         tiers = [report["tier"] for report in reports]
-        assert tiers[0] == "head" and tiers[-1] == "full"
+        assert tiers[0] in ("head", "quarter") and tiers[-1] == "full"
         assert reports[0]["memory"]["measured_peak_bytes"] < reports[-1]["memory"]["measured_peak_bytes"]
 
     def test_fifty_megapixels_do_not_break_it(self, bundle: Bundle, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ class TestRunFiles:
         shutil.rmtree(tmp_path / "out")
         again = json.loads(edgeplast("adapt", "--config", "run.toml", "--json", cwd=tmp_path).stdout)
         assert again["losses"] == first["losses"] and again["options"] == first["options"]
+        assert first["options"]["rung"] and f'rung = "{first["options"]["rung"]}"' in first["run_file"]
         assert again["run_file"] == first["run_file"] and (tmp_path / "out" / "bundle.json").is_file()
 
     def test_has_a_key_for_every_option_of_training(self, tmp_path: Path) -> None:
@@ -72,6 +73,7 @@ class TestRunFiles:
         options = TrainingOptions(
             batch=4, micro_batch=2, optimizer="sgd", learning_rate=1e-3, head_learning_rate=1e-2, head="kept",
             weight_decay=0.1, threads=1, add_classes=("lynx", "wolf"), exclude=("a", "b"),
+            rung="full:2:none",
         )  # fmt: skip
         budget = Budget(memory_bytes=256 << 20)
         (tmp_path / "run.toml").write_text(of_adaptation("b", "d", "o", ["x", "y"], budget, options, trusted="k"))

@@ -15,11 +15,10 @@ from edgeplast.bundle import TRAINABLE, Bundle
 from edgeplast.components import component_of
 from edgeplast.errors import BudgetError
 from edgeplast_devices import evaluating
-from edgeplast_devices.images import Unreadable, open_images
+from edgeplast_devices.images import Unreadable, batch_order, open_images
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.runtime import EvaluationSession, OutOfMemoryError
 from edgeplast_devices.tensors import read_arrays
-from edgeplast_devices.training import batch_order
 from edgeplast_devices.weights import read_trainable
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edgeplast.bundle import Bundle, Manifest
 from edgeplast.errors import BudgetError
 from edgeplast.units import parse_bytes
-from edgeplast_devices.rungs import Rung, below, choose, ladder, predicted_peak
+from edgeplast_devices.rungs import IN_TURNS, MANNERS, TOGETHER, Rung, below, choose, ladder, manner_of, predicted_peak
 
 RESIDENT = 50 << 20
 
@@ -69,9 +69,28 @@ def test_the_choice_is_the_best_that_fits_or_says_which_budget_would_do(
         with pytest.raises(BudgetError):
             choose(manifest, rungs, optimizer, RESIDENT, enough - (5 << 20))
         return
-    assert predicted_peak(manifest, chosen, optimizer, RESIDENT) <= allowed
+    manner = manner_of(manifest, chosen, optimizer, RESIDENT, allowed)
+    assert predicted_peak(manifest, chosen, optimizer, RESIDENT, manner) <= allowed
     for better in rungs[: rungs.index(chosen)]:
         assert predicted_peak(manifest, better, optimizer, RESIDENT) > allowed
+        if better.tier != chosen.tier:  # nobody gives up what trains for a session more, nor to read photos larger
+            same = TOGETHER if manner == TOGETHER else IN_TURNS
+            assert predicted_peak(manifest, better, optimizer, RESIDENT, same) > allowed
+    if manner not in (TOGETHER, IN_TURNS):  # only where else nothing would do
+        assert all(predicted_peak(manifest, rung, optimizer, RESIDENT, IN_TURNS) > allowed for rung in rungs)
+
+
+def test_each_manner_needs_less_and_what_is_open_in_turns_is_counted_once(manifest: Manifest) -> None:
+    for rung in ladder(manifest, 16):
+        together, in_turns, thrifty = (predicted_peak(manifest, rung, "adamw", RESIDENT, manner) for manner in MANNERS)
+        assert together - in_turns >= min(manifest.evaluation.frozen_bytes, rung.graph.footprint.frozen_bytes)
+        assert thrifty < in_turns
+        assert manner_of(manifest, rung, "adamw", RESIDENT, together) == TOGETHER
+        assert manner_of(manifest, rung, "adamw", RESIDENT, together - 1) == IN_TURNS
+        assert manner_of(manifest, rung, "adamw", RESIDENT, in_turns - 1) == manner_of(
+            manifest, rung, "adamw", RESIDENT, 0
+        )
+        assert manner_of(manifest, rung, "adamw", RESIDENT, None) == TOGETHER
 
 
 @given(st.integers(1, 512), st.integers(1, 512))

@@ -16,6 +16,7 @@ from wrapped_sessions import Training, Wrapped, adapt_over, whole_and_resumed
 import edgeplast
 from edgeplast.adaptation import Adaptation
 from edgeplast.bundle import Bundle, Manifest
+from edgeplast.errors import UsageError
 from edgeplast_devices import trying
 from edgeplast_devices.images import open_images
 from edgeplast_devices.options import TrainingOptions
@@ -194,6 +195,25 @@ def test_a_run_takes_the_fastest_and_the_next_one_begins_with_it(
     fixed, told = machine.adapt(bundle, blobs, tmp_path / "fixed", micro_batch=4)
     assert not told and fixed.micro_batch_size == 4 and not fixed.image_seconds
     np.testing.assert_allclose(fixed.losses, first.losses, atol=1e-4)
+
+
+def test_a_pinned_rung_is_begun_on_whatever_is_known_and_nothing_is_tried(
+    bundle: Bundle, blobs: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch, large_is_fast)
+    first, _ = machine.adapt(bundle, blobs, tmp_path / "first")
+    rung = first.options["rung"]
+    assert isinstance(rung, str) and rung.startswith("full:16:")
+    for file in cache.iterdir():
+        file.unlink()
+    again, told = machine.adapt(bundle, blobs, tmp_path / "again", rung=rung)
+    assert not told and again.losses == first.losses and again.options == first.options
+    other, told = machine.adapt(bundle, blobs, tmp_path / "other", rung="full:2:none")
+    assert not told and other.micro_batch_size == 2 and other.losses != first.losses
+    with pytest.raises(UsageError, match=r"--rung full:3:none is no way in which this bundle takes a step of 16"):
+        machine.adapt(bundle, blobs, tmp_path / "wrong", rung="full:3:none")
+    with pytest.raises(UsageError, match=r"--rung 'fast' is no way to take a step; give what a report's"):
+        msgspec.structs.replace(LONG, rung="fast")
 
 
 def test_where_nothing_is_faster_a_run_stays_as_it_was(

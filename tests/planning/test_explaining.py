@@ -18,7 +18,7 @@ from edgeplast.plans import Plan
 
 ARCH = architecture(depth=4)
 SCORES = table(ARCH)
-TIGHT = Budget(memory_bytes=135 * MIB)
+TIGHT = Budget(memory_bytes=112 * MIB)
 
 
 def test_what_was_chosen_is_the_plan():
@@ -60,7 +60,7 @@ def test_the_curve_rises_to_everything_that_is_scored():
 
 
 def test_fifty_mebibytes_more():
-    tight, roomy = Budget(memory_bytes=120 * MIB), Budget(memory_bytes=170 * MIB)
+    tight, roomy = Budget(memory_bytes=92 * MIB), Budget(memory_bytes=142 * MIB)
     for strategy in ("best", "summed"):
         why = explain(SCORES, tight, strategy=strategy)
         after = explain(SCORES, roomy, strategy=strategy)
@@ -119,7 +119,7 @@ def scores_file(tmp_path):
 
 def test_command_writes_a_plan_and_shows_why(scores_file, tmp_path, capsys):
     output = tmp_path / "plan.json"
-    arguments = ["plan", str(scores_file), "--memory", "135MiB", "-o", str(output), "--explain", "--strategy", "summed"]
+    arguments = ["plan", str(scores_file), "--memory", "112MiB", "-o", str(output), "--explain", "--strategy", "summed"]
     assert run(arguments) == 0
     shown = capsys.readouterr().out
     for words in (
@@ -144,7 +144,7 @@ def test_command_writes_a_plan_and_shows_why(scores_file, tmp_path, capsys):
 def test_command_prints_json(scores_file, capsys):
     assert run(["plan", str(scores_file), "--train", "attn,norm,head", "--json"]) == 0
     assert Plan.from_json(capsys.readouterr().out.encode(), where="output").strategy == "names"
-    assert run(["plan", str(scores_file), "--memory", "135MiB", "--disk", "20MiB", "--explain", "--json"]) == 0
+    assert run(["plan", str(scores_file), "--memory", "112MiB", "--disk", "20MiB", "--explain", "--json"]) == 0
     assert {"plan", "estimate", "missed", "curve"} <= json.loads(capsys.readouterr().out).keys()
 
 

@@ -138,8 +138,7 @@ def test_below_the_runtime_the_base_is_named_and_the_smallest_budget_works():
     message = refusal(TINY, Budget(memory_bytes=50 * MIB))
     assert "Nothing of vit_for_tests can be trained within 50 MiB of memory" in message
     assert (
-        f"The runtime alone takes about {format_bytes(process_bytes(2 * workload(TINY).evaluation_graph_bytes))}"
-        in message
+        f"The runtime alone takes about {format_bytes(process_bytes(workload(TINY).evaluation_graph_bytes))}" in message
     )
     mib = int(re.search(r"The head alone needs .* give --memory (\d+)MiB or more", message).group(1))
     assert plan(table(TINY), Budget(memory_bytes=mib * MIB)).trainable[-1] == "head"
@@ -148,8 +147,8 @@ def test_below_the_runtime_the_base_is_named_and_the_smallest_budget_works():
 
 @pytest.mark.parametrize("strategy", ["attn", "uniform", "last-k:4", "focus-high:0.5"])
 def test_a_choice_by_hand_that_does_not_fit_names_the_smallest_budget_that_would(strategy):
-    message = refusal(TINY, Budget(memory_bytes=98 * MIB), strategy=strategy)
-    assert f"Strategy {strategy!r} does not fit vit_for_tests into 98 MiB of memory" in message
+    message = refusal(TINY, Budget(memory_bytes=72 * MIB), strategy=strategy)
+    assert f"Strategy {strategy!r} does not fit vit_for_tests into 72 MiB of memory" in message
     assert "Or let --strategy best choose what fits" in message
     mib = int(re.search(r"give --memory (\d+)MiB or more", message).group(1))
     assert plan(table(TINY), Budget(memory_bytes=mib * MIB), strategy=strategy).strategy == strategy
@@ -157,7 +156,7 @@ def test_a_choice_by_hand_that_does_not_fit_names_the_smallest_budget_that_would
 
 
 def test_settings_that_would_lower_the_need_are_named():
-    message = refusal(TINY, Budget(memory_bytes=105 * MIB), train="attn,head", micro_batch_size=8, weight_bits=32)
+    message = refusal(TINY, Budget(memory_bytes=78 * MIB), train="attn,head", micro_batch_size=8, weight_bits=32)
     assert "--train attn,head does not fit" in message
     assert "lower the need by --weight-bits 8 and a smaller --micro-batch and --optimizer sgd" in message
 
@@ -185,7 +184,7 @@ def test_the_norm_is_dropped_when_the_head_alone_fits():
 def test_focus_takes_the_plastic_kinds_in_all_blocks_or_in_the_last_that_fit_then_the_others():
     """By MEDIANS norm2, fc1 and norm1 are at least half as plastic as norm2; fc2 comes next and attn last."""
     kinds, before, counts = ("norm1", "norm2", "fc1"), 0, set()
-    for mib in (118, 125, 135, 150, 200, 400):
+    for mib in (90, 95, 105, 130, 200, 400):
         made = plan(DEEP, Budget(memory_bytes=mib * MIB), strategy="focus")
         first = next(i for i in range(DEPTH + 1) if i == DEPTH or f"blocks.{i}.fc1" in made.trainable)
         others = [kind for kind in ("fc2", "attn") if f"blocks.0.{kind}" in made.trainable]

@@ -31,8 +31,8 @@ def exported_peak(manifest: Manifest, made: Plan) -> int:
     channels, height, width = made.outline.input_shape
     return peak_bytes(
         resident_bytes=ASSUMED_RESIDENT_BYTES,
-        graph_bytes=graph.graph_bytes + evaluation.graph_bytes,
-        mapped_bytes=graph.frozen_bytes + evaluation.frozen_bytes,
+        graph_bytes=max(graph.graph_bytes, evaluation.graph_bytes),
+        mapped_bytes=max(graph.frozen_bytes, evaluation.frozen_bytes),
         state_bytes=graph.state_bytes(made.optimizer),
         pictures_bytes=4 * size * channels * height * width,
         transient_bytes=max(graph.transient_bytes(size), evaluation.transient_bytes(size)),

@@ -43,6 +43,7 @@ def examine(
     images: int | None = None,
     threads: int | None = None,
     provider: str = CPU,
+    times_ways: bool = False,
     load: tuple[str, ...] = (),
     root: Path = Path("/"),
     trusted: TrustedKeys | None = None,
@@ -56,6 +57,7 @@ def examine(
         images: of an epoch, for its time.
         threads: of the runtime; by default all cores this process may use.
         provider: the execution provider to try.
+        times_ways: whether every way to take a step that fits is timed.
         load: modules that will be resident beside the device room when a bundle is adapted, e.g. the command line's.
         root: where ``proc``, ``sys`` and ``etc`` lie.
         trusted: public keys of which one must have signed the bundle.
@@ -85,6 +87,7 @@ def examine(
             memory_bytes=memory_bytes,
             threads=threads,
             provider=provider,
+            times_ways=times_ways,
             load=(ADAPTING, *load),
         )
         yield from _examine_bundle(bundle, request, images, works, trusted, progress)
@@ -92,7 +95,8 @@ def examine(
 
 def _tried(request: Request, progress: Progress) -> Outcome:
     """Try a step and say so: nothing is heard of it before it is done."""
-    activity = "trying a step of the bundle" if request.bundle else "trying a step of a practice model"
+    activity = "timing ways to take a step" if request.times_ways else "trying a step of the bundle"
+    activity = activity if request.bundle else "trying a step of a practice model"
     progress(activity, 0, 0)
     outcome = attempt(request)
     progress(activity, 1, 1)

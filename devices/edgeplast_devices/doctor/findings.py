@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from edgeplast_devices.doctor.ways import Way
+
 Status = Literal["pass", "warn", "fail", "skip"]
 
 
@@ -21,6 +23,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
         advice: what to do; empty where nothing has to be done.
         exit_code: of the command line, if this check fails: 3 input, 4 budget, 5 damaged; else 0.
         figures: what was measured, with units in the names.
+        ways: to take a step, where that was looked at.
     """
 
     check: str
@@ -29,6 +32,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     advice: str = ""
     exit_code: int = 0
     figures: dict[str, int | float | str] = {}
+    ways: tuple[Way, ...] = ()
 
 
 def passed(check: str, message: str, **figures: int | float | str) -> Finding:

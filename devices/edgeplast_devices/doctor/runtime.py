@@ -150,7 +150,16 @@ def check_bundle_steps(outcome: Outcome, budget: int | None, images: int | None)
         findings.append(warned("budget", measured, advice, **figures))
     else:
         findings.append(passed("budget", measured, **figures))
-    return [*findings, _speed(outcome, images)]
+    return [*findings, _speed(outcome, images), *_ways(outcome)]
+
+
+def _ways(outcome: Outcome) -> list[Finding]:
+    """Say which way to take a step is taken, and how much is known of the others."""
+    if not outcome.ways:
+        return []
+    timed = sum(way.image_seconds > 0 for way in outcome.ways)
+    message = f"{len(outcome.ways)} ways to take a step fit, {timed} of them timed here; taken is {outcome.rung}"
+    return [Finding(check="ways", status="pass", message=message, ways=outcome.ways)]
 
 
 def _speed(outcome: Outcome, images: int | None) -> Finding:

@@ -21,6 +21,7 @@ import numpy as np
 from edgeplast.bundle import EVALUATION_GRAPH, MANIFEST, Bundle, Manifest
 from edgeplast.errors import BudgetError, EdgeplastError, FallbackWarning, InputError
 from edgeplast.placement import ON_CPU, Placement
+from edgeplast_devices.doctor.ways import Way, Ways
 from edgeplast_devices.memory import peak_bytes, resident_bytes
 from edgeplast_devices.optimizers import gradient_norm, make_optimizer
 from edgeplast_devices.placing import place
@@ -31,6 +32,7 @@ from edgeplast_devices.runtime import (
     EvaluationSession,
     TrainingSession,
     import_onnxruntime,
+    read_in,
     reserve_arena,
     runtime_name,
 )
@@ -60,6 +62,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         available_bytes: what is free; a step that is predicted to need more is not tried.
         threads: of the runtime.
         provider: the execution provider to try; where it does not work the CPU is tried, as ``adapt`` would.
+        times_ways: whether all ways to take a step that fit are timed, and kept for the next run.
         load: modules that will be resident beside the device room when it is done in earnest, e.g. the command
             line's; they are imported before anything is measured.
     """
@@ -69,6 +72,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     available_bytes: int | None = None
     threads: int = 1
     provider: str = CPU
+    times_ways: bool = False
     load: tuple[str, ...] = (ADAPTING,)
 
 
@@ -92,6 +96,7 @@ class Outcome(msgspec.Struct, kw_only=True):
         peak_bytes: of this process.
         image_seconds: forward and backward, per image.
         update_seconds: of the optimizer, per step.
+        ways: to take a step that fit, the chosen one first.
     """
 
     stage: Stage = "import"
@@ -109,6 +114,7 @@ class Outcome(msgspec.Struct, kw_only=True):
     peak_bytes: int = 0
     image_seconds: float = 0.0
     update_seconds: float = 0.0
+    ways: tuple[Way, ...] = ()
 
 
 def run(request: Request) -> Outcome:
@@ -123,6 +129,7 @@ def run(request: Request) -> Outcome:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FallbackWarning)  # it is a finding
             outcome.placement = place("auto", request.provider, request.memory_bytes)
+        read_in(request.threads)
         outcome.resident_bytes = resident_bytes()
         outcome.stage = "train"
         if request.bundle is None:
@@ -130,7 +137,7 @@ def run(request: Request) -> Outcome:
         else:
             folder = Path(request.bundle)  # its hashes were verified before this process was started
             _try_bundle(Bundle(folder, Manifest.read(folder / MANIFEST)), request, outcome)
-        outcome.peak_bytes = peak_bytes()
+        outcome.peak_bytes = outcome.peak_bytes or peak_bytes()
     except Exception as error:  # whatever a broken runtime raises is the finding
         outcome.exit_code = error.exit_code if isinstance(error, EdgeplastError) else 3
         kind = "" if isinstance(error, EdgeplastError) else f"{type(error).__name__}: "
@@ -170,10 +177,15 @@ def _try_bundle(bundle: Bundle, request: Request, outcome: Outcome) -> None:
     chosen: Rung | None = None
     refused = ""
     try:
-        chosen = choose(manifest, rungs, optimizer, outcome.resident_bytes, request.memory_bytes)
-        outcome.predicted_bytes = predicted_peak(manifest, chosen, optimizer, outcome.resident_bytes)
-        outcome.rung = str(chosen)
-        reserve_arena(region_bytes(manifest, chosen))
+        first = choose(manifest, rungs, optimizer, outcome.resident_bytes, request.memory_bytes)
+        ways = Ways(
+            manifest, rungs[rungs.index(first) :], outcome.resident_bytes, request.memory_bytes,
+            outcome.runtime, outcome.placement.used, request.threads,
+        )  # fmt: skip
+        chosen = ways.taken
+        outcome.predicted_bytes, outcome.rung, outcome.ways = ways.peak(chosen), str(chosen), tuple(ways.table())
+        tried = [chosen, *(ways.candidates if request.times_ways else [])]
+        reserve_arena(max(region_bytes(manifest, rung) for rung in tried))
     except BudgetError as error:
         refused = str(error)
     head = min((r for r in rungs if r.micro_batch == 1), key=lambda r: predicted_peak(manifest, r, optimizer, 0))
@@ -185,13 +197,52 @@ def _try_bundle(bundle: Bundle, request: Request, outcome: Outcome) -> None:
     outcome.stage = "step"
     if request.available_bytes is not None and outcome.predicted_bytes > request.available_bytes:
         return
-    graph = bundle.path / EVALUATION_GRAPH
-    held = EvaluationSession(graph, parameters, request.threads, outcome.placement)  # as in adapt
+    graph, held = bundle.path / EVALUATION_GRAPH, None
+    if not ways.manner.in_turns:
+        held = EvaluationSession(graph, parameters, request.threads, outcome.placement)  # as in adapt
     seconds, update, loss = _time_rung(bundle, chosen, parameters, request.threads, outcome.placement, _TIMED_STEPS)
     del held
     outcome.image_seconds, outcome.update_seconds = seconds / chosen.micro_batch, update
     outcome.first_loss = outcome.last_loss = loss
+    outcome.peak_bytes = peak_bytes()
+    if request.times_ways:
+        ways.time(_Passes(bundle, parameters, outcome.placement).once)
+        outcome.ways, outcome.rung = tuple(ways.table()), str(ways.taken)
     outcome.stage = "done"
+
+
+class _Passes:
+    """Micro-batches of noise, one at a time, through whatever rung with however many threads."""
+
+    def __init__(self, bundle: Bundle, parameters: dict[str, np.ndarray], placement: Placement) -> None:
+        self._bundle, self._parameters, self._placement = bundle, parameters, placement
+        self._of: tuple[str, int] | None = None
+        self._session: Trains | None = None
+
+    def once(self, rung: Rung, threads: int) -> None:
+        """Run forward and backward."""
+        if self._of != (rung.graph.file, threads):
+            self._session, self._of = None, (rung.graph.file, threads)
+            gradients = _gradients(self._bundle, rung, self._parameters)
+            graph = self._bundle.path / rung.graph.file
+            self._session = TrainingSession(graph, self._parameters, gradients, threads, self._placement)
+        prefix = self._bundle.manifest.prefix  # which no way to take a step changes
+        assert self._session is not None
+        self._session.accumulate(*_noise(self._bundle, rung.micro_batch, prefix.shape if prefix else None))
+
+
+def _gradients(bundle: Bundle, rung: Rung, parameters: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    owner = bundle.manifest.parameters
+    names = [name for name in parameters if owner[name].component in rung.tier.components]
+    return {name: np.zeros_like(parameters[name]) for name in names}
+
+
+def _noise(bundle: Bundle, count: int, shape: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return pictures, or latents of another shape, and targets of random classes."""
+    how, classes = bundle.manifest.preprocessing, len(bundle.manifest.classes)
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((count, *(shape or (how.channels, *how.image_size))), np.float32)
+    return images, np.eye(classes, dtype=np.float32)[rng.integers(0, classes, count)] / count
 
 
 def _time_rung(
@@ -203,15 +254,10 @@ def _time_rung(
     times: int,
 ) -> tuple[float, float, float]:
     """Train on noise; return seconds per micro-batch, seconds per update, and the loss. Parameters change."""
-    owner = bundle.manifest.parameters
-    names = [name for name in parameters if owner[name].component in rung.tier.components]
-    gradients = {name: np.zeros_like(parameters[name]) for name in names}
-    optimizer = make_optimizer(bundle.manifest.plan.optimizer, {name: parameters[name] for name in names})
+    gradients = _gradients(bundle, rung, parameters)
+    optimizer = make_optimizer(bundle.manifest.plan.optimizer, {name: parameters[name] for name in gradients})
     session = trains_on_pictures(bundle, rung.graph.file, parameters, gradients, threads, placement)
-    how = bundle.manifest.preprocessing
-    rng, classes = np.random.default_rng(0), len(bundle.manifest.classes)
-    images = rng.standard_normal((rung.micro_batch, how.channels, *how.image_size), np.float32)
-    targets = np.eye(classes, dtype=np.float32)[rng.integers(0, classes, rung.micro_batch)] / rung.micro_batch
+    images, targets = _noise(bundle, rung.micro_batch)
     loss = _step(session, images, targets, gradients)
     took: list[float] = []
     while len(took) < times and sum(took) < _TIMED_SECONDS:

@@ -22,7 +22,7 @@ from edgeplast_devices.images.opening import (
     open_unlabelled,
 )
 from edgeplast_devices.images.reaching import UnreachableImagesError
-from edgeplast_devices.images.splitting import epoch_order, picture_generator, stratified_split
+from edgeplast_devices.images.splitting import batch_order, epoch_order, picture_generator, stratified_split
 from edgeplast_devices.images.transforms import Augmentation, preprocess, resized_size
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "UnreachableImagesError",
     "Unreadable",
     "UnreadableImageError",
+    "batch_order",
     "batches",
     "epoch_order",
     "needed_bytes",

@@ -51,6 +51,14 @@ def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     return _generator(seed, _ORDER, epoch).permutation(n).astype(np.int64)
 
 
+def batch_order(order: np.ndarray, batch: int) -> list[np.ndarray]:
+    """Cut an epoch's order into batches; a last one of less than half a batch joins the one before."""
+    pieces = [order[start : start + batch] for start in range(0, len(order), batch)]
+    if len(pieces) > 1 and len(pieces[-1]) < batch / 2:
+        pieces[-2:] = [np.concatenate(pieces[-2:])]
+    return pieces
+
+
 def picture_generator(seed: int, epoch: int, index: int) -> np.random.Generator:
     """Return the generator that decides how one picture is varied in one epoch.
 

@@ -289,6 +289,26 @@ def test_a_sound_bundle_passes(bundle: Bundle, capsys: pytest.CaptureFixture[str
     assert found["speed"]["figures"]["epoch_seconds"] > 0
 
 
+def test_ways_to_take_a_step_are_shown_and_once_timed_known_to_adapt(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    _, found = _doctor(capsys, str(bundle.path), "--memory", "1GiB", "--threads", "1")
+    ways = found["ways"]["ways"]
+    assert len(ways) > 3 and ways[0]["is_taken"] and not any(way["image_seconds"] for way in ways)
+    assert all(0 < way["peak_bytes"] < 1 << 30 for way in ways) and "0 of them timed" in found["ways"]["message"]
+    _, found = _doctor(capsys, str(bundle.path), "--memory", "1GiB", "--threads", "1", "--measure")
+    timed = [way for way in found["ways"]["ways"] if way["image_seconds"]]
+    assert len(timed) > 3 and sum(way["is_taken"] for way in timed) == 1
+    _, again = _doctor(capsys, str(bundle.path), "--memory", "1GiB", "--threads", "1")
+    known = {way["key"]: way["image_seconds"] for way in again["ways"]["ways"]}
+    assert known == {way["key"]: way["image_seconds"] for way in found["ways"]["ways"] if way["threads"] == 1}
+    assert run(["doctor", str(bundle.path), "--memory", "1GiB", "--threads", "1"]) == 0
+    assert "way to take a step" in capsys.readouterr().out
+    assert run(["doctor", "--measure"]) == 2
+    assert "--measure times ways to take a step of a bundle" in capsys.readouterr().err
+
+
 def test_a_budget_too_small_fails_with_4(bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     code, found = _doctor(capsys, str(bundle.path), "--memory", "30MiB")
     assert code == 4 and found["budget"]["status"] == "fail" and found["its step"]["status"] == "pass"
