@@ -158,7 +158,8 @@ def _ways(outcome: Outcome) -> list[Finding]:
     if not outcome.ways:
         return []
     timed = sum(way.image_seconds > 0 for way in outcome.ways)
-    message = f"{len(outcome.ways)} ways to take a step fit, {timed} of them timed here; taken is {outcome.rung}"
+    taken = next(way.rung for way in outcome.ways if way.is_taken)
+    message = f"{len(outcome.ways)} ways to take a step fit, {timed} of them timed here; taken is {taken}"
     return [Finding(check="ways", status="pass", message=message, ways=outcome.ways)]
 
 
