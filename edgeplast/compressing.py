@@ -188,8 +188,8 @@ def choose_bits(
     """
     import msgspec
 
+    from edgeplast.drawing import draw_pictures
     from edgeplast.models import preprocessing_of, with_classes
-    from edgeplast.scoring.examples import draw_pictures
     from edgeplast.unwrapping import unwrapped
     from edgeplast_devices.images import ImageSet, open_images
     from edgeplast_exporters.automatic_bits import choose_bits as choose

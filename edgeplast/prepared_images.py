@@ -1,4 +1,4 @@
-"""Pictures as a model on the workstation gets them: preprocessed, and each with a stand-in where it cannot be read."""
+"""Pictures as a model gets them to be measured on: preprocessed, each with a stand-in where it cannot be read."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeplast.drawing import draw_pictures
 from edgeplast.errors import FallbackWarning, InputError
 from edgeplast.preprocessing import Preprocessing
 
@@ -20,18 +21,26 @@ _NAMED_UNREADABLE = 10
 
 
 class PreparedImages:
-    """An image set as tensors: what scoring, calibration and pruning ask for; made as a device makes them.
+    """An image set as tensors: what scoring, calibration and pruning ask for, on the workstation and on a device.
 
     A picture that cannot be read is replaced by the next one of its class that can, and named in a FallbackWarning.
     """
 
-    def __init__(self, images: ImageSet, preprocessing: Preprocessing, *, labels_for: str = "") -> None:
+    def __init__(
+        self,
+        images: ImageSet,
+        preprocessing: Preprocessing,
+        *,
+        labels_for: str = "",
+        decode_limit_bytes: int | None = None,
+    ) -> None:
         """Prepare images.
 
         Args:
             images: a set.
             preprocessing: the model's.
             labels_for: what needs their labels, for the message; empty where nothing does.
+            decode_limit_bytes: the most memory that decoding one picture may take, where there is a budget.
 
         Raises:
             InputError: labels are needed and some have none.
@@ -40,7 +49,8 @@ class PreparedImages:
 
         if labels_for:
             require_labels(images, labels_for)
-        self._images = images.allowing(max(images.decode_limit_bytes, _WORKSTATION_DECODE_BYTES))
+        most = max(images.decode_limit_bytes, _WORKSTATION_DECODE_BYTES)
+        self._images = images.allowing(most if decode_limit_bytes is None else min(most, decode_limit_bytes))
         self.preprocessing = preprocessing
         self.classes, self.labels = images.classes, images.labels
         self._unreadable: set[int] = set()
@@ -89,7 +99,5 @@ class PreparedImages:
 
 def drawn(images: ImageSet, preprocessing: Preprocessing, count: int, seed: int) -> list[np.ndarray]:
     """Return some pictures as tensors, each float32 (channels, height, width), in random order."""
-    from edgeplast.scoring.examples import draw_pictures
-
     prepared = PreparedImages(images, preprocessing)
     return [prepared.tensor(index) for index in draw_pictures(prepared, count, seed)]

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import torch
 
+from edgeplast.moments import Moments, notes_on
 from edgeplast.progress import Progress, silent
 from edgeplast.scoring.bodies import Blocks, Body, Wired
 from edgeplast.scoring.examples import Examples, Picture, to_batch
-from edgeplast.scoring.moments import Moments
 from edgeplast.wiring import Traced
 
 
@@ -84,13 +84,8 @@ class Job:
             moments: of the samples of each.
             what: what a sample is, in the plural, with the maximum: ``"64 pairs"``.
         """
-        seen = int(moments.count.max(initial=0))
-        limit = int(what.split()[0])
-        if seen < limit:
-            self.notes.append(f"{method}: the ranking had settled after {seen} of {what}.")
-        idle = [name for name, count in zip(names, moments.count, strict=True) if count == 0]
-        if idle:
-            self.notes.append(f"{method}: the input of {', '.join(idle)} was the same for all pictures; scored 0.")
+        limit, _, samples = what.partition(" ")
+        self.notes.extend(notes_on(method, names, moments, int(limit), samples))
         return {
             name: Estimate(float(moments.mean[i]), float(moments.standard_error[i]), int(moments.count[i]))
             for i, name in enumerate(names)

@@ -1,101 +1,21 @@
-"""Count, mean and M2 of every component at once: streamed, merged exactly over processes, stopped in time."""
+"""Moments of scores, measured chunk by chunk: merged exactly over processes, stopped in time."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 import torch.distributed as dist
 
 from edgeplast.errors import EdgeplastError
+from edgeplast.moments import Moments as Moments
+from edgeplast.moments import settled
 from edgeplast.progress import Progress
 
 T = TypeVar("T")
-
-LEAST_SAMPLES = 32
-"""No ranking counts as settled on fewer samples: their standard errors are themselves uncertain by 13 %."""
-
-SETTLED = 0.98
-"""A ranking has settled when its expected Kendall tau with the ranking of infinitely many samples is this."""
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Running count, mean and sum of squared deviations (M2) of C quantities, float64 (C,) each.
-
-    Merging two of them gives the moments of all samples together, whatever way they were split (Chan, Golub
-    and LeVeque 1979), so memory does not grow with the number of samples.
-    """
-
-    count: np.ndarray
-    mean: np.ndarray
-    m2: np.ndarray
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> Moments:
-        """Return the moments of samples (S, C); NaN entries are missing and count for nothing."""
-        values = np.asarray(values, dtype=np.float64)
-        present = ~np.isnan(values)
-        count = present.sum(axis=0).astype(np.float64)
-        mean = np.where(present, values, 0).sum(axis=0) / np.maximum(count, 1)
-        return cls(count, mean, np.where(present, (values - mean) ** 2, 0).sum(axis=0))
-
-    @classmethod
-    def none(cls, width: int) -> Moments:
-        """Return the moments of no samples of ``width`` quantities."""
-        return cls(np.zeros(width), np.zeros(width), np.zeros(width))
-
-    def merged(self, other: Moments) -> Moments:
-        """Return the moments of both sets of samples together."""
-        count = self.count + other.count
-        share = other.count / np.maximum(count, 1)
-        step = other.mean - self.mean
-        return Moments(count, self.mean + step * share, self.m2 + other.m2 + step * step * self.count * share)
-
-    @property
-    def standard_error(self) -> np.ndarray:
-        """Standard error of the mean, (C,): sqrt(M2 / (n - 1) / n); 0 for fewer than two samples."""
-        n = self.count
-        return np.where(n > 1, np.sqrt(self.m2 / np.maximum(n - 1, 1) / np.maximum(n, 1)), 0.0)
-
-
-NEGLIGIBLE = 0.02
-"""Two scores this close, relative to the larger one, may stand in either order: no plan would care."""
-
-
-def expected_tau(mean: np.ndarray, standard_error: np.ndarray, negligible: float = NEGLIGIBLE) -> float:
-    """Expected Kendall tau between a measured ranking and the one of infinitely many samples.
-
-    Two components whose means differ by d with standard error s are in the right order, or swapped by no more
-    than t, with probability Φ((d + t)/s) (normal approximation, errors taken as independent), so they add
-    2Φ((d + t)/s) - 1 = erf((d + t) / (s√2)). Errors over the same pairs correlate positively in practice,
-    which makes this cautious.
-
-    Args:
-        mean: (C,) scores.
-        standard_error: (C,) of the scores.
-        negligible: t as a fraction of the larger of the two scores.
-    """
-    i, j = np.triu_indices(len(mean), k=1)
-    if not len(i):
-        return 1.0
-    difference = np.abs(mean[i] - mean[j]) + negligible * np.maximum(np.abs(mean[i]), np.abs(mean[j]))
-    error = np.sqrt(standard_error[i] ** 2 + standard_error[j] ** 2)
-    certain = np.where(difference > 0, np.inf, 0.0)
-    ratio = np.where(error > 0, difference / np.where(error > 0, error, 1), certain)
-    return float(torch.erf(torch.from_numpy(ratio) / np.sqrt(2)).mean())
-
-
-def settled(moments: Moments) -> bool:
-    """Whether more samples would hardly change the ranking (see :data:`SETTLED`)."""
-    if moments.count.min(initial=np.inf) < LEAST_SAMPLES:
-        return False
-    return expected_tau(moments.mean, moments.standard_error) >= SETTLED
 
 
 def accumulate(

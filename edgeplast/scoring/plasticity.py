@@ -20,6 +20,7 @@ from edgeplast.scoring.examples import Picture, draw_pairs
 from edgeplast.scoring.job import Estimate, Job, in_chunks
 from edgeplast.scoring.moments import accumulate
 from edgeplast.scoring.running import embed, heard_by, listening, naming, not_finite, taps_of
+from edgeplast.secants import ROUNDING, ratios
 
 Pair = tuple[Picture, Picture]
 
@@ -80,7 +81,7 @@ def plasticity_embedding(job: Job) -> dict[str, Estimate]:
                     stage(fed)
                 rows += [(unit.name, _root(heard_by(unit, unit.sink, heard), unit)) for unit in units]
         moved = dict(rows)
-        return _ratios(np.stack([moved[name] for name in names], axis=1), distance[:, None])
+        return ratios(np.stack([moved[name] for name in names], axis=1), distance[:, None])
 
     chunks = in_chunks(draw_pairs(job.images, job.reference, job.pairs, job.seed), job.chunk)
     moments = accumulate(chunks, measure, len(names), "plasticity-embedding", job.progress)
@@ -96,16 +97,12 @@ def _true_inputs(job: Job, method: str, body: Body) -> dict[str, Estimate]:
         columns = []
         for unit in body.units:
             before = _root(heard_by(unit, unit.source, heard), unit, at="input")
-            columns.append(_ratios(_root(heard_by(unit, unit.sink, heard), unit), before))
+            columns.append(ratios(_root(heard_by(unit, unit.sink, heard), unit), before))
         return np.stack(columns, axis=1)
 
     chunks = in_chunks(draw_pairs(job.images, job.reference, job.pairs, job.seed), job.chunk)
     moments = accumulate(chunks, measure, len(names), method, job.progress)
     return job.estimates(method, names, moments, f"{job.pairs} pairs")
-
-
-_ROUNDING = 1e-6
-"""Relative distance below which two token sequences count as the same: ten float32 roundings."""
 
 
 def _both(pairs: list[Pair]) -> list[Picture]:
@@ -116,13 +113,13 @@ def _both(pairs: list[Pair]) -> list[Picture]:
 def _distances(tap: Tap, tokens: torch.Tensor) -> torch.Tensor:
     """Squared Frobenius distance of each pair: tokens (2b, …) to float64 (b,).
 
-    Two equal pictures of one batch may differ by rounding, as they lie in different rows; that is no distance.
+    What may be rounding is no distance; see :data:`edgeplast.secants.ROUNDING`.
     """
     half = len(tokens) // 2
     first, second = tokens[:half], tokens[half:]
     squares = tap.squared_norm(first - second)
     # Written so that what is not finite stays so, and is found.
-    return torch.where(squares < _ROUNDING**2 * tap.squared_norm(first), torch.zeros_like(squares), squares)
+    return torch.where(squares < ROUNDING**2 * tap.squared_norm(first), torch.zeros_like(squares), squares)
 
 
 def _root(squares: list[torch.Tensor], unit: Unit, *, at: str = "output") -> np.ndarray:
@@ -131,12 +128,6 @@ def _root(squares: list[torch.Tensor], unit: Unit, *, at: str = "output") -> np.
     if not np.isfinite(distance).all():
         raise not_finite(unit, at=at)
     return distance
-
-
-def _ratios(moved: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Divide; NaN (no evidence) where the input was the same for both pictures."""
-    distance = np.broadcast_to(distance, moved.shape)
-    return np.divide(moved, distance, out=np.full(moved.shape, np.nan), where=distance > 0)
 
 
 def _padded(tokens: torch.Tensor, block: Anatomy, kind: str) -> torch.Tensor:

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from scoring_models import Pictures, score, tiny
 
 from edgeplast.errors import InputError
+from edgeplast.moments import Moments, expected_tau, settled
 from edgeplast.progress import silent
 from edgeplast.scores import ScoreTable
-from edgeplast.scoring.moments import Moments, accumulate, expected_tau, settled
+from edgeplast.scoring.moments import accumulate
 
 
 @settings(deadline=None, max_examples=50)

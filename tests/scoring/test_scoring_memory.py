@@ -14,7 +14,7 @@ import sys
 sys.path.insert(0, {here!r})
 from scoring_models import Pictures, score
 
-import edgeplast.models, edgeplast.scoring.moments as moments
+import edgeplast.models, edgeplast.moments as moments
 moments.LEAST_SAMPLES = 10**9  # no early stopping: every pair is measured
 model = edgeplast.models.import_timm().create_model({model!r}, pretrained=False)
 images = Pictures(16, size=224)
