@@ -32,6 +32,7 @@ _HOMES = {
     "prune": "edgeplast.compressing",
     "roll_back": "edgeplast_devices.versioning",
     "score": "edgeplast.verbs",
+    "score_bundle": "edgeplast.scoring_bundles",
     "sign": "edgeplast.trust.signing",
     "verify": "edgeplast.trust.signing",
     "Adaptation": "edgeplast.adaptation",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from edgeplast.plans import Plan as Plan
     from edgeplast.predicting import predict as predict
     from edgeplast.scores import ScoreTable as ScoreTable
+    from edgeplast.scoring_bundles import score_bundle as score_bundle
     from edgeplast.training_artifacts import TrainingArtifacts as TrainingArtifacts
     from edgeplast.trust.keys import keygen as keygen
     from edgeplast.trust.signing import sign as sign

@@ -25,6 +25,7 @@ from edgeplast.plans import Plan
 from edgeplast.prefixes import PREFIX_GRAPH, Prefix
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.recomputation import Recompute
+from edgeplast.score_taps import SCORE_GRAPH
 from edgeplast.stamps import Stamp, kind_at, shortened, stamp_of
 from edgeplast.stored_files import FROZEN as FROZEN
 from edgeplast.stored_files import MOST_GRAPH_BYTES as MOST_GRAPH_BYTES
@@ -125,6 +126,8 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
         adapted_from: SHA-256 of the manifest of the bundle this one was adapted from; None in a fresh one.
         temperature: that logits are divided by before they become probabilities; None for none.
         unknown: when the model says that it does not know what a picture shows; None where nothing tells.
+        scoring: what running the graph takes that scores components, for one pair of pictures as one image; None where
+            there is none.
         waiting: classes that were added and of which no picture was seen yet.
     """
 
@@ -148,6 +151,7 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unknown: Unknown | None = None
     waiting: tuple[str, ...] = ()
     prefix: Prefix | None = None
+    scoring: Footprint | None = None
 
     def __post_init__(self) -> None:
         check_classes(self.classes)
@@ -349,6 +353,7 @@ def _faults_of_names(manifest: Manifest) -> list[str]:
     """What is wrong with the names of files, before any of them is looked at."""
     used = [FROZEN, TRAINABLE, EVALUATION_GRAPH, DEPLOYMENT_GRAPH]
     used += [PREFIX_GRAPH] if manifest.prefix else []
+    used += [SCORE_GRAPH] if manifest.scoring else []
     used += [graph.file for tier in manifest.tiers for graph in tier.graphs]
     faults = [fault for name in manifest.files if (fault := fault_of_name(name))]
     faults += [

@@ -16,6 +16,12 @@ rows an image. Bundles whose model has no part worth it before what trains have 
 FEATURES = "features"
 """Second output of an evaluation graph whose logits are one linear layer: what that layer multiplies, (b, width)."""
 
+PAIRS, DISTANCES = "pairs", "distances"
+"""Input and output of a score graph: pictures (2b, C, H, W) in, those of a pair one after the other; for each value
+that is listened to the squared distance of the two and the squared norm of the first out, (b, 2 · values), float32."""
+
+TAPS = "edgeplast.taps"
+"""In the metadata of a score graph: which values these are; see ``edgeplast.score_taps``."""
 
 MEANS, LIKENESS = "features.means", "features.likeness"
 """In the header of an adapted bundle's weights, in no graph: where features of some of its classes lie, by which a new

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import msgspec
 
+from edgeplast.adaptation import MemoryReport
 from edgeplast.documents import Count, Document
 from edgeplast.errors import InputError, one_of
 from edgeplast.outline import Outline
@@ -45,6 +46,7 @@ class ScoreTable(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         graph: its forward graph, which the planner walks.
         classes: class names of the images, in label order; empty where they had none.
         seconds: wall time that scoring took, by method.
+        memory: what measuring held on a device; None where nothing was measured there.
         notes: what a reader should know (early stopping, components without a score and why).
     """
 
@@ -61,6 +63,7 @@ class ScoreTable(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     classes: tuple[str, ...] = ()
     seconds: dict[str, float] = {}
     notes: tuple[str, ...] = ()
+    memory: MemoryReport | None = None
 
     def __post_init__(self) -> None:
         for method in self.methods:

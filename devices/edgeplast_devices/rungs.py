@@ -97,11 +97,11 @@ def region_bytes(manifest: Manifest, rung: Rung) -> int:
     return max(graph.transient_bytes(rung.micro_batch) for graph in graphs)
 
 
-_UNSPENT_BYTES = 3 << 20
+UNSPENT_BYTES = 3 << 20
 """Of what a budget leaves over, this much is given to nobody: Python's own objects, a thread's local data (for which
 glibc ends the process where there is no memory)."""
 
-_STARTS_DIFFER_BYTES = 3 << 20
+STARTS_DIFFER_BYTES = 3 << 20
 """A budget that is named once does for the next start too: what is resident then differed by 0.4 MiB from run to run,
 and by 1 MiB with the kinds of pictures, whose decoders are loaded as they are met."""
 
@@ -146,7 +146,7 @@ def shares(
     region = region_bytes(manifest, rung)
     if allowed_bytes is None:
         return Shares(predicted, region, None, None)  # a larger one is touched further than was predicted
-    left = max(allowed_bytes - predicted - _UNSPENT_BYTES, 0)
+    left = max(allowed_bytes - predicted - UNSPENT_BYTES, 0)
     return Shares(predicted, region, region + FIRST_REGION_BYTES, manner.picture_bytes + left)
 
 
@@ -239,7 +239,7 @@ def choose(
         if peak <= allowed_bytes:
             return rung
     least, rung = min(peaks, key=lambda entry: entry[0])
-    enough = -(-(least + _STARTS_DIFFER_BYTES) // (1 << 20))
+    enough = -(-(least + STARTS_DIFFER_BYTES) // (1 << 20))
     raise BudgetError(
         f"{format_bytes(allowed_bytes)} of memory are not enough to train {manifest.model}: the smallest step "
         f"({rung}) needs about {format_bytes(least)}, of which {format_bytes(resident_bytes)} are Python and the "

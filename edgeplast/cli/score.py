@@ -12,36 +12,58 @@ import typer
 from edgeplast.cli.console import print_json, progress_bar, say
 from edgeplast.cli.options import (
     MODEL_HELP,
+    AdapterOption,
     CheckpointOption,
     CropOption,
+    DeviceOption,
     ExcludeOption,
     ImageSizeOption,
     InterpolationOption,
     MeanOption,
     ModelKwargsOption,
     PretrainedOption,
+    ProviderOption,
+    RuntimeOption,
     StdOption,
+    TrustedOption,
+    budget_of,
     check_model,
+    given_options,
     labelled_images,
     network_of,
     pictures_of,
+    profile_of,
+    provider_of,
+    threads_of,
+    trusted_of,
 )
 from edgeplast.errors import UsageError
 from edgeplast.outputs import claim
 from edgeplast.score_methods import METHOD_FACTS, check_scoring
 from edgeplast.scores import DEFAULT_METHOD, ScoreTable
+from edgeplast.scoring_bundles import is_bundle, score_bundle
 from edgeplast.torch_devices import check_device
+from edgeplast.units import format_bytes
 
 _BAR_CELLS, _TOP = 24, 20
 
+_OF_MODELS = (
+    "reference", "checkpoint", "pretrained", "image_size", "model_kwargs", "mean", "std", "interpolation", "crop",
+    "granularity", "torch_device",
+)  # fmt: skip
+_OF_BUNDLES = ("adapter", "memory", "threads", "runtime", "provider", "device", "trusted")
+
 
 def score(
+    context: typer.Context,
     model: Annotated[
         str | None,
-        typer.Argument(help=MODEL_HELP),
+        typer.Argument(help=f"{MODEL_HELP} On a device: the folder of a bundle, fresh or adapted."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Images to score on: a folder, archive or npz.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Scores to write, e.g. scores.json.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Scores to write, e.g. scores.json; of a bundle if you like.")
+    ] = None,
     reference: Annotated[
         Path | None, typer.Option(help="Images of the source domain; pairs then take one of each set.")
     ] = None,
@@ -62,7 +84,17 @@ def score(
     granularity: Annotated[
         str, typer.Option(help="component; of a plain ViT also head, or branch (plasticity-branch alone).")
     ] = "component",
-    device: Annotated[str, typer.Option("--torch-device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    torch_device: Annotated[str, typer.Option("--torch-device", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    adapter: AdapterOption = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(help="Of a bundle: peak resident memory, e.g. 256MiB (default: the bundle's), or none."),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Of the runtime (default: all usable cores).", min=1)] = None,
+    runtime: RuntimeOption = "auto",
+    provider: ProviderOption = None,
+    device: DeviceOption = None,
+    trusted: TrustedOption = None,
     seed: Annotated[int, typer.Option(help="Of pairs, directions and drawn labels.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the output file.")] = False,
     exclude: ExcludeOption = None,
@@ -72,11 +104,41 @@ def score(
     if list_methods:
         _list_methods(as_json)
         return
+    if model is not None and is_bundle(model):
+        _refuse_options(context, _OF_MODELS, f"{model} is a bundle, which knows its model, weights and preprocessing")
+        if data is None:
+            raise UsageError("edgeplast score BUNDLE needs --data; --list-methods alone lists the methods.")
+        main, *others = method or [DEFAULT_METHOD]
+        check_scoring((main, *others), pairs, granularity)
+        if output is not None:
+            claim(output, force=force)
+        profile = profile_of(device)
+        with progress_bar(as_json) as progress:
+            table = score_bundle(
+                model,
+                data,
+                adapter=adapter,
+                method=main,
+                others=others,
+                pairs=pairs,
+                seed=seed,
+                exclude=exclude or (),
+                budget=None if memory is None and profile is None else budget_of(memory, profile),
+                threads=threads_of(threads, profile),
+                runtime=runtime,
+                provider=provider_of(provider, profile),
+                trusted=trusted_of(trusted, profile),
+                progress=progress,
+                notice=lambda text: say(text, err=True),
+            )
+        _finish(table, output, as_json)
+        return
     if model is None or data is None or output is None:
         raise UsageError("edgeplast score needs MODEL, --data and -o; --list-methods alone lists the methods.")
+    _refuse_options(context, _OF_BUNDLES, f"{model} is no bundle but a model, which torch scores")
     main, *others = method or [DEFAULT_METHOD]
     check_scoring((main, *others), pairs, granularity)
-    check_device(device)
+    check_device(torch_device)
     check_model(model, checkpoint=checkpoint, pretrained=pretrained, image_size=image_size, model_kwargs=model_kwargs)
     pictures = pictures_of(mean, std, interpolation, crop)
     first_process = int(os.environ.get("RANK", "0")) == 0  # under torchrun one process speaks and writes
@@ -105,13 +167,23 @@ def score(
             others=others,
             pairs=pairs,
             seed=seed,
-            device=device,
+            device=torch_device,
             granularity=granularity,
             progress=progress,
         )
-    if not first_process:
-        return
-    table.write(output)
+    if first_process:
+        _finish(table, output, as_json)
+
+
+def _refuse_options(context: typer.Context, names: Sequence[str], why: str) -> None:
+    if given := given_options(context, names):
+        shown = ", ".join(f"--{name.replace('_', '-')}" for name in names if name in given)
+        raise UsageError(f"{why}. Leave out {shown}.")
+
+
+def _finish(table: ScoreTable, output: Path | None, as_json: bool) -> None:
+    if output is not None:
+        table.write(output)
     if as_json:
         print_json("scores", table.to_json(), output)
     else:
@@ -129,7 +201,7 @@ def _list_methods(as_json: bool) -> None:
         say(f"{name:<21} {m.explanation}\n{'':<21} cost: {m.cost}{needs}{only}")
 
 
-def _show(table: ScoreTable, output: Path) -> None:
+def _show(table: ScoreTable, output: Path | None) -> None:
     entries, order = table.components, table.ranking()
     top, tied = max((e.score for e in entries.values()), default=0.0), {upper for upper, _ in table.ties()}
     rows = [
@@ -153,7 +225,14 @@ def _show(table: ScoreTable, output: Path) -> None:
     _print_bars("median of each type", ("type", "", "score"), typical)
     for note in (*_agreement(table), *table.notes):
         say(note)
-    say(f"\nWritten: {output}  (next: edgeplast report {output} -o report.html, or edgeplast plan {output} …)")
+    if (memory := table.memory) is not None:
+        allowed = "no limit" if memory.budget_bytes is None else format_bytes(memory.budget_bytes)
+        enforced = "" if memory.enforced_by == "nothing" else f", enforced by the {memory.enforced_by}"
+        predicted = format_bytes(memory.predicted_peak_bytes)
+        measured = format_bytes(memory.measured_peak_bytes)
+        say(f"Peak memory {measured} (predicted {predicted}, allowed {allowed}{enforced})")
+    if output is not None:
+        say(f"\nWritten: {output}  (next: edgeplast report {output} -o report.html, or edgeplast plan {output} …)")
 
 
 def _print_bars(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

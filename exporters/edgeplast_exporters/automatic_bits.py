@@ -79,7 +79,7 @@ def choose_bits(
     if size_bytes is None and accuracy is None:
         raise UsageError("Bits can be chosen for a size or for an accuracy. Give at least one of them.")
     shape = (len(preprocessing.mean), *preprocessing.image_size)
-    captured = regrouped(capture(model, shape, name=plan.outline.model), plan.outline)
+    captured = regrouped(capture(model, shape, name=plan.outline.model, taps=True), plan.outline)
     whole = with_factors(captured)
     forward, parameters, owner = whole.graph, whole.weights, whole.owner
     trainable = [name for name in whole.parameters if plan.components[owner[name]].trainable]

@@ -31,6 +31,14 @@ def with_folded_norms(captured: Captured, trainable: Collection[str]) -> Capture
     Raises:
         InputError: a norm's statistics are such that float32 cannot hold the folded kernel.
     """
+    folded = folded_norms(captured, trainable)
+    if folded is not captured:
+        _check(captured, folded)
+    return folded
+
+
+def folded_norms(captured: Captured, trainable: Collection[str]) -> Captured:
+    """Return the same as :func:`with_folded_norms`, its logits not compared."""
     if not any(node.op == "BatchNormalization" for node in captured.graph.nodes):
         return captured
     graph, arrays = fold_batch_norms(promote(captured.graph, trainable), captured.weights)
@@ -38,14 +46,12 @@ def with_folded_norms(captured: Captured, trainable: Collection[str]) -> Capture
     graph.inputs = [name for name in graph.inputs if name not in given]
     before = [name for name in captured.graph.weights if name in given or name in graph.weights]
     graph.weights = [*before, *(name for name in graph.weights if name not in set(before))]
-    folded = replace(
+    return replace(
         captured,
         graph=graph,
         parameters={name: arrays[name] for name in captured.parameters if name in arrays},
         constants={name: array for name, array in arrays.items() if name not in captured.parameters},
     )
-    _check(captured, folded)
-    return folded
 
 
 def _check(captured: Captured, folded: Captured) -> None:

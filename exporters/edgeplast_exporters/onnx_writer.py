@@ -40,7 +40,14 @@ class StoredTensor:
     length: int
 
 
-def to_onnx(graph: Graph, name: str, weights: Mapping[str, StoredTensor | None], *, plain: bool = False) -> bytes:
+def to_onnx(
+    graph: Graph,
+    name: str,
+    weights: Mapping[str, StoredTensor | None],
+    *,
+    plain: bool = False,
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
     """Serialise a graph.
 
     Args:
@@ -52,6 +59,7 @@ def to_onnx(graph: Graph, name: str, weights: Mapping[str, StoredTensor | None],
             onnxruntime's fused ``FusedMatMul`` and ``Gelu``; and every value under a telling name. Otherwise what
             lies between inputs and outputs is numbered, and nodes say which component they serve: a
             training graph has a thousand values, and their names were two thirds of its bytes.
+        metadata: of the model.
 
     Raises:
         ShapeError: a node does not fit what it reads; nothing is written that the table of operators does not hold for.
@@ -94,6 +102,7 @@ def to_onnx(graph: Graph, name: str, weights: Mapping[str, StoredTensor | None],
     if any(node.domain for node in nodes):
         opsets.append(helper.make_opsetid("com.microsoft", 1))
     model = helper.make_model(proto, opset_imports=opsets, producer_name="edgeplast")
+    helper.set_model_props(model, dict(metadata or {}))
     model.ir_version = IR_VERSION_OF_4_BITS if four_bits else IR_VERSION
     return bytes(model.SerializeToString())
 

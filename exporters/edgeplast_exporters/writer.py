@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,6 +25,7 @@ from edgeplast.bundle import (
     TrainingGraph,
     describe_file,
 )
+from edgeplast.contract import TAPS
 from edgeplast.errors import InputError
 from edgeplast.footprint import Footprint
 from edgeplast.graphs.graph import Graph
@@ -43,12 +44,14 @@ from edgeplast.prefixes import PREFIX_GRAPH, Prefix
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
 from edgeplast.recomputation import RECOMPUTE, Recompute
+from edgeplast.score_taps import SCORE_GRAPH
 from edgeplast.units import format_bytes
 from edgeplast_exporters.capture import Captured, capture
 from edgeplast_exporters.capture.parity import check_parity
 from edgeplast_exporters.folding import with_folded_norms
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
 from edgeplast_exporters.refining import regrouped, with_factors
+from edgeplast_exporters.scoring_graph import scoring_graph
 from edgeplast_exporters.storing import FrozenCompute, FrozenStorage, store_frozen
 from edgeplast_exporters.tiers import tier_components
 from edgeplast_exporters.training import promote, training_graph
@@ -95,7 +98,7 @@ def export(
     check_finite(model)
     progress("reading the model's graph", 0, 0)
     shape = len(preprocessing.mean), *preprocessing.image_size
-    captured = regrouped(capture(model, shape, name=plan.outline.model), plan.outline)
+    captured = regrouped(capture(model, shape, name=plan.outline.model, taps=True), plan.outline)
     _check_fit(plan, captured.outline, classes)
     progress("checking the graph against torch", 0, 0)
     check_parity(model, captured)
@@ -121,6 +124,7 @@ def write_bundle(
     captured = regrouped(captured, plan.outline)
     trainable = [name for name, owner in captured.owner.items() if plan.components[owner].trainable]
     _check_size(captured.graph)
+    scoring = scoring_graph(captured, trainable, plan.outline)
     captured = with_folded_norms(captured, [name for name in trainable if name in captured.parameters])
     forward, model = captured.graph, captured.outline.model
     captured = with_factors(captured)
@@ -139,6 +143,10 @@ def write_bundle(
             with_features(varying, captured.outline.head, captured.owner), EVALUATION_GRAPH, predicts=True
         )
         prefix = _write_prefix(writing, cut) if cut else None
+        scored = None
+        if scoring is not None:
+            told = {TAPS: scoring.taps.packed()}
+            scored = writing.write(scoring.graph, SCORE_GRAPH, predicts=True, metadata=told)
         (folder / DEPLOYMENT_GRAPH).write_bytes(
             to_onnx(frozen.deployable(forward), model, dict.fromkeys(forward.weights), plain=True)
         )
@@ -152,6 +160,7 @@ def write_bundle(
             tiers=tuple(tiers),
             evaluation=evaluation,
             prefix=prefix,
+            scoring=scored,
             files={p.name: describe_file(p) for p in sorted(folder.iterdir())},
             versions=_versions(),
         )
@@ -167,11 +176,19 @@ class _GraphWriter:
     frozen: FrozenStorage
     held_parameters: int
 
-    def write(self, graph: Graph, file: str, trained_parameters: int = 0, *, predicts: bool = False) -> Footprint:
+    def write(
+        self,
+        graph: Graph,
+        file: str,
+        trained_parameters: int = 0,
+        *,
+        predicts: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Footprint:
         quantized = self.frozen.reading(graph)
         if predicts:
             quantized = merge_low_rank(quantized)
-        data = to_onnx(quantized, Path(file).stem, safetensors_layout(self.folder / FROZEN))
+        data = to_onnx(quantized, Path(file).stem, safetensors_layout(self.folder / FROZEN), metadata=metadata)
         (self.folder / file).write_bytes(data)
         return footprint_of(
             quantized,

@@ -64,8 +64,8 @@ def fold_batch_norms(graph: Graph, arrays: Mapping[str, np.ndarray]) -> tuple[Gr
     return result, {name: array for name, array in found.items() if name not in gone | graph.constants.keys()}
 
 
-def _factor(arrays: Mapping[str, np.ndarray], norm: Node) -> tuple[np.ndarray, np.ndarray]:
-    """Return f and β − m·f, each (channels,)."""
+def norm_factor(arrays: Mapping[str, np.ndarray], norm: Node) -> tuple[np.ndarray, np.ndarray]:
+    """Return f and β − m·f of a batch normalization, each float64 (channels,)."""
     gamma, beta, mean, variance = (arrays[name].astype(np.float64) for name in norm.inputs[1:])
     factor = gamma / np.sqrt(variance + float(norm.attributes.get("epsilon", 1e-5)))
     return factor, beta - mean * factor
@@ -74,7 +74,7 @@ def _factor(arrays: Mapping[str, np.ndarray], norm: Node) -> tuple[np.ndarray, n
 def _fold(graph: Graph, arrays: dict[str, np.ndarray], product: Node, norm: Node) -> set[str]:
     """Fold into arrays; return the weights that are read here no more."""
     kernel, bias = product.inputs[1], (*product.inputs, "")[2]
-    factor, shift = _factor(arrays, norm)
+    factor, shift = norm_factor(arrays, norm)
     shift_name = norm.inputs[2]
     if shift_name in graph.constants:  # shared by norms without a shift of their own
         shift_name = graph.weight(f"{kernel}.shift", shift.shape).name
@@ -91,7 +91,7 @@ def _fold(graph: Graph, arrays: dict[str, np.ndarray], product: Node, norm: Node
 def _multiply(graph: Graph, arrays: dict[str, np.ndarray], product: Node, norm: Node) -> set[str]:
     """Multiply the kernel in the graph; return the weights that are read here no more."""
     kernel, bias = product.inputs[1], (*product.inputs, "")[2]
-    factor, shift = _factor(arrays, norm)
+    factor, shift = norm_factor(arrays, norm)
     column = (len(factor), *(1 for _ in graph.values[kernel].shape[1:]))
     names = {"factor": f"{kernel}.factor", "shift": f"{kernel}.shift"}
     arrays[names["factor"]] = factor.reshape(column).astype(np.float32)

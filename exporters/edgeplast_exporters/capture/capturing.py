@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from edgeplast.wiring import Wiring
 from edgeplast_exporters.capture.naming import Naming, name_components
 from edgeplast_exporters.capture.segmenting import outline_segments, with_blocks
 from edgeplast_exporters.capture.spanning import wiring_of
+from edgeplast_exporters.capture.tapping import Taps, taps_of
 from edgeplast_exporters.capture.tracing import prepared, trace
 from edgeplast_exporters.capture.translating import Translation
 
@@ -33,12 +34,14 @@ class Captured:
         parameters: parameter name to float32 array, in the shape that the graph reads.
         constants: large arrays that are no parameters (statistics of norms, tables, masks), by name of their weight.
         outline: its parts.
+        taps: what scores are measured at; None where nothing was asked for or there is nothing.
     """
 
     graph: Graph
     parameters: dict[str, np.ndarray]
     constants: dict[str, np.ndarray]
     outline: Outline
+    taps: Taps | None = None
 
     @property
     def owner(self) -> dict[str, str]:
@@ -51,18 +54,26 @@ class Captured:
         return self.parameters | self.constants
 
 
-def capture(model: torch.nn.Module, input_shape: Sequence[int], *, name: str | None = None) -> Captured:
+def capture(
+    model: torch.nn.Module, input_shape: Sequence[int], *, name: str | None = None, taps: bool = False
+) -> Captured:
     """Capture a model that takes one batch of images and returns logits.
 
     Args:
         model: not changed; its evaluation mode in float32 is captured: dropout off, statistics of norms fixed.
         input_shape: channels, height and width of an image.
         name: of the model, for the outline.
+        taps: find out what scores are measured at, too.
 
     Raises:
         InputError: it cannot be traced, or a part has no graph; the message names the module's path.
     """
-    return _captured(model, input_shape, name)[0]
+    captured, program, naming, translation = _captured(model, input_shape, name)
+    if not taps:
+        return captured
+    raw = translation.emit.graph
+    found = taps_of(raw, wiring_of(model, program, naming), translation.made, captured.outline)
+    return replace(captured, taps=found and replace(found, graph=_tidied(found.graph, naming)))
 
 
 def wired(model: torch.nn.Module, input_shape: Sequence[int], *, name: str | None = None) -> tuple[Captured, Wiring]:
@@ -70,13 +81,13 @@ def wired(model: torch.nn.Module, input_shape: Sequence[int], *, name: str | Non
 
     Args and raises: see :func:`capture`.
     """
-    captured, program, naming = _captured(model, input_shape, name)
+    captured, program, naming, _ = _captured(model, input_shape, name)
     return captured, wiring_of(model, program, naming)
 
 
 def _captured(
     model: torch.nn.Module, input_shape: Sequence[int], name: str | None
-) -> tuple[Captured, ExportedProgram, Naming]:
+) -> tuple[Captured, ExportedProgram, Naming, Translation]:
     channels, height, width = (int(n) for n in input_shape)
     with prepared(model) as probe:
         program = trace(probe, (channels, height, width))
@@ -85,8 +96,7 @@ def _captured(
         graph = translation.run()
         tensors = {name: p.detach().numpy() for name, p in probe.named_parameters()}
     _check_all_read(model, graph, naming)
-    graph = with_blocks(join_slices(cancel_layouts(narrow_rows(cancel_layouts(graph)))), naming)
-    _drop_unread(graph)
+    graph = _tidied(graph, naming)
     parameters = {
         n: np.ascontiguousarray(tensor.reshape(graph.values[n].shape))
         for n, tensor in tensors.items()
@@ -100,7 +110,14 @@ def _captured(
         components=_components(graph, naming, parameters),
         segments=outline_segments(graph, naming),
     )
-    return Captured(graph, parameters, constants, outline), program, naming
+    return Captured(graph, parameters, constants, outline), program, naming, translation
+
+
+def _tidied(graph: Graph, naming: Naming) -> Graph:
+    """Return the graph of a walk after the passes that every use of it wants."""
+    graph = with_blocks(join_slices(cancel_layouts(narrow_rows(cancel_layouts(graph)))), naming)
+    _drop_unread(graph)
+    return graph
 
 
 def _components(graph: Graph, naming: Naming, parameters: dict[str, np.ndarray]) -> tuple[Component, ...]:

@@ -45,6 +45,7 @@ class Translation:
         emit: writes into the graph.
         node: the node of the program that is being translated.
         parameters: parameter name to its tensor, for the shapes.
+        made: name of each node of the program to what it became, before anything changed it in place.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Translation:
         self._tied = {n: names.setdefault(id(p), n) for n, p in model.named_parameters(remove_duplicate=False)}
         self.parameters = dict(model.named_parameters())
         self._env: dict[torch.fx.Node, Any] = {}
+        self.made: dict[str, Any] = {}
         self.node: torch.fx.Node = next(iter(program.graph.nodes))
 
     def run(self) -> Graph:
@@ -80,7 +82,7 @@ class Translation:
             elif spec.kind is InputKind.USER_INPUT:
                 shape = node.meta["val"].shape
                 value = self.emit.graph.input(IMAGES, (1, *(int(n) for n in shape[1:])), batched=True)
-                self._env[node] = self.emit.stored_tensor(value)
+                self._env[node] = self.made[node.name] = self.emit.stored_tensor(value)
 
     def _buffer(self, name: str) -> torch.Tensor:
         state = self.program.state_dict
@@ -98,6 +100,7 @@ class Translation:
                 self.node, self._here = node, self._component.get(node, self._here)
                 with self.emit.graph.serving(self._component.get(node, self._here)):
                     env[node] = self._call(node, env)
+                self.made[node.name] = env[node]
         return None
 
     def _call(self, node: torch.fx.Node, env: dict[torch.fx.Node, Any]) -> Any:
