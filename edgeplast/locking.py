@@ -54,7 +54,10 @@ def give_back(handle: int, path: Path) -> None:
 
 def is_abandoned(path: Path) -> bool:
     """Say whether nobody holds a lock that somebody took; not where there is none, or where locks exclude nobody."""
-    if not path.is_file():
+    try:
+        if not path.stat().st_size:  # it is signed once it is locked: somebody is about to
+            return False
+    except OSError:
         return False
     try:
         handle = take(path)

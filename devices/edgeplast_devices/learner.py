@@ -132,14 +132,8 @@ class Learner:
             folder, room = workplace_of(self.into), left_for_examples(start, self._options)
             opening.enter_context(guard.standing())
             opening.callback(shutil.rmtree, folder, ignore_errors=True)
-            self._kept = Kept(
-                prepare(start, folder),
-                self.into,
-                parent,
-                seal,
-                origin=start.path,
-                versions=self._options.versions,
-            )
+            versions = self._options.versions
+            self._kept = Kept(prepare(start, folder), self.into, parent, seal, origin=start.path, versions=versions)
             self.classes = start.manifest.classes
             self._core = Core(self._kept, guard, self._options, sessions, notice)
             opening.callback(self._core.close)

@@ -134,6 +134,8 @@ def _words(page: Page, body: str) -> str:
         found = occurring(" ".join(said))
     except InputError:
         return ""
+    if not found:
+        return ""
     entries = "".join(f"<dt>{html.escape(word)}</dt><dd>{html.escape(text)}</dd>" for word, text in found.items())
     return f"<section><details><summary>Words on this page</summary><dl>{entries}</dl></details></section>"
 

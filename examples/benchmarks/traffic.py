@@ -4,9 +4,9 @@
 
 For each operator and phase of the graphs that a bundle would hold (prefix and training graph together): bytes read
 and written for a picture, bytes for a micro-batch whatever its size (weights; dequantized ones are written and read),
-and operations. A view moves nothing, ``Shape`` reads nothing, ``Slice`` and ``Gather`` read what they write. Kept is
-what the forward pass leaves alive for the backward pass. Caches hold some of all this, so it is no time; passes over
-large arrays are what slows down machines with small caches.
+and operations. A view moves nothing, ``Shape`` reads nothing; ``Slice``, ``Gather`` and ``Expand`` count as reading
+what they write. Kept is what the forward pass leaves alive for the backward pass. Caches hold some of all this, so it
+is no time; passes over large arrays are what slows down machines with small caches.
 """
 
 from __future__ import annotations
