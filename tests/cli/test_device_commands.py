@@ -383,15 +383,16 @@ class TestProgress:
     def test_without_a_terminal_long_activities_get_one_line(
         self, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        clock = iter(range(0, 1000, 3))
-        monkeypatch.setattr("edgeplast.cli.console.time.monotonic", lambda: next(clock))
+        now = [0.0]
+        monkeypatch.setattr("edgeplast.cli.console.time.monotonic", lambda: now[0])
         lines = _Lines(("epoch",))
-        for done in (1, 2, 3):
-            lines("evaluating test", done, 3)
-            lines("epoch 1 of 2", done, 3)
-        assert capsys.readouterr().err.count("\n") == 1
+        for activity in ("evaluating test", "epoch 1 of 2"):
+            for done in (1, 2, 3):
+                lines(activity, done, 3)
+                now[0] += 1.5
+        assert capsys.readouterr().err == "evaluating test: 3 in 3 s\n"
 
-    def test_bars_come_after_two_seconds_and_go_when_done(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_bars_come_after_two_seconds_and_stay_until_the_verb_ends(self, monkeypatch: pytest.MonkeyPatch) -> None:
         now = [0.0]
         monkeypatch.setattr("edgeplast.cli.console.time.monotonic", lambda: now[0])
         bars = _Bars()
@@ -401,10 +402,12 @@ class TestProgress:
         bars("unpacking", 2, 10)
         assert bars._bar is not None
         bars("unpacking", 10, 10)
-        assert bars._bar is None
+        assert bars._bar is not None
+        unpacking = bars._bar
         bars("next", 1, 2)
-        assert bars._bar is None
+        assert bars._bar is not None and bars._bar is not unpacking
         bars.close()
+        assert bars._bar is None
 
 
 def test_a_closed_pipe_is_no_error(bundle: Bundle) -> None:
