@@ -75,7 +75,7 @@ def test_a_new_class_is_added_as_the_error_says(typed, learned: Path, tmp_path: 
     code, _, err = typed("adapt", learned, *how)
     assert code == 3 and "To learn it as new: --new-classes add, or --add-class lynx." in " ".join(err.split())
     code, out, err = typed("adapt", learned, *how, "--new-classes", "add")
-    assert code == 0 and "lynx by 3 pictures" in out and "new classes placed: training loss" in " ".join(err.split())
+    assert code == 0 and "lynx by 3 pictures" in out and "new classes placed: " in " ".join(err.split())
     code, out, _ = typed("inspect", tmp_path / "a")
     assert code == 0 and "lynx" in out
     shutil.rmtree(tmp_path / "data" / "blue")
