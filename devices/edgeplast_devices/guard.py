@@ -100,6 +100,11 @@ class Guard:
         """Whether the kernel stands behind the budget."""
         return self._wall.stands
 
+    @property
+    def enforced_by(self) -> str:
+        """What stands behind the budget, as reports name it."""
+        return "nothing" if self.allowed_bytes is None else "kernel" if self.walled else "watcher"
+
     def move_wall(self) -> None:
         """Let the kernel's limit follow what is resident: after each step."""
         self._wall.follow()

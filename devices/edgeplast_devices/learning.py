@@ -344,12 +344,11 @@ class Core:
     @property
     def memory(self) -> MemoryReport:
         """What the process may hold and held at most so far."""
-        allowed = self._guard.allowed_bytes
         return MemoryReport(
-            budget_bytes=allowed,
+            budget_bytes=self._guard.allowed_bytes,
             predicted_peak_bytes=self._standing.shares.predicted_bytes,
             measured_peak_bytes=peak_bytes(),
-            enforced_by="nothing" if allowed is None else "kernel" if self._guard.walled else "watcher",
+            enforced_by=self._guard.enforced_by,
         )
 
     def _open_evaluation(self) -> Evaluates:

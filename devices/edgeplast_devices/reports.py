@@ -19,7 +19,6 @@ def report_of(run: Run) -> Adaptation:
     before, after = state.before, state.after
     without = after.without_temperature if after else None
     lost = run.unreadable.values()
-    enforced_by = "nothing" if run.allowed_bytes is None else "kernel" if run.guard.walled else "watcher"
     return Adaptation(
         model=run.bundle.manifest.model,
         runtime=runtime_name(),
@@ -32,7 +31,7 @@ def report_of(run: Run) -> Adaptation:
             budget_bytes=run.allowed_bytes,
             predicted_peak_bytes=run.predicted,
             measured_peak_bytes=state.peak_bytes,
-            enforced_by=enforced_by,
+            enforced_by=run.guard.enforced_by,
         ),
         batch_size=run.batch,
         micro_batch_size=rung.micro_batch,

@@ -150,7 +150,7 @@ def score(
             budget_bytes=guard.allowed_bytes,
             predicted_peak_bytes=predicted,
             measured_peak_bytes=measured_peak_bytes(),
-            enforced_by="nothing" if guard.allowed_bytes is None else "kernel" if guard.walled else "watcher",
+            enforced_by=guard.enforced_by,
         ),
     )
 
