@@ -54,7 +54,7 @@ def test_step_cost_prints_who_got_through(
         tried.append(name)
         if name == broken:
             raise RuntimeError("unsupported model IR version")
-        return {"peak_bytes": 10**8, "step_seconds": 0.5, "fastest_step_seconds": 0.4}
+        return {"peak_bytes": 10**8, "step_seconds": 0.5, "fastest_step_seconds": 0.4, "slow_share": 0.25}
 
     monkeypatch.setattr(step_cost, "_spawn", spawn)
     contestants = ["pytorch", "ort-artifacts", "edgeplast"]
@@ -66,6 +66,7 @@ def test_step_cost_prints_who_got_through(
     assert f"failed: {lost}: unsupported model IR version" in said and tried.count(broken) == 1
     for name in contestants:
         assert (f"\n{name} " in shown) == (name != lost), name
+    assert shown.count(" 25%\n") == len(contestants) - 1
 
 
 def test_a_fleets_table_has_a_row_for_each_way() -> None:
