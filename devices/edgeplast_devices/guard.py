@@ -149,7 +149,7 @@ class Guard:
                 and for writing: they count as such, and are pages of files all the same.
             threads: of the session; their stacks are mapped and stay nearly untouched.
         """
-        give_back_code(LIBRARY)
+        self._give_back_code(LIBRARY)
         self._wall.expect(
             files_bytes=mapped_bytes + _RUNNING_BYTES,
             untouched_bytes=mapped_bytes + _unused_bytes(threads),
@@ -157,21 +157,25 @@ class Guard:
         try:
             yield
         finally:
-            give_back_code(LIBRARY)
+            self._give_back_code(LIBRARY)
             self.settle()
 
     @contextlib.contextmanager
     def reading_in(self, threads: int) -> Iterator[None]:
         """Leave room for what a session that is thrown away maps and never touches, before there is an arena.
 
-        What importing libraries took and nothing else needs is given back first.
+        What importing libraries took and nothing else needs is given back first, where there is a budget.
         """
-        give_back_code()
+        self._give_back_code()
         self._wall.expect(files_bytes=_READ_IN_BYTES, untouched_bytes=_unused_bytes(threads))
         try:
             yield
         finally:
             self._wall.settle()
+
+    def _give_back_code(self, library: str = "") -> None:
+        if self.allowed_bytes is not None:  # without a budget nobody needs the room, and reading code again takes time
+            give_back_code(library)
 
     def settle(self) -> None:
         """Measure what is mapped and never touched, while the arena holds no large region.
