@@ -152,6 +152,7 @@ def _show_contest(why: Explanation) -> None:
             format_bytes(other.memory_bytes),
             format_seconds(other.step_seconds),
             format_seconds(other.epoch_seconds),
+            format_seconds(other.cached_epoch_seconds) if other.cached_epoch_seconds < other.epoch_seconds else "",
             f"{other.score:.4g}",
         )
         for other in why.contest
@@ -159,7 +160,7 @@ def _show_contest(why: Explanation) -> None:
     say()
     print_table(
         "within this budget",
-        ("strategy", "trains", "at a time", "peak", "a step", f"{EPOCH_IMAGES:,} images", "score"),
+        ("strategy", "trains", "at a time", "peak", "a step", f"{EPOCH_IMAGES:,} images", "cached", "score"),
         rows,
     )
     if (faster := why.next_faster) is not None:

@@ -49,7 +49,9 @@ class Contestant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         recompute: how much is computed again.
         memory_bytes: its predicted peak.
         step_seconds: predicted time of one optimizer step.
-        epoch_seconds: the same of an epoch of :data:`EPOCH_IMAGES` new pictures.
+        epoch_seconds: the same of an epoch of :data:`EPOCH_IMAGES` pictures that are seen for the first time.
+        cached_epoch_seconds: of an epoch of as many whose latents come from the cache; the same where nothing of the
+            model comes before what trains.
         score: its summed score.
         chosen: whether it is the plan.
     """
@@ -62,6 +64,7 @@ class Contestant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     memory_bytes: int
     step_seconds: float
     epoch_seconds: float
+    cached_epoch_seconds: float
     score: float
     chosen: bool
 
@@ -151,6 +154,8 @@ def explained(
     def measured(plan: Plan) -> Estimate:
         return workload.measured(plan.trainable, plan.micro_batch_size, plan.recompute)
 
+    steps = math.ceil(EPOCH_IMAGES / plan.batch_size)
+
     def contestant(other: Plan) -> Contestant:
         way = measured(other)
         return Contestant(
@@ -161,7 +166,8 @@ def explained(
             recompute=way.recompute,
             memory_bytes=way.peak_bytes,
             step_seconds=way.step_seconds,
-            epoch_seconds=way.step_seconds * math.ceil(EPOCH_IMAGES / plan.batch_size),
+            epoch_seconds=way.step_seconds * steps,
+            cached_epoch_seconds=way.cached_step_seconds * steps,
             score=summed(other.trainable),
             chosen=other.trainable == plan.trainable,
         )

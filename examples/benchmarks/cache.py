@@ -23,7 +23,7 @@ from journaled import journaled
 import edgeplast
 from edgeplast.budget import Budget
 from edgeplast.journal import holds, note, read
-from edgeplast.models import load_model
+from edgeplast.models import import_timm, load_model
 from edgeplast.units import parse_bytes
 
 PLANS = {"head": "norm,head", "attention of the last four blocks": "attn:8-11,norm,head"}
@@ -38,11 +38,13 @@ CONTESTANTS: dict[str, list[object]] = {
 }
 
 
-def exported(train: str, folder: Path, work: Path, memory: str) -> Path:
-    """Write the bundle of a plan, once."""
-    into = kept(work, "bundle", on=folder.name, weights=stamp(DATA / WEIGHTS), train=train, memory=memory)
+def exported(train: str, folder: Path, work: Path, memory: str, name: str = MODEL) -> Path:
+    """Write the bundle of a plan, once; a model without weights in the data has random ones, which take as long."""
+    weights = DATA / WEIGHTS if name == MODEL else None
+    made_of = {"weights": stamp(weights)} if weights else {"model": name}
+    into = kept(work, "bundle", on=folder.name, **made_of, train=train, memory=memory)
     if not into.exists():
-        model = load_model(MODEL, checkpoint=DATA / WEIGHTS)
+        model = load_model(name, checkpoint=weights) if weights else import_timm().create_model(name).eval()
         scores = edgeplast.score(model, folder / "train", pairs=8)
         edgeplast.export(
             model, edgeplast.plan(scores, Budget(memory_bytes=parse_bytes(memory)), train=train), into=into
@@ -65,17 +67,19 @@ def run_once(options: argparse.Namespace, bundle: Path, folder: Path, seed: int,
 
 
 def table(runs: list[dict[str, Any]]) -> str:
-    """Markdown: a row a plan and contestant."""
-    rows = [["trained", "pictures", "accuracy", "seconds", "over fresh", "peak over fresh", "on disk, MiB"]]
+    """Markdown: a row a model, plan and contestant."""
+    rows = [["model", "trained", "pictures", "accuracy", "seconds", "over fresh", "peak over fresh", "on disk, MiB"]]
     rows.append(["---"] * len(rows[0]))
-    for plan in PLANS:
+    for model, plan in dict.fromkeys((run["model"], run["plan"]) for run in runs):
         for contestant in CONTESTANTS:
-            own = [run for run in runs if (run["plan"], run["contestant"]) == (plan, contestant)]
+            case = (model, plan, contestant)
+            own = [run for run in runs if (run["model"], run["plan"], run["contestant"]) == case]
             pairs = [(run, rival) for run in own for rival in runs if _is_rival(run, rival)]
             if not own:
                 continue
             ratios = {k: [a[k] / b[k] for a, b in pairs] for k in ("seconds", "peak_bytes")}
             rows.append([
+                model,
                 plan,
                 contestant,
                 f"{100 * np.mean([run['accuracy'] for run in own]):.1f} ({len(own)})",
@@ -87,13 +91,14 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def _is_rival(run: dict[str, Any], rival: dict[str, Any]) -> bool:
-    same = ("plan", "set", "pictures", "epochs", "seed")
+    same = ("model", "plan", "set", "pictures", "epochs", "seed")
     return rival["contestant"] == "fresh" and all(run[key] == rival[key] for key in same)
 
 
 def main() -> None:
     """Do every run that the journal does not hold yet, or print its table."""
     parser = journaled(__doc__, "cache")
+    parser.add_argument("--model", default=MODEL, help="timm's name; another than the default has random weights")
     parser.add_argument("--set", default="aerial", help="of equal_memory.SETS")
     parser.add_argument("--pictures", type=int, default=40, help="to train on, a class")
     parser.add_argument("--test-pictures", type=int, default=100, help="to test on, a class")
@@ -113,13 +118,13 @@ def main() -> None:
         for plan in options.plans:
             for contestant in options.contestants:
                 key = {
-                    "plan": plan, "contestant": contestant, "set": options.set, "pictures": options.pictures,
-                    "epochs": options.epochs, "seed": seed,
+                    "model": options.model, "plan": plan, "contestant": contestant, "set": options.set,
+                    "pictures": options.pictures, "epochs": options.epochs, "seed": seed,
                 }  # fmt: skip
                 if holds(options.json, key):
                     continue
                 with failures.noted(f"{contestant}, {plan}, seed {seed}"):
-                    bundle = exported(PLANS[plan], folder, options.work, options.memory)
+                    bundle = exported(PLANS[plan], folder, options.work, options.memory, options.model)
                     found = run_once(options, bundle, folder, seed, CONTESTANTS[contestant])
                     print(note(options.json, key | found), flush=True)
     failures.leave()

@@ -95,6 +95,9 @@ def test_other_ways_to_choose_stand_beside_the_plan():
         again = plan(SCORES, TIGHT, strategy=other.strategy) if other.strategy != "names" else None
         assert again is None or again.trainable_parameters == other.parameters
         assert other.epoch_seconds == pytest.approx(other.step_seconds * -(-1000 // why.plan.batch_size))
+    late = next(other for name, other in rows.items() if name.startswith("last-k:"))
+    assert late.cached_epoch_seconds < late.epoch_seconds, "what comes before the last blocks is computed once"
+    assert rows["focus"].cached_epoch_seconds == rows["focus"].epoch_seconds, "nothing comes before all blocks"
     faster = [other for other in why.contest if other.step_seconds < why.estimate.step_seconds]
     assert why.next_faster == max(faster, key=lambda other: other.step_seconds, default=None) and faster
     peaks = [other.memory_bytes for other in why.contest]
