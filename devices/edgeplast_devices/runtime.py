@@ -11,8 +11,8 @@ Session settings, and why (onnxruntime 1.19 and 1.32):
 * priority order: nodes run in the order of the file, which is where recomputation and just-in-time weights stand;
 * graph optimization off, but for deployed models: what runs is what was written and measured;
 * prepacking off: packed copies of mapped weights would double them;
-* no spinning: threads that wait awake for the next node take the cores from the session whose turn it is (a prefix and
-  what goes on from it), and from everybody else on the machine;
+* hardly any spinning: threads that wait awake for the next node take the cores from the session whose turn it is (a
+  prefix and what goes on from it), and from everybody else on the machine; those that sleep at once wake late;
 * an arena shared by all sessions: a small first region for what stays (biases, norms), then one as large as the
   prediction: one region can be cut and joined freely, many small ones cannot, and between two runs the arena can
   give it back (it never gives back its first).
@@ -38,6 +38,7 @@ from edgeplast_devices.binding import StandingInputs, bind_data, bind_input, bin
 from edgeplast_devices.memory import give_back_code
 from edgeplast_devices.providers import CPU, installed_builds, names_of, session_providers
 from edgeplast_devices.refusals import is_memory, why_not_loaded, why_stopped
+from edgeplast_devices.spinning import spinning
 
 LIBRARY = "onnxruntime"
 """A part of the path of the runtime's code."""
@@ -357,7 +358,8 @@ def open_session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
     options.log_severity_level = 4  # errors are raised, too; printed, names in a graph would reach the terminal
     options.add_session_config_entry("session.disable_prepacking", "1")
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    for name, value in spinning(ort.__version__).items():
+        options.add_session_config_entry(name, value)
     options.add_session_config_entry("session.load_model_format", "ONNX")  # what was looked through, whatever its name
     if in_arena:
         reserve_arena(0)

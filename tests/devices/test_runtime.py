@@ -13,7 +13,14 @@ import pytest
 from edgeplast.bundle import EVALUATION_GRAPH, Bundle
 from edgeplast.errors import BudgetError, InputError, MissingExtraError
 from edgeplast_devices import runtime
-from edgeplast_devices.runtime import EvaluationSession, OutOfMemoryError, TrainingSession, runtime_name
+from edgeplast_devices.runtime import (
+    EvaluationSession,
+    OutOfMemoryError,
+    TrainingSession,
+    import_onnxruntime,
+    runtime_name,
+)
+from edgeplast_devices.spinning import spinning
 from edgeplast_devices.weights import read_trainable
 
 
@@ -76,7 +83,14 @@ def test_gradients_add_up_and_logits_follow_the_parameters(bundle: Bundle) -> No
 def test_threads_of_a_session_sleep_between_two_runs(bundle: Bundle) -> None:
     session = EvaluationSession(bundle.path / EVALUATION_GRAPH, read_trainable(bundle), 4)
     settings = session._session.get_session_options()
-    assert settings.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+    ((name, value),) = spinning(import_onnxruntime().__version__).items()
+    assert settings.get_session_config_entry(name) == value
+
+
+@pytest.mark.parametrize("version", ["1.19.2", "1.25.1", "1.26.0", "1.32.0", "2.0.0.dev1"])
+def test_only_a_runtime_that_can_be_told_how_long_lets_its_threads_wait_awake(version: str) -> None:
+    told = {"session.intra_op.spin_duration_us": "100"}
+    assert spinning(version) == ({"session.intra_op.allow_spinning": "0"} if version < "1.26" else told)
 
 
 @pytest.mark.parametrize(
