@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -28,7 +28,7 @@ from edgeplast.files import sha256
 from edgeplast.optimizers import optimizer_facts
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.run_state import Best, RunState
-from edgeplast_devices.tensors import read_arrays, read_metadata, write_arrays
+from edgeplast_devices.tensors import fill_arrays, read_metadata, write_arrays
 
 _NAME = re.compile(r"(checkpoint|best)-(\d{8,})-([0-9a-f]{16})\.safetensors")
 _KEPT = 2
@@ -68,9 +68,16 @@ class Checkpoint:
     state: RunState
     damaged: tuple[str, ...] = ()
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Return parameters under their own names, optimizer state under ``<slot>/<parameter>``; float32."""
-        return read_arrays(self.path, most_header_bytes=MOST_STATE_BYTES, checksum=_checksum(self.path))
+    def read_into(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Write what was saved into standing arrays: parameters by name, optimizer state by ``<slot>/<parameter>``.
+
+        Those that the checkpoint lacks stay as they are.
+
+        Raises:
+            DamagedError: it is not whole, or not of these arrays.
+        """
+        checksum = _checksum(self.path)
+        fill_arrays(self.path, arrays, partly=True, most_header_bytes=MOST_STATE_BYTES, checksum=checksum)
 
 
 @dataclass(frozen=True)
@@ -225,14 +232,14 @@ def last_checkpoint(folder: Path) -> Checkpoint | None:
     )
 
 
-def read_best(folder: Path, name: str, parameters: Iterable[str]) -> dict[str, np.ndarray]:
-    """Return the weights of the best epoch, float32, from the file whose checksum was verified.
+def read_best_into(folder: Path, name: str, parameters: Mapping[str, np.ndarray]) -> None:
+    """Write the weights of the best epoch into standing arrays, from the file whose checksum was verified.
 
     Raises:
         DamagedError: they are not whole.
     """
     file = folder / Path(name).name
-    return read_arrays(file, parameters, checksum=_checksum(file))
+    fill_arrays(file, parameters, checksum=_checksum(file))
 
 
 def check_same_run(state: RunState, bundle: str, images: Mapping[str, str], options: TrainingOptions) -> None:

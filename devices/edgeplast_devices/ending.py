@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeplast.errors import DivergedError
-from edgeplast_devices.checkpoints import read_best
+from edgeplast_devices.checkpoints import read_best_into
 from edgeplast_devices.evaluating import outputs
 from edgeplast_devices.fitted_heads import head_if_linear
 from edgeplast_devices.imprinting import landmarks
@@ -36,8 +36,7 @@ def restore_best(run: Run, folder: Path) -> None:
     if state.best.file is None:
         return
     if state.stopped_because != "finished" or state.best.epoch < state.history[-1].epoch:
-        for name, array in read_best(folder, state.best.file, run.parameters).items():
-            run.parameters[name][...] = array
+        read_best_into(folder, state.best.file, run.parameters)
         state.placed = {} if state.best.loss is None else state.placed  # the weights are those that came
 
 

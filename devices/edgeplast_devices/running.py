@@ -175,7 +175,7 @@ class Run:
         state = self.state
         if self.checkpoint is not None:
             learn_from_before(self)
-            self.trainer.restore(self.checkpoint.arrays())
+            self.checkpoint.read_into(self.trainer.arrays())
         try_rungs(self)
         self.began_on = self.trainer.rung
         telemetry.run(

@@ -85,23 +85,43 @@ def open_arrays(path: Path, *, most_header_bytes: int = MOST_HEADER_BYTES, check
         raise DamagedError(f"{path} cannot be read: {reason}. Copy it again, or go back to the bundle.") from error
 
 
-def read_arrays(
-    path: Path,
-    names: Iterable[str] | None = None,
-    *,
-    most_header_bytes: int = MOST_HEADER_BYTES,
-    checksum: str = "",
-) -> dict[str, np.ndarray]:
-    """Read float32 arrays one by one into memory of their own.
+def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Read float32 arrays one by one into memory of their own; without ``names`` all of them.
 
-    Read and not mapped: mapped pages would count as resident beside the copies until the file is closed. Arguments as
-    in :func:`open_arrays`.
+    Read and not mapped: mapped pages would count as resident beside the copies until the file is closed.
 
     Raises:
         DamagedError: the file is no safetensors file, lacks a name, or holds it as something else than float32.
     """
-    with open_arrays(path, most_header_bytes=most_header_bytes, checksum=checksum) as file:
+    with open_arrays(path) as file:
         return {name: file.read(name) for name in (file.names if names is None else names)}
+
+
+def fill_arrays(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    partly: bool = False,
+    most_header_bytes: int = MOST_HEADER_BYTES,
+    checksum: str = "",
+) -> None:
+    """Read float32 arrays into the memory in which they stand: a second copy would be one that no budget counted.
+
+    Args:
+        path: the file.
+        arrays: contiguous float32, by name.
+        partly: those that the file lacks stay as they are.
+        most_header_bytes: as in :func:`open_arrays`.
+        checksum: as in :func:`open_arrays`.
+
+    Raises:
+        DamagedError: as of :func:`read_arrays`, or an array has another shape in the file. What was read until then has
+            been written.
+    """
+    with open_arrays(path, most_header_bytes=most_header_bytes, checksum=checksum) as file:
+        for name, array in arrays.items():
+            if not partly or name in file.names:
+                file.read_into(name, array)
 
 
 def read_metadata(path: Path, *, most_header_bytes: int = MOST_HEADER_BYTES, checksum: str = "") -> dict[str, str]:
@@ -152,6 +172,19 @@ class TensorFile:
         self._file.seek(first)
         _fill(self._file, memoryview(array.reshape(-1).view(np.uint8)), name)  # type: ignore[arg-type]
         return array
+
+    def read_into(self, name: str, array: np.ndarray) -> None:
+        """Read one float32 array into contiguous memory of its shape.
+
+        Raises:
+            KeyError: there is none of that name.
+            ValueError: as of :meth:`read`, or its shape is another one.
+        """
+        dtype, shape, first = self._found(name, "F32")
+        if (array.dtype, array.shape) != (dtype, shape):
+            raise ValueError(f"{name} has shape {list(shape)}, not {list(array.shape)}")
+        self._file.seek(first)
+        _fill(self._file, memoryview(array.reshape(-1).view(np.uint8)), name)  # type: ignore[arg-type]
 
     def pieces(self, name: str, most: int) -> Iterator[np.ndarray]:
         """Yield one float32 array in flat pieces of so many numbers at most; each is gone when the next one is read.

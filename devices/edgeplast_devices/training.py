@@ -239,12 +239,6 @@ class Trainer:
         """Return what a checkpoint must hold: parameters by name, optimizer state by ``<slot>/<parameter>``."""
         return {**self.parameters, **self.optimizer.state}
 
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take over what :meth:`arrays` returned."""
-        for name, array in self.arrays().items():
-            if name in arrays:
-                array[...] = arrays[name]
-
     def _accumulate(self, indices: np.ndarray, epoch: int) -> float:
         for gradient in self.gradients.values():
             gradient.fill(0)

@@ -361,7 +361,7 @@ class TestDamage:
         found = last_checkpoint(interrupted)
         assert found is not None
         written = {"format_version": version, "state": msgspec.to_builtins(found.state)}
-        write_hashed(interrupted, "checkpoint", 7, found.arrays(), {"run": json.dumps(written)})
+        write_hashed(interrupted, "checkpoint", 7, read_arrays(found.path), {"run": json.dumps(written)})
         with pytest.raises(InputError, match=says):
             adapt(resume=True)
         assert adapt(force=True).resumed_at == ()

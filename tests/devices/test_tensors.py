@@ -6,6 +6,7 @@ import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -16,7 +17,16 @@ from safetensors.numpy import load_file, save_file
 
 from edgeplast.bundle import TRAINABLE
 from edgeplast.errors import DamagedError
-from edgeplast_devices.tensors import MOST_HEADER_BYTES, open_arrays, read_arrays, read_metadata, write_arrays
+from edgeplast_devices.checkpoints import Checkpoint, read_best_into, write_hashed
+from edgeplast_devices.run_state import RunState
+from edgeplast_devices.tensors import (
+    MOST_HEADER_BYTES,
+    fill_arrays,
+    open_arrays,
+    read_arrays,
+    read_metadata,
+    write_arrays,
+)
 from edgeplast_devices.tethers import Tether
 
 ARRAYS = st.dictionaries(
@@ -158,6 +168,34 @@ def test_a_tether_takes_no_memory_beside_what_it_holds(tmp_path: Path) -> None:
     assert peak < 2 << 20
     np.testing.assert_allclose(now["large"], 1.25, rtol=1e-5)
     assert tether.moved(now) == pytest.approx(0.25, rel=1e-4)
+
+
+@pytest.mark.parametrize("what", ["best", "checkpoint"])
+def test_weights_come_back_into_the_memory_in_which_they_stand(tmp_path: Path, what: str) -> None:
+    saved = {f"w{i}": np.full((256, 256), i, np.float32) for i in range(64)}
+    file = write_hashed(tmp_path, what, 7, saved)
+    standing = {name: np.zeros_like(array) for name, array in saved.items()}
+    tracemalloc.start()
+    if what == "best":
+        read_best_into(tmp_path, file.name, standing)
+    else:
+        Checkpoint(file, cast("RunState", None)).read_into(standing | {"new": np.ones(2, np.float32)})
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 0.1 * sum(array.nbytes for array in saved.values())
+    for name, array in saved.items():
+        np.testing.assert_array_equal(standing[name], array)
+
+
+def test_arrays_of_another_shape_or_name_are_damage(tmp_path: Path) -> None:
+    write_arrays(tmp_path / "w", {"a": np.ones((2, 3), np.float32)})
+    with pytest.raises(DamagedError, match=r"cannot be read: a has shape \[2, 3\], not \[3, 2\]\. Copy it again"):
+        fill_arrays(tmp_path / "w", {"a": np.ones((3, 2), np.float32)})
+    with pytest.raises(DamagedError, match=r"it has no array 'b'"):
+        fill_arrays(tmp_path / "w", {"b": np.ones(2, np.float32)})
+    lacking = {"b": np.ones(2, np.float32)}
+    fill_arrays(tmp_path / "w", lacking, partly=True)
+    assert lacking["b"].tolist() == [1, 1]
 
 
 def test_what_was_opened_is_what_is_read(tmp_path: Path) -> None:

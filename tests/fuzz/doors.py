@@ -219,10 +219,11 @@ class Checkpoints(Door):
 
     def open(self) -> None:
         from edgeplast_devices.checkpoints import checkpoint_files
+        from edgeplast_devices.tensors import read_arrays
 
         self.partial = Path(shutil.copytree(self.corpus / "run.partial", self.place / "run.partial"))
         newest = checkpoint_files(self.partial)[0]
-        self.original = newest.read_bytes()
+        self.original, self.standing = newest.read_bytes(), read_arrays(newest)
         for file in self.partial.glob("checkpoint-*"):
             file.unlink()
         length = int.from_bytes(self.original[:8], "little")
@@ -237,7 +238,7 @@ class Checkpoints(Door):
         self.damaged(rng)
         checkpoint = last_checkpoint(self.partial)
         if checkpoint is not None:
-            checkpoint.arrays()
+            checkpoint.read_into(self.standing)
 
     def damaged(self, rng: random.Random) -> None:
         """Put a damaged checkpoint in the place of the last one."""
