@@ -156,6 +156,30 @@ class RungChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     reason: str
 
 
+class Scored(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Scores that a run measured before an epoch, and the set of components that trained from then on.
+
+    Attributes:
+        epoch: before which, from 1.
+        step: optimizer steps done by then.
+        kinds: kind of component to the median of its scores, the most plastic first; empty where none were measured.
+        errors: standard errors of single components, the median of each kind.
+        pairs: of pictures that were measured on.
+        tier: that trained from then on.
+        seconds: that it took.
+        why_none: why nothing was measured.
+    """
+
+    epoch: int
+    step: int
+    tier: str
+    kinds: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    pairs: int = 0
+    seconds: float = 0.0
+    why_none: str = ""
+
+
 class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The report of one adaptation.
 
@@ -196,7 +220,8 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
         gradient_norms: global norm of each step's gradient before clipping, as the losses.
         steps_per_loss: optimizer steps that one entry of ``losses`` and ``gradient_norms`` stands for.
         failed_steps: that changed nothing: loss or gradient was not finite, or no picture could be read.
-        rung_changes: steps down the ladder, and up again.
+        rung_changes: steps down the ladder, and up again; and to an alternative that the scores favour.
+        scored: what the run's own scores were over time, where it was asked for (``rescore``).
         resumed_at: optimizer steps at which the run was resumed after an interruption.
         unknown: when the model says that it does not know; None without a validation split of some pictures.
         device_memory: of a provider with memory of its own; None on the CPU.
@@ -242,6 +267,7 @@ class Adaptation(Document, frozen=True, kw_only=True, forbid_unknown_fields=True
     steps_per_loss: int = 1
     failed_steps: int = 0
     rung_changes: tuple[RungChange, ...] = ()
+    scored: tuple[Scored, ...] = ()
     resumed_at: tuple[int, ...] = ()
     stopped_because: str = "finished"
     run_file: str = ""

@@ -95,18 +95,20 @@ class TrainingGraph(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     step_flops: float
 
 
-class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One choice of what trains, inside the plan; tiers are nested, the whole plan first.
+class Tier(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One choice of what trains: inside the plan, where tiers are nested, the whole plan first; or beside it.
 
     Attributes:
-        name: ``full``, ``half``, ``quarter`` … or ``head``.
+        name: ``full``, ``half``, ``quarter`` … or ``head``; of alternatives ``all-KIND``, ``late``, ``high``, ``low``.
         components: what trains.
         graphs: ways to compute it, the fastest first.
+        alternative: whether it stands beside the plan, and no lack of memory leads to it.
     """
 
     name: str
     components: tuple[str, ...]
     graphs: tuple[TrainingGraph, ...]
+    alternative: bool = False
 
 
 class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,7 +120,7 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
         preprocessing: how a picture becomes the model's input.
         plan: what trains and how the rest is stored.
         parameters: parameter name to where it lies.
-        tiers: training graphs, from the whole plan down to the head alone.
+        tiers: training graphs, from the whole plan down to the head alone, and then those of alternatives.
         evaluation: what running the evaluation graph needs.
         prefix: what comes before everything that trains, where it is a graph of its own.
         files: every file but the manifest (and, in an adapted bundle, its report).
@@ -162,8 +164,21 @@ class Manifest(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise InputError("A bundle needs at least one tier, and each tier a training graph; here one is empty.")
         trained = {stored.component for stored in self.parameters.values() if stored.trainable}
         for tier in self.tiers:
-            if not trained.intersection(tier.components) or not set(self.plan.trainable).issuperset(tier.components):
+            allowed = trained if tier.alternative else set(self.plan.trainable)
+            if not trained.intersection(tier.components) or not allowed.issuperset(tier.components):
                 raise InputError(f"Tier {tier.name!r} trains what the plan does not, or nothing: {tier.components}.")
+        if self.tiers[0].alternative:
+            raise InputError("The first tier of a bundle is its whole plan; here it is an alternative.")
+
+    @property
+    def ladder(self) -> tuple[Tier, ...]:
+        """The tiers of the plan, the largest first."""
+        return tuple(tier for tier in self.tiers if not tier.alternative)
+
+    @property
+    def alternatives(self) -> tuple[Tier, ...]:
+        """Tiers that stand beside the plan."""
+        return tuple(tier for tier in self.tiers if tier.alternative)
 
 
 def check_classes(classes: tuple[str, ...]) -> None:

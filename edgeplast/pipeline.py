@@ -5,14 +5,20 @@ The order is known here, for Python and the command line alike; each step is the
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from edgeplast import compressing, verbs
+from edgeplast.alternatives import alternatives as alternatives_of
+from edgeplast.alternatives import held_beside
 from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
-from edgeplast.errors import UsageError, one_of
+from edgeplast.errors import BudgetError, UsageError, one_of
 from edgeplast.files import possible
 from edgeplast.given import whom
 from edgeplast.outline import Outline
@@ -20,6 +26,7 @@ from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent, unheard
 from edgeplast.scores import DEFAULT_METHOD
+from edgeplast.units import format_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +34,8 @@ if TYPE_CHECKING:
     from edgeplast.trust.signing import Signs
     from edgeplast_devices.images import ImageSet
     from edgeplast_exporters.storing import FrozenCompute
+
+_FINER = re.compile(r"(lora|lora-fa|bias|norms)(:|@|$)")
 
 Bits = tuple[int, Mapping[str, int]]
 """Bits of frozen matrices, and of components that are named."""
@@ -80,6 +89,7 @@ def make_bundle(
     calibration_images: int = 64,
     keep: float | None = None,
     distill_steps: int = 0,
+    alternatives: bool = False,
     seed: int = 0,
     force: bool = False,
     sign: Signs = None,
@@ -115,6 +125,8 @@ def make_bundle(
         calibration_images: how many images to calibrate on, at most.
         keep: prune first, to this share of the multiply–accumulates.
         distill_steps: of recovery after pruning.
+        alternatives: write graphs of other sets too, among which a device chooses (``adapt`` with ``rescore``); the
+            plan leaves room for what their weights take.
         seed: of the pairs, and of the images calibrated on.
         force: replace what is there.
         sign: a private key, or its file, that signs the bundle.
@@ -126,6 +138,7 @@ def make_bundle(
     """
     check_way(planned=plan is not None, pictured=images is not None, keep=keep, distill_steps=distill_steps)
     check_choice(choose, strategy, train, planned=plan is not None)
+    check_alternatives(alternatives, automatic=size_bytes is not None or max_accuracy_drop is not None, train=train)
     _, sign = whom(None, sign)  # a key that cannot be used is better known before minutes of work
     if keep is not None:
         assert images is not None
@@ -168,18 +181,25 @@ def make_bundle(
             model, images, method=method, pairs=pairs, seed=seed, preprocessing=preprocessing, progress=progress
         )
         overall, named = (weight_bits, {}) if isinstance(weight_bits, int) else weight_bits(scores.outline)
-        plan = verbs.plan(
-            scores,
-            budget,
-            strategy=strategy,
-            train=train,
-            optimizer=optimizer,
-            batch_size=batch_size,
-            weight_bits=overall,
-            component_weight_bits=named,
-            classes=tuple(classes) if classes else None,
-            progress=progress,
-        )
+
+        def made(budget: Budget) -> Plan:
+            return verbs.plan(
+                scores,
+                budget,
+                strategy=strategy,
+                train=train,
+                optimizer=optimizer,
+                batch_size=batch_size,
+                weight_bits=overall,
+                component_weight_bits=named,
+                classes=tuple(classes) if classes else None,
+                progress=progress,
+            )
+
+        plan = made(budget or Budget())
+        plan = with_room(plan, made) if alternatives else plan
+    elif alternatives:
+        plan = with_room(plan)
     if size_bytes is not None or max_accuracy_drop is not None:
         if images is None:
             raise UsageError("Bits are chosen by measuring. Give images with --data, or the bits by number.")
@@ -207,10 +227,73 @@ def make_bundle(
         images=images,
         calibration_images=calibration_images,
         seed=seed,
+        alternatives=alternatives,
         force=force,
         sign=sign,
         progress=progress,
     )
+
+
+def check_alternatives(alternatives: bool, *, automatic: bool, train: str | None = None, form: str = "bundle") -> None:
+    """Raise unless alternatives go together with what else is asked for.
+
+    Args:
+        alternatives: whether they are asked for.
+        automatic: bits are chosen by measuring.
+        train: what trains, by name.
+        form: of what is written.
+
+    Raises:
+        UsageError: they do not.
+    """
+    if alternatives and form != "bundle":
+        raise UsageError(
+            f"--format {form} takes one plan, which --alternatives would stand beside. Leave out one of them."
+        )
+    if alternatives and automatic:
+        raise UsageError(
+            "--alternatives keeps in 32 bits what any of them trains, so --weight-bits auto has little to choose from. "
+            "Leave out one of them."
+        )
+    finer = next((word for word in (train or "").split(",") if _FINER.match(word.strip())), None)
+    if alternatives and finer:
+        raise UsageError(
+            f"Alternatives are sets of whole components, and --train names a finer part ({finer.strip()}). Leave out "
+            "one of them."
+        )
+
+
+def with_room(plan: Plan, made: Callable[[Budget], Plan] | None = None) -> Plan:
+    """Return a plan that fits its budget beside the weights of alternatives, which a device holds in 32 bits.
+
+    Args:
+        plan: made without them.
+        made: makes one anew for another budget; None where the plan was given.
+
+    Raises:
+        BudgetError: there is no room; the message says how much they take.
+        UsageError: see :func:`edgeplast.alternatives.alternatives`.
+    """
+    budget, first = plan.budget, held_beside(plan, alternatives_of(plan))
+    needed = plan.predicted_peak_bytes + first
+    if (limit := budget.memory_bytes) is not None and needed > limit:
+        # Less room than the first plan lacked may lead to one beside which more weights lie, so all of them at last.
+        for more in (first, held_beside(plan, {"all": plan.components}) + 4 * plan.trainable_parameters):
+            with contextlib.suppress(BudgetError):
+                found = (
+                    made(msgspec.structs.replace(budget, memory_bytes=limit - more)) if made and more < limit else None
+                )
+                if found and found.predicted_peak_bytes + held_beside(found, alternatives_of(found)) <= limit:
+                    plan = found
+                    break
+        else:
+            raise BudgetError(
+                f"With alternatives the plan needs {format_bytes(needed)}, and its budget is {budget}: "
+                f"{format_bytes(first)} of it are weights of theirs, which a device holds in 32 bits. Leave out "
+                f"--alternatives, allow --memory {-(-needed // (1 << 20))}MiB, or give a plan that is made for less."
+            )
+    more = held_beside(plan, alternatives_of(plan))
+    return msgspec.structs.replace(plan, budget=budget, predicted_peak_bytes=plan.predicted_peak_bytes + more)
 
 
 def check_choice(choose: str, strategy: str, train: str | None, *, planned: bool) -> None:

@@ -1,9 +1,9 @@
 """Telemetry: what a run told of itself while it ran, one JSON line an event in ``telemetry.jsonl``.
 
 Lines have a ``kind``: ``run`` (the head, again after each resumption), ``step``, ``rung`` (a change of rung),
-``epoch``, and ``also`` (another set was measured). After 10,000 steps there is a line of every tenth, after 100,000 of
-every hundredth, and so on. Every line carries its time (seconds since 1970) and the optimizer steps done. A figure that
-the machine does not show is null.
+``epoch``, ``also`` (another set was measured), and ``scores`` (components were scored). After 10,000 steps there is a
+line of every tenth, after 100,000 of every hundredth, and so on. Every line carries its time (seconds since 1970) and
+the optimizer steps done. A figure that the machine does not show is null.
 """
 
 from __future__ import annotations
@@ -113,9 +113,23 @@ class AlsoLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag=
     accuracy: float
 
 
-Line = RunLine | StepLine | RungLine | EpochLine | AlsoLine
+class ScoresLine(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="scores"):
+    """Scores were measured before an epoch; figures as in :class:`edgeplast.adaptation.Scored`."""
+
+    time: float
+    step: Count
+    epoch: Count
+    tier: str
+    kinds: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    pairs: Count = 0
+    seconds: float = 0.0
+    why_none: str = ""
+
+
+Line = RunLine | StepLine | RungLine | EpochLine | AlsoLine | ScoresLine
 _LONGEST_LINE = 1 << 16
-L = TypeVar("L", RunLine, StepLine, RungLine, EpochLine, AlsoLine)
+L = TypeVar("L", RunLine, StepLine, RungLine, EpochLine, AlsoLine, ScoresLine)
 
 _decode = msgspec.json.Decoder(Line).decode
 encode = msgspec.json.Encoder().encode

@@ -163,6 +163,7 @@ def export(
     images: str | Path | ImageSet | None = None,
     calibration_images: int = 64,
     seed: int = 0,
+    alternatives: bool = False,
     force: bool = False,
     sign: Signs = None,
     progress: Progress = silent,
@@ -180,10 +181,13 @@ def export(
         images: a folder, archive or npz, or an opened set, to calibrate integers and 4-bit scales on.
         calibration_images: how many of them, at most.
         seed: of their choice.
+        alternatives: write graphs of other sets too, among which ``adapt`` chooses with ``rescore``; see
+            :func:`edgeplast.alternatives.alternatives`.
         force: replace what is there.
         sign: a private key, or its file, that signs the bundle.
         progress: told of each graph.
     """
+    from edgeplast.alternatives import alternatives as alternatives_of
     from edgeplast.models import has_head, preprocessing_of, with_classes
     from edgeplast.unwrapping import unwrapped
     from edgeplast_exporters import export as export_model
@@ -211,6 +215,7 @@ def export(
         images=drawn(image_set(images, progress), prepared, calibration_images, seed)
         if wanted and images is not None
         else (),
+        alternatives=alternatives_of(chosen) if alternatives else {},
         force=force,
         progress=progress,
     )

@@ -55,6 +55,14 @@ def int8_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def alternatives_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A fresh bundle in which fc2 of four blocks trains, with alternatives beside it and the rest in int8."""
+    scores = (("attn", 0.4), ("fc1", 3.0), ("fc2", 0.2))
+    into = tmp_path_factory.mktemp("alternatives") / "bundle"
+    return small_bundle(into, "fc2,norm", weight_bits=8, depth=4, scores=scores)
+
+
+@pytest.fixture(scope="session")
 def learned(bundle: Bundle, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A bundle that tells the blobs apart."""
     import edgeplast

@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 import tarfile
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,8 +97,19 @@ def hand_made_plan(model: nn.Module, train: str = "all", weight_bits: int = 32, 
     return plan_by_names(outline, train, weight_bits=weight_bits, **(settings | options))
 
 
+def scored_plan(plan: Plan, scores: Mapping[str, float]) -> Plan:
+    """The same plan, made by scores: each component of a kind has the kind's, the later blocks a little more."""
+    import msgspec
+
+    found = {c.name: scores[c.kind] * (1 + 0.01 * (c.block or 0)) for c in plan.outline.components if c.kind in scores}
+    components = {n: msgspec.structs.replace(c, score=found.get(n)) for n, c in plan.components.items()}
+    return msgspec.structs.replace(plan, components=components)
+
+
 def small_bundle(into: Path, train: str = "all", weight_bits: int = 32, **options: object) -> Bundle:
     """A bundle of a small model with a fresh head for the blobs' classes.
+
+    With ``scores``, of kinds of components, it has alternatives beside its plan.
 
     Exporting needs torch. ``tests/run.py`` names a folder in which a run with torch keeps what it exports, so that one
     without torch (and with another runtime) finds it; where it is not there, the test is skipped.
@@ -115,10 +127,12 @@ def small_bundle(into: Path, train: str = "all", weight_bits: int = 32, **option
         pytest.skip(f"no bundle {recipe} in ${KEPT_BUNDLES}, and no torch to export it")
     from edgeplast.models import with_classes
 
-    classes = options.pop("classes", CLASSES)
+    classes, scores = options.pop("classes", CLASSES), options.pop("scores", None)
     model = with_classes(small_vit(**options), len(classes))
     plan = hand_made_plan(model, train, weight_bits, classes=classes)
-    bundle = edgeplast.export(model, plan, into=into, keep_head=True)
+    if scores:
+        plan = scored_plan(plan, dict(scores))
+    bundle = edgeplast.export(model, plan, into=into, keep_head=True, alternatives=bool(scores))
     if kept is not None:
         shutil.copytree(into, kept)
     return bundle

@@ -46,6 +46,7 @@ from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.patience import Patience
 from edgeplast_devices.replaying import keep_pictures, with_replay
 from edgeplast_devices.reports import report_of
+from edgeplast_devices.rescoring import check_can_rescore
 from edgeplast_devices.running import Run
 from edgeplast_devices.runtime import OutOfMemoryError
 from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
@@ -113,6 +114,7 @@ def adapt(
         raise UsageError(f"{into} is the bundle that is adapted; it stays as it is. Give another output folder.")
     refuse_mount(into)
     heard = notice or unheard
+    check_can_rescore(bundle, options or TrainingOptions())
     guard = guard or guard_for(bundle, budget, heard)
     with only_writer(into), asked_to_stop() as interrupts, guard.standing():
         tidied = _tidied(into, bundle, heard) if resume else None
@@ -244,7 +246,7 @@ def _adapted(
         run.kept.close()
     try:
         clear_latents(folder)  # nothing reads them any more; what is finished has none, whenever it is killed
-        report = msgspec.structs.replace(report_of(run), run_file=pinned(run_file, run.began_on.key))
+        report = msgspec.structs.replace(report_of(run), run_file=pinned(run_file, run.state.began))
         run.bundle.check_unchanged()
         write_adapted(
             run.bundle,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 
-from edgeplast.adaptation import EpochReport
+from edgeplast.adaptation import EpochReport, Scored
 from edgeplast.documents import AtLeastOne
 from edgeplast_devices.metrics import MOST
 
@@ -54,7 +54,7 @@ class Curve(msgspec.Struct, forbid_unknown_fields=True):
         return (*self.values, *([_mean(self.pending)] if self.pending else []))
 
 
-def thin(history: list[EpochReport], most: int = MOST_EPOCHS) -> None:
+def thin(history: list[EpochReport] | list[Scored], most: int = MOST_EPOCHS) -> None:
     """Drop every other epoch of a history that has grown too long; the last one stays."""
     if len(history) > most:
         del history[len(history) % 2 :: 2]

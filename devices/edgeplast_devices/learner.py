@@ -115,6 +115,8 @@ class Learner:
         self._options = options or TrainingOptions()
         if self._options.labels != "given":
             raise UsageError("A Learner learns from labelled pictures; edgeplast.adapt learns without (labels none).")
+        if self._options.rescore != "none":
+            raise UsageError("A Learner trains what its plan trains; edgeplast.adapt measures scores (rescore).")
         self.into = output_of(source, into, has_adapter=adapter is not None)
         self._source = source.path
         self._alone = threading.Lock()

@@ -40,6 +40,9 @@ to 76.2 %.
 
 _MOST_OFTEN = 1_000_000_000
 
+RESCORE = ("none", "once", "every-epoch")
+"""When a run measures scores of its own."""
+
 HEADS = ("kept", "zero", "fitted")
 NEW_HEAD = "zero"
 """What a head starts from that has learned nothing yet (README.md, The head)."""
@@ -130,6 +133,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         provider: the execution provider; see ``placing``.
         private: names of pictures (unreadable, named wrong) stay out of report, checkpoints and telemetry.
         probe: measure a linear probe beside before and after; see ``probing``.
+        rescore: ``none``; or ``once``, before the first step, or ``every-epoch``, before each, measure the components'
+            scores and train the set of components that they favour, of those that the bundle has graphs of.
         rung: the way to take a step that the run begins on where it fits, as a report names it, such as
             ``full:8:none`` (tier, micro-batch, what is computed again); None takes the fastest that fits.
     """
@@ -173,6 +178,7 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     private: bool = False
     probe: bool = True
     rung: str | None = None
+    rescore: str = "none"
 
     WITHOUT_EFFECT_ON_THE_RESULT: ClassVar[tuple[str, ...]] = (
         "micro_batch",
@@ -238,6 +244,8 @@ class TrainingOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
             raise UsageError("Without labels there is nothing to distil beside them. Leave out --distill.")
         if self.labels == "none" and self.head not in (None, "kept"):
             raise UsageError(f"Without labels the head stays what it is; --head {self.head} needs them. Leave it out.")
+        if self.rescore not in RESCORE:
+            raise one_of("--rescore", self.rescore, RESCORE)
         if self.runtime not in RUNTIMES:
             raise one_of("runtime", self.runtime, RUNTIMES)
         if self.provider not in PROVIDERS:

@@ -58,7 +58,7 @@ def report_of(run: Run) -> Adaptation:
         images={name: len(split) for name, split in run.splits.items()},
         unreadable=sum(u.count for u in lost),
         unreadable_examples=tuple(example for u in lost for example in u.examples),
-        options=msgspec.to_builtins(run.options) | {"rung": run.began_on.key},
+        options=msgspec.to_builtins(run.options) | {"rung": state.began},
         new_classes=state.placed,
         also=others_of(state.also_before, state.also_after),
         history=tuple(state.history),
@@ -69,6 +69,7 @@ def report_of(run: Run) -> Adaptation:
         failed_steps=state.failed_in_all,
         image_seconds=dict(run.standing.preference.speeds.seconds),
         rung_changes=tuple(state.rung_changes),
+        scored=tuple(state.scored),
         resumed_at=tuple(state.resumed_at),
         stopped_because=state.stopped_because,
         judged=(

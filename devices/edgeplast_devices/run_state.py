@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from edgeplast.adaptation import EpochReport, LinearProbe, RungChange
+from edgeplast.adaptation import EpochReport, LinearProbe, RungChange, Scored
 from edgeplast.documents import AtLeastOne, Count
 from edgeplast.evaluation import Evaluation, Judgement
 from edgeplast.recomputation import Recompute
@@ -61,6 +61,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         images: fingerprint of each split.
         options: in force, with everything filled in that ``None`` leaves open.
         allowed_bytes: the memory the run could hold; None for no limit.
+        began: the rung of the first step (``Rung.key``).
         tier: name of the tier in force.
         recompute: how much of the blocks its graph computes again.
         micro_batch: images that pass through the graph at once.
@@ -89,6 +90,9 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         temperature: of the weights that were kept; None without a validation split.
         unknown: when they do not know what a picture shows; likewise.
         rung_changes: so far.
+        sets: sets of components that the run may train, by tier, and the way to take a step on each (``Rung.key``).
+        body_rate: what the learning rate of all but the head is multiplied with, where it follows what trains.
+        scored: scores so far, and what they favoured.
         lost: pictures that could not be read, by split.
         seconds: that the run has taken so far.
         load_seconds: of them, in opening the bundle; of the last process.
@@ -107,6 +111,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     tier: str
     recompute: Recompute
     micro_batch: AtLeastOne
+    began: str = ""
     epoch: Count = 0
     position: Count = 0
     steps: Count = 0
@@ -132,6 +137,9 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     temperature: float | None = None
     unknown: Unknown | None = None
     rung_changes: list[RungChange] = []
+    sets: dict[str, str] = {}
+    body_rate: float | None = None
+    scored: list[Scored] = []
     lost: dict[str, Lost] = {}
     seconds: float = 0.0
     load_seconds: float = 0.0

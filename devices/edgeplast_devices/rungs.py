@@ -150,8 +150,10 @@ def shares(
     return Shares(predicted, region, region + FIRST_REGION_BYTES, manner.picture_bytes + left)
 
 
-def ladder(manifest: Manifest, batch: int, *, micro_batch: int | None = None) -> list[Rung]:
+def ladder(manifest: Manifest, batch: int, *, micro_batch: int | None = None, tier: str = "") -> list[Rung]:
     """Return all rungs, best first: the larger tier before the smaller, within a tier the faster before the slower.
+
+    Alternatives are no part of it, since no lack of memory leads to them; from one the way down leads into the plan's.
 
     Equal speed is decided for the micro-batch that was asked for, or for 4: as fast as any, in less memory.
 
@@ -159,18 +161,20 @@ def ladder(manifest: Manifest, batch: int, *, micro_batch: int | None = None) ->
         manifest: of the bundle.
         batch: images an optimizer step is computed from.
         micro_batch: the largest micro-batch allowed; None leaves it open.
+        tier: of the plan, where the whole ladder is returned, or an alternative, whose rungs come before it.
     """
     sizes = [size for size in (1, 2, 4, 8, 16, 32, 64) if size < batch] + [batch]
     if micro_batch is not None:
         most = min(micro_batch, batch)
         sizes = [size for size in sizes if size < most] + [most]
-    choices = [Rung(tier, graph, size) for tier in manifest.tiers for graph in tier.graphs for size in sizes]
+    tiers = [*(beside for beside in manifest.alternatives if beside.name == tier), *manifest.ladder]
+    choices = [Rung(each, graph, size) for each in tiers for graph in each.graphs for size in sizes]
     return as_predicted(manifest, choices, micro_batch)
 
 
 def as_predicted(manifest: Manifest, rungs: list[Rung], micro_batch: int | None = None) -> list[Rung]:
     """Return rungs in the order of :func:`ladder`, which knows no machine."""
-    tiers = [tier.name for tier in manifest.tiers]
+    tiers = [tier.name for tier in (*manifest.alternatives, *manifest.ladder)]
     near = micro_batch or 4
     return sorted(rungs, key=lambda r: (tiers.index(r.tier.name), r.image_flops, abs(r.micro_batch - near)))
 

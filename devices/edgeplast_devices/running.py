@@ -38,6 +38,7 @@ from edgeplast_devices.options import Interval, TrainingOptions
 from edgeplast_devices.outlook import outlook
 from edgeplast_devices.probing import probe
 from edgeplast_devices.reheading import REHEADS, check_can_rehead
+from edgeplast_devices.rescoring import begin_sets, rescore
 from edgeplast_devices.retention import has_forgotten
 from edgeplast_devices.run_state import Best, Lost
 from edgeplast_devices.runtime import runtime_name
@@ -74,7 +75,6 @@ class Run:
         state: where the run stands.
         to_keep: which training images are kept for later runs; none before the end.
         landmarks: see ``imprinting.landmarks``; none before the end.
-        began_on: the rung of the first step.
         most_wrong: pictures that were named wrong with the most confidence; none before the end, or in private.
         parameters: what trains, by name; float32, changed in place.
     """
@@ -122,13 +122,14 @@ class Run:
             stood=checkpoint.state if checkpoint else None,
             sessions=sessions,
         )
-        self.placement, self.device_memory = stands.placement, stands.device_memory
-        self.resident_bytes, threads = stands.resident_bytes, stands.threads
+        self.placement, self.device_memory, threads = stands.placement, stands.device_memory, stands.threads
+        self.resident_bytes, self.shares = stands.resident_bytes, stands.shares
         self.rungs = stands.trainer.rungs if stands.trainer else stands.rungs
         first = self.rungs[0]
-        self.options = filled_in(options, bundle, first, self.batch, self.optimizer, threads)
+        began = checkpoint.state.began.partition(":")[0] if checkpoint else ""
+        tier = next((tier for tier in bundle.manifest.tiers if tier.name == began), first.tier)
+        self.options = filled_in(options, bundle, tier, self.batch, self.optimizer, threads)
         self.kept = Kept(bundle, self.splits, self.options, folder)
-        self.shares = stands.shares
         self.rows_in_memory = True  # features that a head is fitted on
         if self.options.head == "fitted":
             needed = linear_head(bundle.manifest).row_bytes(len(self.splits["train"]))
@@ -149,6 +150,7 @@ class Run:
         else:
             same = (bundle.fingerprint, fingerprints, self.options, self.allowed_bytes)
             self.state = taken_up(checkpoint.state, *same, self.unreadable)
+        begin_sets(self, options)
         self._seconds_before, self.saved = self.state.seconds, Saved.of(self.state)
         self.landmarks: dict[str, np.ndarray] = {}
         self.to_keep = np.zeros(0, np.int64)
@@ -177,7 +179,7 @@ class Run:
             learn_from_before(self)
             self.checkpoint.read_into(self.trainer.arrays())
         try_rungs(self)
-        self.began_on = self.trainer.rung
+        state.began = state.began or self.trainer.rung.key
         telemetry.run(
             step=state.steps, model=self.bundle.manifest.model, runtime=runtime_name(), rung=str(self.trainer.rung),
             allowed_bytes=self.allowed_bytes, predicted_peak_bytes=self.predicted, resident_bytes=self.resident_bytes,
@@ -189,15 +191,16 @@ class Run:
         if not state.head_started:
             begin(self, folder, telemetry)
         state.probe = state.probe or probe(self, folder)
+        rescore(self, telemetry)
         if self._notice is not None and state.epoch < self.options.epochs and state.stopped_because == "finished":
             changes = len(state.rung_changes)
             self.tell(str(outlook(self)))
             self._tell_changes(changes, telemetry)
         while state.epoch < self.options.epochs and state.stopped_because == "finished" and not self._is_over:
+            rescore(self, telemetry)
             self._epoch(folder, telemetry)
         if state.position and state.stopped_because == "finished" and self.options.keep_within is not None:
-            # It ended within one, and must be looked at all the same.
-            self.note_epoch(state.epoch + 1, folder, telemetry)
+            self.note_epoch(state.epoch + 1, folder, telemetry)  # it ended within one: looked at all the same
         restore_best(self, folder)
         calibrate(self)
         if self.measured_on:
@@ -272,13 +275,8 @@ class Run:
         """Take one optimizer step and write down what it saw."""
         state, options, trainer = self.state, self.options, self.trainer
         assert options.learning_rate is not None
-        rate = learning_rate(
-            state.steps,
-            total,
-            peak=options.learning_rate,
-            warmup_steps=round(options.warmup * total),
-            schedule=options.schedule,
-        )
+        peak, warmup = options.learning_rate, round(options.warmup * total)
+        rate = learning_rate(state.steps, total, peak=peak, warmup_steps=warmup, schedule=options.schedule)
         changes, begin = len(state.rung_changes), time.perf_counter()
         step = trainer.step(indices, state.epoch, rate)
         self.guard.move_wall()

@@ -39,18 +39,22 @@ def learning_rate(step: int, total_steps: int, *, peak: float, warmup_steps: int
     return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
-def rate_factors(manifest: Manifest, *, parameters: Iterable[str], options: TrainingOptions) -> dict[str, float]:
+def rate_factors(
+    manifest: Manifest, *, parameters: Iterable[str], options: TrainingOptions, body: float = 1.0
+) -> dict[str, float]:
     """Return what the learning rate is multiplied with, by parameter: the head has one of its own.
 
     Args:
         manifest: of the bundle.
         parameters: names of what trains.
         options: with both rates filled in.
+        body: what it is multiplied with of all but the head.
     """
     rate, head_rate = options.learning_rate, options.head_learning_rate
     if options.method == "shot":
         head_rate = 0.0
-    if not rate or head_rate is None or head_rate == rate:
+    if not rate or head_rate is None or (head_rate == rate and body == 1.0):
         return {}
     owner, heads = manifest.parameters, manifest.plan.outline.head
-    return {name: head_rate / rate for name in parameters if owner[name].component in heads}
+    factors = {name: head_rate / rate if owner[name].component in heads else body for name in parameters}
+    return {name: factor for name, factor in factors.items() if factor != 1.0}

@@ -8,7 +8,7 @@ workstation's own (``edgeplast.secants``, ``edgeplast.moments``), so both measur
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,9 @@ from edgeplast.bundle import FROZEN, Bundle, Manifest
 from edgeplast.contract import DISTANCES, PAIRS, TAPS
 from edgeplast.drawing import draw_pairs
 from edgeplast.errors import BudgetError, InputError, UsageError, one_of
-from edgeplast.footprint import FIRST_REGION_BYTES, PICTURE_BYTES, peak_bytes
+from edgeplast.footprint import FIRST_REGION_BYTES, PICTURE_BYTES, Footprint, peak_bytes
 from edgeplast.moments import Moments, notes_on, settled
+from edgeplast.outline import Outline
 from edgeplast.placement import Placement
 from edgeplast.prepared_images import PreparedImages
 from edgeplast.progress import Progress, silent, unheard
@@ -46,6 +47,11 @@ from edgeplast_devices.runtime import (
 )
 from edgeplast_devices.starting import held_bytes
 from edgeplast_devices.weights import read_trainable
+
+
+class NotFiniteError(InputError):
+    """What a component takes or gives is no finite number."""
+
 
 CHUNK = 4
 """Pairs after which it is asked whether the ranking has settled, as on the workstation; and the most that are in the
@@ -120,22 +126,10 @@ def score(
             images, manifest.preprocessing, decode_limit_bytes=None if left is None else PICTURE_BYTES + left
         )
         start = time.perf_counter()
-        found = _measured(session, pictures, wanted, pairs, seed, at_once, guard, progress)
+        found = measured(session, pictures, wanted, pairs, seed, at_once, guard, progress)
         bundle.check_unchanged()
     seconds = time.perf_counter() - start
-    sizes = {c.name: c.size for c in taps.outline.components}
-    tables = {
-        name: {
-            unit: ComponentScore(
-                score=float(moments.mean[i]),
-                parameters=sizes[unit],
-                standard_error=float(moments.standard_error[i]),
-                samples=int(moments.count[i]),
-            )
-            for i, unit in enumerate(wanted[name])
-        }
-        for name, moments in found.items()
-    }
+    tables = {name: scores_of(moments, wanted[name], taps.outline) for name, moments in found.items()}
     notes = [n for name, moments in found.items() for n in notes_on(name, list(wanted[name]), moments, pairs, "pairs")]
     return ScoreTable(
         method=method,
@@ -155,24 +149,38 @@ def score(
     )
 
 
-def predicted_peak(manifest: Manifest, pairs: int, resident_bytes: int) -> int:
+def predicted_peak(
+    manifest: Manifest,
+    pairs: int,
+    resident_bytes: int,
+    *,
+    state_bytes: int | None = None,
+    beside: Sequence[Footprint] = (),
+    picture_bytes: int = PICTURE_BYTES,
+) -> int:
     """Return the peak resident set of a process that scores.
 
     Args:
         manifest: of a bundle with a score graph.
         pairs: in the graph at once.
         resident_bytes: of the process before the bundle's graph and weights are opened.
+        state_bytes: parameters, and what else a run that scores in between keeps of them; by default parameters alone.
+        beside: graphs without gradients that stay open.
+        picture_bytes: for decoding a picture.
     """
     assert manifest.scoring is not None
     height, width = manifest.preprocessing.image_size
+    open_graphs = (manifest.scoring, *beside)
     return peak_bytes(
         resident_bytes=resident_bytes,
-        graph_bytes=manifest.scoring.graph_bytes,
-        mapped_bytes=manifest.scoring.frozen_bytes,
-        state_bytes=4 * manifest.scoring.held_parameters,
+        graph_bytes=sum(graph.graph_bytes for graph in open_graphs),
+        mapped_bytes=sum(graph.frozen_bytes for graph in open_graphs),
+        state_bytes=4 * manifest.scoring.held_parameters if state_bytes is None else state_bytes,
         # As they are decoded one by one, and in one piece.
         pictures_bytes=2 * 2 * pairs * 4 * manifest.preprocessing.channels * height * width,
         transient_bytes=manifest.scoring.transient_bytes(pairs),
+        forward_sessions=len(beside),
+        picture_bytes=picture_bytes,
     )
 
 
@@ -238,14 +246,28 @@ class _Columns:
         for at, found in (("input", distance), ("output", moved)):
             if not np.isfinite(found).all():
                 wrong = self.names[int(np.argmax(~np.isfinite(found).all(axis=0)))]
-                raise InputError(
+                raise NotFiniteError(
                     f"{wrong}: its {at} is NaN or infinite, so it has no score. The weights are damaged or diverged: "
                     "go back to a bundle that works (edgeplast roll-back, or the one that was adapted)."
                 )
         return ratios(moved, distance)
 
 
-def _measured(
+def scores_of(moments: Moments, names: Iterable[str], outline: Outline) -> dict[str, ComponentScore]:
+    """Return what was measured of components as their scores, by name."""
+    sizes = {c.name: c.size for c in outline.components}
+    return {
+        name: ComponentScore(
+            score=float(moments.mean[i]),
+            parameters=sizes[name],
+            standard_error=float(moments.standard_error[i]),
+            samples=int(moments.count[i]),
+        )
+        for i, name in enumerate(names)
+    }
+
+
+def measured(
     session: ScoringSession,
     pictures: PreparedImages,
     wanted: Mapping[str, Mapping[str, UnitTaps]],
@@ -255,7 +277,23 @@ def _measured(
     guard: Guard,
     progress: Progress,
 ) -> dict[str, Moments]:
-    """Go through pairs until each method's ranking has settled."""
+    """Go through pairs until each method's ranking has settled.
+
+    Args:
+        session: measures distances.
+        pictures: of which pairs are drawn.
+        wanted: score method to components, and where each starts and ends.
+        pairs: the most.
+        seed: of the pairs.
+        at_once: pairs in the graph; fewer where memory does not suffice.
+        guard: of what the process may hold.
+        progress: told of each chunk of pairs.
+
+    Raises:
+        OutOfMemoryError: one pair is too much.
+        NotFiniteError: a component's input or output is no finite number.
+        InputError: a picture cannot be read, nor another of its class.
+    """
     drawn = draw_pairs(pictures, None, pairs, seed)
     columns = {name: _Columns(list(units), list(units.values())) for name, units in wanted.items()}
     found = {name: Moments.none(len(units)) for name, units in wanted.items()}

@@ -10,7 +10,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from edgeplast_devices.speeds import KeptSpeeds, cache_folder
 from edgeplast_devices.starting import rungs_from_here
 from edgeplast_devices.training import Trainer
 from edgeplast_devices.weights import read_trainable
+
+if TYPE_CHECKING:
+    from edgeplast_devices.sets import Sets
 
 T = TypeVar("T")
 
@@ -61,6 +64,7 @@ class Standing:
         preference: which of them is taken, by what was measured here.
         manner: how the process keeps house.
         shares: of the budget.
+        sets: sets of components that the run may train, where scores are to choose.
         parameters: what trains, by name; float32, changed in place.
         trainer: of the last run; None before the first.
 
@@ -94,13 +98,16 @@ class Standing:
         allowed = guard.allowed_bytes
         most = available_bytes() // 2 if allowed is None else allowed - self.resident_bytes
         is_fixed = options.micro_batch is not None
+        if options.rescore != "none" and allowed is not None:  # one graph beside another less, whichever set trains
+            manners = tuple(manner for manner in manners if manner.in_turns)
 
         def begun(manifest: Manifest) -> list[Rung]:
             known = KeptSpeeds(manifest, runtime_name(), self.placement.used, self.threads, cache_folder())
             kept = None if is_fixed else known
             ways = manners[:1] if allowed is None else manners
+            tries = stood is None and options.rescore == "none"  # the sets of a run share what is decided here
             self.preference = Preference(
-                manifest, optimizer, most, kept, tries=stood is None, manners=ways, pinned=options.rung
+                manifest, optimizer, most, kept, tries=tries, manners=ways, pinned=options.rung
             )
             how = (manifest, options, batch, optimizer, self.resident_bytes, allowed, stood)
             rungs = rungs_from_here(*how, self.preference.of_fitting, ways)
@@ -109,8 +116,21 @@ class Standing:
 
         self._begun = begun
         self.rungs = begun(bundle.manifest)
-        hungriest = self.preference.hungriest(self.rungs, pictures)
+        began, known = self.rungs, stood.sets if stood and stood.allowed_bytes == allowed else {}
+        if known:  # on another set, maybe
+            from edgeplast_devices.sets import rungs_of
+
+            began = rungs_of(bundle.manifest, batch, options.micro_batch, *next(iter(known.items()))) or began
+            self.manner = self.preference.manner(began)
+        hungriest = self.preference.hungriest(began, pictures)
         self._of_tries = shares(bundle.manifest, hungriest, optimizer, self.resident_bytes, allowed, self.manner)
+        self.sets: Sets | None = None
+        if options.rescore != "none":
+            from edgeplast_devices.sets import House, sets_that_fit  # where nobody asks, it is not loaded
+
+            house = House(bundle.manifest, optimizer, self.resident_bytes, allowed, self.manner)
+            self.sets = sets_that_fit(house, began[0], hungriest, batch, options.micro_batch, known)
+            self._of_tries = self.sets.shared(self._of_tries, allowed, self.manner)
 
         def predicted(rung: Rung) -> int:
             unused = max(self._of_tries.region_bytes - region_bytes(bundle.manifest, rung), 0)
@@ -177,7 +197,7 @@ class Standing:
             turn=self.turn,
         )
         self.trainer.prefer = self.preference.of_smaller
-        self.trainer.make_room = self._rest_evaluation
+        self.trainer.make_room = self.make_room
         return self.trainer
 
     def took(self, rungs: Iterable[Rung]) -> None:
@@ -209,7 +229,7 @@ class Standing:
             self._evaluation = InTurns(alone) if self.manner.in_turns else opened()
         return self._evaluation
 
-    def _rest_evaluation(self) -> None:
+    def make_room(self) -> None:
         """Let go of the session that evaluates, where it is open in turns with the one that trains."""
         if isinstance(self._evaluation, InTurns):
             self._evaluation.rest()

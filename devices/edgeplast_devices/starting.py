@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 import numpy as np
 
-from edgeplast.bundle import Bundle, Manifest
+from edgeplast.bundle import Bundle, Manifest, Tier
 from edgeplast.errors import InputError, UsageError
 from edgeplast.footprint import PICTURE_BYTES
 from edgeplast.plans import Plan
@@ -127,15 +127,18 @@ def rungs_from_here(
         BudgetError: no rung fits.
         UsageError: the bundle has no such rung as is asked for.
     """
-    rungs = ladder(manifest, batch, micro_batch=options.micro_batch)
+    asked = (options.rung or "").partition(":")[0]
+    rungs = ladder(manifest, batch, micro_batch=options.micro_batch, tier=asked)
     if options.rung is not None and options.rung not in {rung.key for rung in rungs}:
         raise UsageError(
             f"--rung {options.rung} is no way in which this bundle takes a step of {batch} images. It has "
             f"{', '.join(rung.key for rung in rungs[:4])} and others; or leave --rung out for the fastest that fits."
         )
     if state is not None:
-        names = [tier.name for tier in manifest.tiers]
-        rungs = [rung for rung in rungs if names.index(rung.tier.name) >= names.index(state.tier)]
+        rungs = ladder(manifest, batch, micro_batch=options.micro_batch, tier=state.tier)
+        names = list(dict.fromkeys(rung.tier.name for rung in rungs))
+        here = names.index(state.tier) if state.tier in names else 0  # of another bundle, which is refused soon
+        rungs = [rung for rung in rungs if names.index(rung.tier.name) >= here]
         if state.allowed_bytes == allowed_bytes:
             # The same rung again: then the result is the same bit for bit.
             same = (state.tier, state.recompute, state.micro_batch)
@@ -170,12 +173,12 @@ def begun(
 
 
 def filled_in(
-    options: TrainingOptions, bundle: Bundle, first: Rung, batch: int, optimizer: str, threads: int
+    options: TrainingOptions, bundle: Bundle, first: Tier, batch: int, optimizer: str, threads: int
 ) -> TrainingOptions:
-    """Return options with everything decided that ``None`` leaves open."""
+    """Return options with everything decided that ``None`` leaves open; ``first`` is the tier that the run began on."""
     rate, head_rate = options.learning_rate, options.head_learning_rate
     if rate is None:
-        trained = set(first.tier.components)
+        trained = set(first.components)
         rate = default_learning_rate(
             (c for c in bundle.manifest.plan.outline.components if c.name in trained), optimizer
         )

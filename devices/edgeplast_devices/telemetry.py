@@ -16,6 +16,7 @@ from edgeplast.telemetry import (
     Line,
     RungLine,
     RunLine,
+    ScoresLine,
     StepLine,
     encode,
     steps_per_line,
@@ -78,6 +79,10 @@ class TelemetryWriter:
     def also(self, **figures: Any) -> None:
         """Write one line on another set that was measured."""
         self._write(AlsoLine(time=self._now(), **figures))
+
+    def scores(self, **figures: Any) -> None:
+        """Write one line on scores that were measured."""
+        self._write(ScoresLine(time=self._now(), **figures))
 
     def close(self) -> None:
         """Close the file."""

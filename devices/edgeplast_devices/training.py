@@ -34,7 +34,6 @@ T = TypeVar("T")
 _WAIT_SECONDS = 60.0
 """How long the smallest step waits for the machine to have memory again before the run stops."""
 
-
 _MOST_UNSEEN = 40
 """Training pictures in a row that may be unreadable."""
 
@@ -144,7 +143,7 @@ class Trainer:
         )
         self.optimizer.updates.update((n, count) for n, count in state.updates.items() if n in trained)
         state.updates = self.optimizer.updates  # the same from now on
-        self._rate_factors = rate_factors(bundle.manifest, parameters=self.parameters, options=options)
+        self._set_rates()
         self._take_note()
 
     @property
@@ -203,7 +202,14 @@ class Trainer:
         for name in [name for name in kept if name not in self.gradients]:
             self.gradients[name] = np.zeros_like(self.parameters[name])
             admit(self.optimizer, name, self.parameters[name])
+        self.gradients = {name: self.gradients[name] for name in kept}  # added up in one order, as when it is resumed
         self._take_note()
+
+    def turn_to(self, rungs: list[Rung], reason: str) -> None:
+        """Train what the first of some rungs trains from now on; what both sets train goes on as it was."""
+        self._left.clear()
+        self.move(rungs, reason)
+        self._set_rates()
 
     def rest(self) -> None:
         """Let go of the session, until the next micro-batch: weights, gradients and the optimizer's state stay."""
@@ -291,15 +297,9 @@ class Trainer:
 
     def _micro_batches(self, indices: np.ndarray, epoch: int) -> Iterator[Batch]:
         return self._source(
-            self.images,
-            self.bundle.manifest.preprocessing,
-            self.rung.micro_batch,
-            order=indices,
-            augmentation=self._augmentation,
-            seed=self.options.seed,
-            epoch=epoch,
-            unreadable=self.unreadable,
-        )
+            self.images, self.bundle.manifest.preprocessing, self.rung.micro_batch, order=indices,
+            augmentation=self._augmentation, seed=self.options.seed, epoch=epoch, unreadable=self.unreadable,
+        )  # fmt: skip
 
     def _current(self) -> Trains:
         if self._session is None:
@@ -383,6 +383,10 @@ class Trainer:
             f"Memory ran out on the smallest step there is ({self.rung}): {reason.rstrip('.')}. "
             "Allow more memory, or close other programs."
         )
+
+    def _set_rates(self) -> None:
+        how, body = self.options, self.state.body_rate or 1.0
+        self._rate_factors = rate_factors(self.bundle.manifest, parameters=self.parameters, options=how, body=body)
 
     def _trained(self, rung: Rung) -> list[str]:
         owner = self.bundle.manifest.parameters

@@ -19,7 +19,7 @@ from edgeplast.cli.kept import (
     why_it_went_back,
     why_nothing_trained,
 )
-from edgeplast.cli.measured import change, rows_of_accuracy
+from edgeplast.cli.measured import change, rows_of_accuracy, rows_of_scores
 from edgeplast.cli.options import (
     AdapterOption,
     DeviceOption,
@@ -163,6 +163,9 @@ def adapt(
             help="Beside before and after, measure what a head alone reaches: one more pass over the pictures.",
         ),
     ] = True,
+    rescore: Annotated[
+        str, typer.Option(help="none; once, every-epoch: score components here, and train the set that scores favour.")
+    ] = "none",
     rung: Annotated[
         str | None,
         typer.Option(help="Way to take a step, as a report's run file pins it: full:8:none (default: the fastest)."),
@@ -223,6 +226,7 @@ def adapt(
         private=private,
         probe=probe,
         rung=rung,
+        rescore=rescore,
     )
     if resume:
         options = _as_interrupted(options, output, context)
@@ -301,6 +305,7 @@ def _show(report: Adaptation, output: Path) -> None:
         ("time", format_seconds(seconds.total) + (each if report.steps else "")),
         ("trained", _trained(report)),
     ]
+    rows += rows_of_scores(report)
     if report.cache is not None:
         rows.append(("cached", str(report.cache)))
     if report.replay is not None:

@@ -112,6 +112,13 @@ def export(
         float | None, typer.Option(help="Prune first, to this share of the multiply–accumulates; needs --data.")
     ] = None,
     distill_steps: Annotated[int, typer.Option(help="With --prune: steps of distillation to recover.")] = 0,
+    alternatives: Annotated[
+        bool,
+        typer.Option(
+            "--alternatives",
+            help="Write graphs of other sets too, among which `adapt --rescore` chooses by its scores.",
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the image pairs and of the images calibrated on.")] = 0,
     device: DeviceOption = None,
     sign: SignOption = None,
@@ -126,7 +133,7 @@ def export(
     """Score a model, plan what trains, check the graphs against torch, and write a bundle for the device."""
     from edgeplast import compressing
     from edgeplast.comparing.contest import check_minutes
-    from edgeplast.pipeline import check_choice, check_way, contest_of, make_bundle
+    from edgeplast.pipeline import check_alternatives, check_choice, check_way, contest_of, make_bundle
     from edgeplast.planning.estimating import check_training
     from edgeplast.planning.strategies import check_strategy
 
@@ -152,6 +159,7 @@ def export(
         claim(contest_of(output), force=force, folder=True)
     target = size is not None or max_accuracy_drop is not None
     automatic = bits.check_auto(weight_bits, target=target, data=data is not None, frozen_compute=frozen_compute)
+    check_alternatives(alternatives, automatic=automatic, train=train, form=form)
     size_bytes = None if size is None else parse_bytes(size)
     compute = _compute_of(frozen_compute, data)
     if prune is not None:
@@ -205,6 +213,7 @@ def export(
             calibration_images=calibration_images,
             keep=prune,
             distill_steps=distill_steps,
+            alternatives=alternatives,
             seed=seed,
             force=force,
             sign=signer,
@@ -245,7 +254,8 @@ def _show(bundle: Bundle, as_json: bool) -> None:
             "trainable": plan.trainable,
             "trainable_parameters": plan.trainable_parameters,
             "predicted_peak_bytes": plan.predicted_peak_bytes,
-            "tiers": [tier.name for tier in bundle.manifest.tiers],
+            "tiers": [tier.name for tier in bundle.manifest.ladder],
+            "alternatives": [tier.name for tier in bundle.manifest.alternatives],
         }
         print_json("bundle", content, bundle.path)
         return
@@ -255,9 +265,11 @@ def _show(bundle: Bundle, as_json: bool) -> None:
         ("model", f"{bundle.manifest.model}, {len(bundle.manifest.classes)} classes"),
         ("trains", f"{plan.trainable_parameters:,} of {total:,} parameters: {shown}"),
         ("predicted peak", f"{format_bytes(plan.predicted_peak_bytes)} (budget: {plan.budget})"),
-        ("tiers", ", ".join(tier.name for tier in bundle.manifest.tiers)),
+        ("tiers", ", ".join(tier.name for tier in bundle.manifest.ladder)),
         ("size", format_bytes(bundle.bytes)),
     ]
+    if bundle.manifest.alternatives:
+        rows.insert(-1, ("alternatives", ", ".join(tier.name for tier in bundle.manifest.alternatives)))
     limit = plan.budget.memory_bytes
     memory = "" if limit is None else f" --memory {exact_bytes(limit)}"
     print_table(

@@ -37,6 +37,7 @@ def inspect(
             "classes": manifest.classes,
             "components": manifest.plan.components,
             "tiers": manifest.tiers,
+            "alternatives": [tier.name for tier in manifest.alternatives],
             "files": manifest.files,
             "bytes": opened.bytes,
             "preprocessing": manifest.preprocessing,
@@ -80,6 +81,9 @@ def inspect(
     for tier in manifest.tiers:
         types = ", ".join(dict.fromkeys(kinds[name] for name in tier.components))
         trained.setdefault(types, []).append(tier.name)
+    if manifest.alternatives:
+        names = ", ".join(tier.name for tier in manifest.alternatives)
+        say(f"alternatives, of which adapt --rescore chooses: {names}")
     say("\n".join(f"{', '.join(t)} train{'s' * (len(t) == 1)} {types}" for types, t in trained.items()))
     for note in plan.notes:
         say(f"note: {note}")

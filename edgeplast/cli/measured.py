@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeplast.adaptation import Adaptation, BeforeAfter
 from edgeplast.cli.kept import when_unknown
-from edgeplast.units import format_seconds
+from edgeplast.units import counted, format_seconds
 
 
 def rows_of_accuracy(report: Adaptation) -> list[tuple[str, str]]:
@@ -23,6 +23,19 @@ def rows_of_accuracy(report: Adaptation) -> list[tuple[str, str]]:
         ("temperature", _temperature(report)),
         ("unknown", when_unknown(report)),
     ]
+
+
+def rows_of_scores(report: Adaptation) -> list[tuple[str, str]]:
+    """Return what scores the run measured, the first and the last of each kind of component."""
+    found = [scored for scored in report.scored if scored.kinds]
+    if not found:
+        return [("scores", f"none: {scored.why_none}") for scored in report.scored[:1]]
+    ends = (found[0], found[-1])[: len(found)]
+    kinds = ", ".join(
+        f"{kind} {' → '.join(f'{scored.kinds.get(kind, 0.0):.3g}' for scored in ends)}" for kind in found[0].kinds
+    )
+    seconds = format_seconds(sum(scored.seconds for scored in report.scored))
+    return [("scores", f"{kinds} (measured {counted(len(found), 'time')}, {seconds} in all)")]
 
 
 def rows_of_probe(report: Adaptation) -> list[tuple[str, str]]:

@@ -28,7 +28,7 @@ class Rates(msgspec.Struct, frozen=True):
     def of(cls, bundle: Bundle, settings: Settings) -> Rates:
         """Return those of a fleet that starts from this bundle."""
         plan = bundle.manifest.plan
-        trained = {stored.component for stored in bundle.manifest.parameters.values() if stored.trainable}
+        trained = {*bundle.manifest.tiers[0].components}
         parts = (c for c in plan.outline.components if c.name in trained)
         peak = settings.learning_rate or default_learning_rate(parts, plan.optimizer)
         head = default_head_learning_rate(peak, plan.optimizer, new=head_is_new(bundle))

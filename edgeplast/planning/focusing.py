@@ -7,38 +7,13 @@ between blocks, so what is chosen is kinds. A sum over single components mostly 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from statistics import median
 
+from edgeplast.alternatives import ENOUGH, in_focus, kinds_by_plasticity, of_kind
 from edgeplast.outline import Outline
 from edgeplast.planning.estimates import Estimate
 
-SHARE = 0.5
-"""What a kind must reach of the top one's median score to be in focus. Between kinds lie factors: on ViT-Tiny fc1 3.0,
-attn 0.4, fc2 0.2 with norms folded in; norm2 1.8, fc1 1.7, norm1 1.2, fc2 0.8, attn 0.2 without."""
-
-ENOUGH = 4
-"""Micro-batches from this size on take the same time an image."""
-
 Fitting = Callable[[Sequence[str]], "Estimate | None"]
 """Names of what trains to the fastest way to run it within the budget; None: none fits."""
-
-
-def kinds_by_plasticity(outline: Outline, scores: Mapping[str, float]) -> dict[str, float]:
-    """Return the kinds to their median scores, the most plastic first.
-
-    Args:
-        outline: of the model.
-        scores: component to score, of the scored components between embedding and norms; those that are not positive
-            do not count.
-    """
-    kinds = dict.fromkeys(c.kind for c in outline.components)
-    scored = {kind: [scores[name] for name in _of_kind(outline, scores, kind)] for kind in kinds}
-    middle = {kind: median(of_kind) for kind, of_kind in scored.items() if of_kind}
-    return dict(sorted(middle.items(), key=lambda item: -item[1]))
-
-
-def _of_kind(outline: Outline, scores: Mapping[str, float], kind: str) -> list[str]:
-    return [c.name for c in outline.components if c.role == "inner" and c.kind == kind and scores.get(c.name, 0.0) > 0]
 
 
 def focused(
@@ -51,14 +26,13 @@ def focused(
 
     Args:
         outline: of the model.
-        scores: as of :func:`kinds_by_plasticity`.
+        scores: as of :func:`edgeplast.alternatives.kinds_by_plasticity`.
         always: what trains in every plan.
         fastest: how to run a set.
     """
     ranked = kinds_by_plasticity(outline, scores)
-    least = SHARE * next(iter(ranked.values()), 0.0)
-    kinds = {kind for kind, score in ranked.items() if score >= least}
-    inner = [outline.component(name) for kind in kinds for name in _of_kind(outline, scores, kind)]
+    kinds = {*in_focus(ranked)}
+    inner = [outline.component(name) for kind in kinds for name in of_kind(outline, scores, kind)]
 
     def of_last(blocks: int) -> list[str]:
         first = outline.blocks - blocks
@@ -68,7 +42,7 @@ def focused(
     way = fastest(whole)
     if way is not None:
         for kind in (kind for kind in ranked if kind not in kinds):
-            more = outline.in_order([*whole, *_of_kind(outline, scores, kind)])
+            more = outline.in_order([*whole, *of_kind(outline, scores, kind)])
             found = fastest(more)
             if found is None or found.micro_batch_size < min(ENOUGH, way.micro_batch_size):
                 break

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from edgeplast.adaptation import Adaptation
 from edgeplast.reporting.charts import Chart, Level, Line, Mark, Note
-from edgeplast.reporting.colours import INK, QUIET, WARNING
-from edgeplast.telemetry import EpochLine, RungLine, RunLine, StepLine, of_kind
+from edgeplast.reporting.colours import ACCENT, INK, QUIET, WARNING
+from edgeplast.telemetry import EpochLine, RungLine, RunLine, ScoresLine, StepLine, of_kind
 from edgeplast.telemetry import Line as Told
 
 MIB = 1 << 20
+_KINDS = (ACCENT, WARNING, INK, QUIET)
 
 
 def memory(lines: list[Told], report: Adaptation | None) -> Chart:
@@ -66,6 +69,19 @@ def accuracy(lines: list[Told], report: Adaptation | None) -> Chart:
             probe = 100 * report.linear_probe.accuracy
             levels.append(Level(f"linear probe ({report.measured_on}), %", probe, QUIET, is_dashed=True))
     return _over_steps(lines, "accuracy, %", drawn, (0, 104), levels=levels, notes=notes)
+
+
+def plasticity(lines: list[Told]) -> Chart:
+    """Show the median score of each kind of component over the run, as the run itself measured it."""
+    scored = [line for line in of_kind(lines, ScoresLine) if line.kinds]
+    steps, kinds = [line.step for line in scored], list(scored[0].kinds)
+    colours = dict(zip(kinds, itertools.cycle(_KINDS), strict=False))
+    drawn = [
+        Line(kind, steps, [line.kinds.get(kind) for line in scored], colour=colours[kind], width=1.4, dots=7)
+        for kind in kinds
+    ]
+    most = max(score for line in scored for score in line.kinds.values())
+    return _over_steps(lines, "median score", drawn, (0, 1.1 * most))
 
 
 def pace(lines: list[Told]) -> Chart:

@@ -12,7 +12,17 @@ from edgeplast.errors import InputError
 from edgeplast.reporting import adaptation_charts as charts
 from edgeplast.reporting import block_layout, evaluation_sections
 from edgeplast.reporting.pages import WIDTH_INCHES, Page, Section, chart_section, write_page
-from edgeplast.telemetry import TELEMETRY, EpochLine, Line, RungLine, RunLine, StepLine, of_kind, read_telemetry
+from edgeplast.telemetry import (
+    TELEMETRY,
+    EpochLine,
+    Line,
+    RungLine,
+    RunLine,
+    ScoresLine,
+    StepLine,
+    of_kind,
+    read_telemetry,
+)
 from edgeplast.units import format_bytes, format_seconds
 
 
@@ -122,6 +132,11 @@ def _notes(lines: list[Line], report: Adaptation | None) -> list[str]:
         f"At step {change.step} from {change.before} to {change.after}: {change.reason}."
         for change in of_kind(lines, RungLine)
     ]
+    notes += [
+        f"Before epoch {line.epoch} no scores were measured: {line.why_none}."
+        for line in of_kind(lines, ScoresLine)[:1]
+        if line.why_none
+    ]
     resumed = [run.step for run in of_kind(lines, RunLine)[1:]]
     if resumed:
         notes.append(f"Resumed at step {', '.join(map(str, resumed))}.")
@@ -195,6 +210,16 @@ def _sections(lines: list[Line], report: Adaptation | None) -> list[Section]:
                 "the first step and with the weights that were kept; across, what a head alone reaches there, fitted "
                 "on the features as they came (the linear probe).",
                 charts.accuracy(lines, report),
+                2.6,
+            )
+        )
+    if any(line.kinds for line in of_kind(lines, ScoresLine)):
+        sections.append(
+            chart_section(
+                "Plasticity",
+                "What this device measured on its own pictures before an epoch: the median score of each kind of "
+                "component. Dashed verticals are changes of rung, such as to the set of components that scores favour.",
+                charts.plasticity(lines),
                 2.6,
             )
         )

@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from edgeplast.bundle import EVALUATION_GRAPH, FROZEN, TRAINABLE, Bundle, TrainingGraph, describe_file
 from edgeplast.contract import IMAGES, LOGITS, LOSS, TARGETS, gradient_input, gradient_output
-from edgeplast.errors import MissingExtraError, one_of
+from edgeplast.errors import MissingExtraError, UsageError, one_of
 from edgeplast.outputs import OWN_ARTIFACTS, building_folder, refuse_existing
 from edgeplast.prefixes import PREFIX_GRAPH
 from edgeplast.quiet_runtime import import_quietly
@@ -66,14 +66,20 @@ def export_ort_training(
         force: replace what is there.
 
     Raises:
-        UsageError: ``into`` exists and ``force`` is not given, or ``recompute`` is none of the three.
+        UsageError: ``into`` exists and ``force`` is not given, ``recompute`` is none of the three, or the bundle has
+            alternatives.
         MissingExtraError: onnxruntime's training build, which writes checkpoints, is not installed.
     """
     if recompute is not None and recompute not in RECOMPUTE:
         raise one_of("recompute", recompute, RECOMPUTE)
     refuse_existing(into, force=force)
-    onnxblock = _import_onnxblock()
     manifest = bundle.manifest
+    if manifest.alternatives:
+        raise UsageError(
+            f"{bundle.path} has alternatives beside its plan, and ONNX Runtime's training API takes one plan. Export "
+            "the model without --alternatives."
+        )
+    onnxblock = _import_onnxblock()
     parameters = load_file(bundle.path / TRAINABLE)
     chosen = _graph_of(bundle, recompute or manifest.plan.recompute)
     training = _whole(bundle, chosen.file)

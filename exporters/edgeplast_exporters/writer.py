@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 import numpy as np
@@ -26,7 +27,7 @@ from edgeplast.bundle import (
     describe_file,
 )
 from edgeplast.contract import TAPS
-from edgeplast.errors import InputError
+from edgeplast.errors import InputError, UsageError
 from edgeplast.footprint import Footprint
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.flops import flops_per_image
@@ -53,7 +54,7 @@ from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
 from edgeplast_exporters.refining import regrouped, with_factors
 from edgeplast_exporters.scoring_graph import scoring_graph
 from edgeplast_exporters.storing import FrozenCompute, FrozenStorage, store_frozen
-from edgeplast_exporters.tiers import tier_components
+from edgeplast_exporters.tiers import NOTHING_SCORED, beside, stored_for, tier_components
 from edgeplast_exporters.training import promote, training_graph
 
 MOST_MODEL_BYTES = (1 << 31) - (1 << 24)
@@ -71,6 +72,7 @@ def export(
     preprocessing: Preprocessing,
     frozen_compute: FrozenCompute = "fp32",
     images: Sequence[np.ndarray] = (),
+    alternatives: Mapping[str, Sequence[str]] = MappingProxyType({}),
     force: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
@@ -86,6 +88,8 @@ def export(
             multiplied in integers, which is faster and less exact.
         images: preprocessed pictures, float32 (3, H, W) each, in random order, to calibrate on: needed for integers;
             4-bit scales are better with them.
+        alternatives: sets of components by name, of which a device may train another one than the plan's: each gets
+            graphs of its own, and what any of them trains is stored as what trains.
         force: replace what is there.
         progress: told of each graph.
 
@@ -104,7 +108,7 @@ def export(
     check_parity(model, captured)
     return write_bundle(
         captured, plan, into=into, classes=classes, preprocessing=preprocessing, frozen_compute=frozen_compute,
-        images=images, force=force, progress=progress,
+        images=images, alternatives=alternatives, force=force, progress=progress,
     )  # fmt: skip
 
 
@@ -117,14 +121,20 @@ def write_bundle(
     preprocessing: Preprocessing,
     frozen_compute: FrozenCompute = "fp32",
     images: Sequence[np.ndarray] = (),
+    alternatives: Mapping[str, Sequence[str]] = MappingProxyType({}),
     force: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
     """Write the bundle of a model that is captured and proven; see :func:`export`."""
     captured = regrouped(captured, plan.outline)
-    trainable = [name for name, owner in captured.owner.items() if plan.components[owner].trainable]
+    sets = beside(alternatives, plan, captured)
+    plan = stored_for(plan, sets)
+    learning = {*plan.trainable, *(name for components in sets.values() for name in components)}
+    trainable = [name for name, owner in captured.owner.items() if owner in learning]
     _check_size(captured.graph)
     scoring = scoring_graph(captured, trainable, plan.outline)
+    if sets and scoring is None:
+        raise UsageError(NOTHING_SCORED.format(model=plan.outline.model))
     captured = with_folded_norms(captured, [name for name in trainable if name in captured.parameters])
     forward, model = captured.graph, captured.outline.model
     captured = with_factors(captured)
@@ -150,7 +160,7 @@ def write_bundle(
         (folder / DEPLOYMENT_GRAPH).write_bytes(
             to_onnx(frozen.deployable(forward), model, dict.fromkeys(forward.weights), plain=True)
         )
-        tiers = _write_tiers(writing, varying, plan, captured.owner, progress)
+        tiers = _write_tiers(writing, varying, tier_components(plan), sets, captured.owner, progress)
         manifest = Manifest(
             model=model,
             classes=tuple(classes),
@@ -204,10 +214,15 @@ def _write_prefix(writing: _GraphWriter, cut: Halves) -> Prefix:
 
 
 def _write_tiers(
-    writing: _GraphWriter, varying: Graph, plan: Plan, owner: dict[str, str], progress: Progress
+    writing: _GraphWriter,
+    varying: Graph,
+    of_plan: Sequence[tuple[str, tuple[str, ...]]],
+    sets: Mapping[str, tuple[str, ...]],
+    owner: dict[str, str],
+    progress: Progress,
 ) -> list[Tier]:
     tiers = []
-    chosen = tier_components(plan)
+    chosen = [*of_plan, *sets.items()]
     for done, (tier, components) in enumerate(chosen):
         progress("writing training graphs", done, len(chosen))
         names = [name for name, component in owner.items() if component in components]
@@ -226,7 +241,7 @@ def _write_tiers(
             )
             for how, graph in variants.items()
         ]
-        tiers.append(Tier(name=tier, components=components, graphs=tuple(graphs)))
+        tiers.append(Tier(name=tier, components=components, graphs=tuple(graphs), alternative=tier in sets))
     progress("writing training graphs", len(chosen), len(chosen))
     return tiers
 

@@ -100,3 +100,21 @@ def test_a_simulated_device_alone_has_the_pictures_that_it_has_in_the_fleet(tmp_
     places = [fleet.one_device(options, data, 0, number) for number in range(3)]
     hands = dealt(open_images(data / "train", None).labels, 3, 0.3, 0)
     assert [len(list(place.glob("*/*.png"))) for place in places] == [len(hand) for hand in hands]
+
+
+def test_rescorings_table_has_a_row_for_each_way_and_its_difference_to_static() -> None:
+    import rescoring
+
+    run: dict[str, Any] = {"set": "aerial", "start": "best", "planned": "fc1 0-11, norm, head", "kinds": []}
+    run |= {"peak_bytes": 150 << 20, "seconds": 20.0, "scoring_seconds": 0.0}
+    ways = {"static": (["full"], 0.70, 0.0), "every epoch": (["full", "late"], 0.72, 1.0)}
+    runs = [
+        run | {"seed": seed, "way": way, "tiers": tiers, "accuracy": accuracy + seed / 100, "scoring_seconds": took}
+        for way, (tiers, accuracy, took) in ways.items()
+        for seed in range(2)
+    ]
+    rows = rescoring.table(runs).splitlines()[2:]
+    assert rows == [
+        "| best | static | fc1 0-11, norm, head | 70.5 (2) | – | – | 150 |",
+        "| best | every epoch | fc1 0-11, norm, head, late | 72.5 (2) | +2.0 ± 0.0 (2) | 5.0 | 150 |",
+    ]
