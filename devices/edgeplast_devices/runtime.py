@@ -39,6 +39,7 @@ from edgeplast_devices.memory import give_back_code
 from edgeplast_devices.providers import CPU, installed_builds, names_of, session_providers
 from edgeplast_devices.refusals import is_memory, why_not_loaded, why_stopped
 from edgeplast_devices.spinning import spinning
+from edgeplast_devices.stopping import Stop
 
 LIBRARY = "onnxruntime"
 """A part of the path of the runtime's code."""
@@ -211,8 +212,7 @@ class TrainingSession:
         placement: Placement = ON_CPU,
     ) -> None:
         self._session = open_session(graph, threads, placement)
-        self._how = import_onnxruntime().RunOptions()
-        self._stopped: str | None = None
+        self._stop = Stop(import_onnxruntime().RunOptions())
         self._binding = self._session.io_binding()
         self._held = (parameters, gradients)  # the binding holds bare pointers into these
         wanted = {i.name for i in self._session.get_inputs()}
@@ -243,20 +243,12 @@ class TrainingSession:
         bind_data(self._binding, self._data, images)
         bind_input(self._binding, TARGETS, targets)
         bind_output(self._binding, LOGITS, logits)
-        try:
-            run_bound(self._session, self._binding, self._how)
-        except Exception as error:
-            if self._stopped is None:
-                raise
-            reason, self._stopped = self._stopped, None
-            self._how.terminate = False
-            raise OutOfMemoryError(reason) from error
+        run_bound(self._session, self._binding, self._stop)
         return float(self._loss), logits
 
     def stop(self, reason: str) -> None:
         """End the run in progress, from another thread; ``accumulate`` then raises OutOfMemoryError."""
-        self._stopped = reason
-        self._how.terminate = True
+        self._stop.ask(reason)
 
 
 class EvaluationSession:
@@ -378,16 +370,23 @@ def open_session(
     return session
 
 
-def run_bound(session: Any, binding: Any, how: Any = None) -> None:
+def run_bound(session: Any, binding: Any, stop: Stop | None = None) -> None:
     """Run a session over what is bound to it.
 
+    Args:
+        session: of the runtime.
+        binding: its inputs and outputs.
+        stop: whether another thread wants the run to end; None where none can.
+
     Raises:
-        OutOfMemoryError: the runtime could not get memory.
+        OutOfMemoryError: the runtime could not get memory, or the run was ended.
         InputError: it stopped for another reason.
     """
     try:
-        session.run_with_iobinding(binding, how)
+        session.run_with_iobinding(binding, stop.how if stop else None)
     except Exception as error:
+        if stop is not None and (reason := stop.taken()):
+            raise OutOfMemoryError(reason) from error
         if is_memory(error):
             raise OutOfMemoryError(str(error)) from error
         raise InputError(why_stopped(str(error))) from error

@@ -39,6 +39,7 @@ from edgeplast_devices.providers import CPU
 from edgeplast_devices.rungs import STARTS_DIFFER_BYTES, UNSPENT_BYTES
 from edgeplast_devices.runtime import (
     OutOfMemoryError,
+    import_onnxruntime,
     open_session,
     release_arena,
     reserve_arena,
@@ -46,6 +47,7 @@ from edgeplast_devices.runtime import (
     runtime_name,
 )
 from edgeplast_devices.starting import held_bytes
+from edgeplast_devices.stopping import Stop
 from edgeplast_devices.weights import read_trainable
 
 
@@ -118,6 +120,7 @@ def score(
         release_arena()
         with guard.opening(footprint.frozen_bytes, threads):
             session = ScoringSession(bundle, parameters, threads, placement)
+        guard.stop_run = session.stop
         bundle.check_unchanged(SCORE_GRAPH, FROZEN)
         taps = session.taps
         wanted = {name: taps.methods[name] for name in _methods((method, *others), taps)}
@@ -127,6 +130,7 @@ def score(
         )
         start = time.perf_counter()
         found = measured(session, pictures, wanted, pairs, seed, at_once, guard, progress)
+        guard.stop_run = None
         bundle.check_unchanged()
     seconds = time.perf_counter() - start
     tables = {name: scores_of(moments, wanted[name], taps.outline) for name, moments in found.items()}
@@ -214,6 +218,11 @@ class ScoringSession:
         wanted = {i.name for i in self._session.get_inputs()}
         held = {name: array for name, array in parameters.items() if name in wanted}
         self._standing = StandingInputs(self._binding, held, placement)
+        self._stop = Stop(import_onnxruntime().RunOptions())
+
+    def stop(self, reason: str) -> None:
+        """End the run in progress, from another thread; ``distances`` then raises OutOfMemoryError."""
+        self._stop.ask(reason)
 
     def distances(self, pictures: np.ndarray) -> np.ndarray:
         """Return the squared distance at each tap, float64 (b, taps), of pairs float32 (2b, C, H, W).
@@ -225,7 +234,7 @@ class ScoringSession:
         bind_input(self._binding, PAIRS, pictures)
         self._binding.clear_binding_outputs()
         bind_output(self._binding, DISTANCES, result)
-        run_bound(self._session, self._binding)
+        run_bound(self._session, self._binding, self._stop)
         squares, first = result.astype(np.float64).reshape(len(result), -1, 2).transpose(2, 0, 1)
         return np.where(squares < ROUNDING**2 * first, 0.0, squares)
 
@@ -302,6 +311,8 @@ def measured(
         chunk, squares = drawn[done : done + CHUNK], []
         while chunk:
             try:
+                if at_once > 1 and (short := guard.pressure()):
+                    raise OutOfMemoryError(short)
                 batch = np.stack([group.tensor(i) for pair in chunk[:at_once] for group, i in pair])
                 squares.append(session.distances(batch))
             except (MemoryError, OutOfMemoryError) as error:

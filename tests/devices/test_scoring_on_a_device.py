@@ -7,9 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,6 +25,11 @@ from edgeplast.bundle import MANIFEST, Bundle, Manifest
 from edgeplast.errors import BudgetError, InputError, UsageError
 from edgeplast.score_taps import ScoreTaps
 from edgeplast.scores import ScoreTable
+from edgeplast_devices import scoring
+from edgeplast_devices.guard import Guard
+from edgeplast_devices.images import open_images
+from edgeplast_devices.memory import Reading
+from edgeplast_devices.runtime import OutOfMemoryError
 
 
 @pytest.fixture
@@ -72,9 +80,6 @@ def test_the_same_pictures_give_the_same_scores_however_many_pass_at_once(
     int8_bundle: Bundle, blobs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pairs that find no room together go one by one."""
-    from edgeplast_devices import scoring
-    from edgeplast_devices.runtime import OutOfMemoryError
-
     whole = edgeplast.score_bundle(int8_bundle, blobs, pairs=8, threads=1)
     measured, largest = scoring.ScoringSession.distances, []
 
@@ -89,6 +94,46 @@ def test_the_same_pictures_give_the_same_scores_however_many_pass_at_once(
     assert largest == [2] * 8
     for name, entry in whole.components.items():
         assert one_by_one.components[name].score == pytest.approx(entry.score, rel=1e-5)
+
+
+def guarded(bundle: Bundle, data: Path, guard: Guard, **how: Any) -> ScoreTable:
+    images = open_images(data)
+    return scoring.score(bundle, images, threads=1, guard=guard, **{"pairs": 8, **how})
+
+
+def test_where_the_kernel_has_no_wall_the_watcher_ends_what_goes_over(int8_bundle: Bundle, blobs: Path) -> None:
+    looks: list[int] = []
+
+    def resident() -> int:
+        looks.append(1)
+        return 5 << 30
+
+    def progress(*_: object) -> None:
+        seen = len(looks)
+        while len(looks) < seen + 2:
+            time.sleep(0.01)
+
+    with pytest.raises(BudgetError, match="this process holds 5 GiB of 4 GiB allowed"):
+        guarded(int8_bundle, blobs, Guard(4 << 30, 8 << 30, read_resident=resident), progress=progress, pairs=32)
+
+
+def test_where_others_leave_no_memory_pairs_go_one_by_one(
+    int8_bundle: Bundle, blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured, sizes = scoring.ScoringSession.distances, list[int]()
+
+    def noted(self: scoring.ScoringSession, pictures: np.ndarray) -> np.ndarray:
+        sizes.append(len(pictures))
+        return measured(self, pictures)
+
+    monkeypatch.setattr(scoring.ScoringSession, "distances", noted)
+    whole = guarded(int8_bundle, blobs, Guard(None, 8 << 30, lambda: Reading(100 << 20, 8 << 30)))
+    assert sizes == [8, 8]
+    sizes.clear()
+    found = guarded(int8_bundle, blobs, Guard(None, 8 << 30, lambda: Reading(100 << 20, 1 << 20)))
+    assert sizes == [2] * 8
+    for name, entry in whole.components.items():
+        assert found.components[name].score == pytest.approx(entry.score, rel=1e-5)
 
 
 def test_pictures_need_no_labels(int8_bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
