@@ -62,6 +62,8 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         options: in force, with everything filled in that ``None`` leaves open.
         allowed_bytes: the memory the run could hold; None for no limit.
         began: the rung of the first step (``Rung.key``).
+        picture_bytes: the most that decoding one picture may take, by which photos are read at a smaller scale; None
+            for no limit.
         tier: name of the tier in force.
         recompute: how much of the blocks its graph computes again.
         micro_batch: images that pass through the graph at once.
@@ -112,6 +114,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     recompute: Recompute
     micro_batch: AtLeastOne
     began: str = ""
+    picture_bytes: Count | None = None
     epoch: Count = 0
     position: Count = 0
     steps: Count = 0

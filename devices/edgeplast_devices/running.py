@@ -140,16 +140,16 @@ class Run:
             needed = row_bytes(len(self.splits["train"]), len(bundle.manifest.classes))
             self.shares, self.taught_in_memory = with_room(self.shares, needed)
         self.predicted = self.shares.predicted_bytes
-        if self.shares.picture_bytes is not None:
-            for split in self.splits.values():
-                split.decode_limit_bytes = min(split.decode_limit_bytes, self.shares.picture_bytes)
+        now = (bundle.fingerprint, fingerprints, self.options, self.allowed_bytes, self.shares.picture_bytes)
         if checkpoint is None:
-            self.state = begun(bundle.fingerprint, fingerprints, self.options, self.allowed_bytes, first)
+            self.state = begun(*now, first)
             if keep is not None:  # it goes on as it was until it is calibrated again: nothing is held back here
                 self.state.temperature, self.state.unknown = bundle.manifest.temperature, bundle.manifest.unknown
         else:
-            same = (bundle.fingerprint, fingerprints, self.options, self.allowed_bytes)
-            self.state = taken_up(checkpoint.state, *same, self.unreadable)
+            self.state = taken_up(checkpoint.state, *now, self.unreadable)
+        if self.state.picture_bytes is not None:
+            for split in self.splits.values():
+                split.decode_limit_bytes = min(split.decode_limit_bytes, self.state.picture_bytes)
         begin_sets(self, options)
         self._seconds_before, self.saved = self.state.seconds, Saved.of(self.state)
         self.landmarks: dict[str, np.ndarray] = {}

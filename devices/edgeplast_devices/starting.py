@@ -35,7 +35,7 @@ from edgeplast_devices.options import (
 )
 from edgeplast_devices.retention import aligned_others, check_keeps
 from edgeplast_devices.run_state import Lost, RunState
-from edgeplast_devices.rungs import MANNERS, Manner, Rung, choose, ladder
+from edgeplast_devices.rungs import Manner, Rung, choose, ladder
 from edgeplast_devices.runtime import read_in
 from edgeplast_devices.weights import head_is_new
 
@@ -108,7 +108,7 @@ def rungs_from_here(
     allowed_bytes: int | None,
     state: RunState | None,
     prefer: Callable[[list[Rung]], list[Rung]],
-    manners: tuple[Manner, ...] = MANNERS,
+    manners: tuple[Manner, ...],
 ) -> list[Rung]:
     """Return the ladder from the rung to begin on: the best that fits, and no better than where the run stood.
 
@@ -150,7 +150,12 @@ def rungs_from_here(
 
 
 def begun(
-    bundle: str, images: dict[str, str], options: TrainingOptions, allowed_bytes: int | None, first: Rung
+    bundle: str,
+    images: dict[str, str],
+    options: TrainingOptions,
+    allowed_bytes: int | None,
+    picture_bytes: int | None,
+    first: Rung,
 ) -> RunState:
     """Return the state of a run that begins.
 
@@ -159,6 +164,7 @@ def begun(
         images: the fingerprint of each split.
         options: with everything filled in.
         allowed_bytes: the budget; None for no limit.
+        picture_bytes: the most that decoding one picture may take; None for no limit.
         first: the rung to begin on.
     """
     return RunState(
@@ -166,6 +172,7 @@ def begun(
         images=images,
         options=options,
         allowed_bytes=allowed_bytes,
+        picture_bytes=picture_bytes,
         tier=first.tier.name,
         recompute=first.graph.recompute,
         micro_batch=first.micro_batch,
@@ -207,9 +214,10 @@ def taken_up(
     images: dict[str, str],
     options: TrainingOptions,
     allowed_bytes: int | None,
+    picture_bytes: int | None,
     unreadable: Mapping[str, Unreadable],
 ) -> RunState:
-    """Return a checkpoint's state, as this process goes on from it.
+    """Return a checkpoint's state, as this process goes on from it: in the same budget it reads pictures as before.
 
     Args:
         state: of the checkpoint; changed.
@@ -217,12 +225,16 @@ def taken_up(
         images: fingerprint of each split at hand.
         options: in force now.
         allowed_bytes: now.
+        picture_bytes: the most that decoding one picture may take by what is resident now.
         unreadable: takes over what was found by then.
 
     Raises:
         InputError: it is of another run.
     """
     check_same_run(state, bundle, images, options)
+    # What is resident differs a little from one process to the next: by it alone, photos would be read at other scales.
+    if state.allowed_bytes != allowed_bytes or state.picture_bytes is None:
+        state.picture_bytes = picture_bytes
     state.options, state.allowed_bytes = options, allowed_bytes
     state.resumed_at.append(state.steps)
     for name, lost_here in unreadable.items():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgeplast.bundle import Manifest
-from edgeplast.units import format_seconds
+from edgeplast.units import format_bytes, format_seconds
 from edgeplast_devices.rungs import TOGETHER, Manner, Rung, predicted_peak
 from edgeplast_devices.runtime import OutOfMemoryError
 
@@ -126,6 +126,12 @@ def try_rungs(run: Run) -> None:
     """
     trainer, preference = run.trainer, run.standing.preference
     at_start, is_down, trainer.is_new_here = not trainer.is_new_here, trainer.is_down, False
+    if (wanted := run.options.rung) not in (None, trainer.rung.key) and at_start and not run.state.began:
+        allowed = format_bytes(run.allowed_bytes or 0)
+        run.tell(
+            f"--rung {wanted} does not fit in {allowed}; the run begins on {trainer.rung}. "
+            "Allow more with --memory, or leave --rung out."
+        )
     rungs = preference.candidates(trainer.rungs, is_down=is_down)
     pictures = _pictures_to_come(run)
     if not preference.is_open(rungs, at_start=at_start) or pictures < least_pictures(rungs[0]):
