@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 from edgeplast.budget import Budget
@@ -56,6 +57,7 @@ class Guard:
         machine_total_bytes: memory of the machine, which the reserve is taken from.
         read_memory: takes a reading; handed in so that tests can script it.
         read_resident: reads the resident set alone, for the watcher.
+        sleep: waits so many seconds, for memory to come back.
     """
 
     def __init__(
@@ -64,8 +66,9 @@ class Guard:
         machine_total_bytes: int,
         read_memory: Callable[[], Reading] = read,
         read_resident: Callable[[], int] = resident_bytes,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        self.allowed_bytes = allowed_bytes
+        self.allowed_bytes, self.sleep = allowed_bytes, sleep
         self.reserve_bytes = reserve_bytes(machine_total_bytes)
         self._wall = Wall(None)
         self.stop_run: Callable[[str], None] | None = None  # ends the run of the graph in progress, from any thread

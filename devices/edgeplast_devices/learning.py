@@ -40,7 +40,6 @@ from edgeplast_devices.memory import peak_bytes, resident_bytes
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.predicting import Prediction, prediction
 from edgeplast_devices.reports import report_of
-from edgeplast_devices.rungs import MANNERS_TOGETHER
 from edgeplast_devices.running import Run
 from edgeplast_devices.runtime import read_in, release_arena, runtime_name
 from edgeplast_devices.sessions import Evaluates, Sessions
@@ -160,7 +159,6 @@ class Core:
             held=self._held_bytes,
             sessions=taking_turns(sessions, self._turns),
             turn=self._turns,
-            manners=MANNERS_TOGETHER,
         )
         self._standing.open(kept.bundle)
         self._evaluation: Evaluates | None = self._standing.over_pictures(kept.bundle)

@@ -13,6 +13,7 @@ from edgeplast.bundle import Bundle
 from edgeplast.placement import ON_CPU, Placement
 from edgeplast.prefixes import PREFIX_GRAPH, Prefix
 from edgeplast_devices.latents import PrefixSession
+from edgeplast_devices.rungs import MANNERS, Manner
 from edgeplast_devices.runtime import EvaluationSession, TrainingSession
 
 
@@ -140,6 +141,7 @@ class Sessions:
         training: from a training graph, parameters and accumulators by name, threads and placement.
         evaluation: from an evaluation graph, parameters by name, threads and placement.
         prefix: from a prefix graph, what the manifest says of it, threads and placement.
+        manners: in which the process may keep house with them, best first.
     """
 
     training: Callable[[Path, Mapping[str, np.ndarray], Mapping[str, np.ndarray], int, Placement], Trains] = (
@@ -147,6 +149,7 @@ class Sessions:
     )
     evaluation: Callable[[Path, Mapping[str, np.ndarray], int, Placement], Evaluates] = EvaluationSession
     prefix: Callable[[Path, Prefix, int, Placement], MakesLatents] = PrefixSession
+    manners: tuple[Manner, ...] = MANNERS
 
 
 ONNXRUNTIME = Sessions()

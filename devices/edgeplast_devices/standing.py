@@ -26,7 +26,7 @@ from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.placing import place
 from edgeplast_devices.preference import Preference
 from edgeplast_devices.run_state import RunState
-from edgeplast_devices.rungs import MANNERS, Manner, Rung, predicted_peak, region_bytes, shares
+from edgeplast_devices.rungs import Rung, predicted_peak, region_bytes, shares
 from edgeplast_devices.runtime import release_arena, reserve_arena, runtime_name
 from edgeplast_devices.sessions import ONNXRUNTIME, Evaluates, InTurns, MakesLatents, OverPictures, Sessions
 from edgeplast_devices.speeds import KeptSpeeds, cache_folder
@@ -54,7 +54,6 @@ class Standing:
         stood: where a run stood that goes on here.
         sessions: over the bundle's graphs.
         turn: held while weights change or graphs are opened and closed.
-        manners: in which the process may keep house.
 
     Attributes:
         placement: where graphs run.
@@ -87,7 +86,6 @@ class Standing:
         stood: RunState | None = None,
         sessions: Sessions = ONNXRUNTIME,
         turn: contextlib.AbstractContextManager[None] | None = None,
-        manners: tuple[Manner, ...] = MANNERS,
     ) -> None:
         self.guard, self.sessions, self.turn = guard, sessions, turn or contextlib.nullcontext()
         # loads the runtime, so that it is counted as resident
@@ -104,7 +102,7 @@ class Standing:
         def begun(manifest: Manifest) -> list[Rung]:
             known = KeptSpeeds(manifest, runtime_name(), self.placement.used, self.threads, cache_folder())
             kept = None if is_fixed else known
-            ways = manners[:1] if allowed is None else manners
+            ways = sessions.manners[:1] if allowed is None else sessions.manners
             tries = stood is None and options.rescore == "none"  # the sets of a run share what is decided here
             self.preference = Preference(
                 manifest, optimizer, most, kept, tries=tries, manners=ways, pinned=options.rung

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -61,7 +60,6 @@ class Trainer:
         guard: says when memory is short.
         between: called between micro-batches, where an exception leaves everything as before the step.
         source: turns pictures into what the bundle's graphs take.
-        sleep: waits so many seconds.
         placement: where the graphs run.
         sessions: over the bundle's graphs.
         logits: of what the source yields, with the weights in force; for learning without labels.
@@ -84,7 +82,6 @@ class Trainer:
         guard: Guard,
         between: Callable[[], None] = lambda: None,
         source: Source = batches,
-        sleep: Callable[[float], None] = time.sleep,
         *,
         placement: Placement = ON_CPU,
         sessions: Sessions = ONNXRUNTIME,
@@ -93,7 +90,7 @@ class Trainer:
     ) -> None:
         assert options.optimizer is not None and options.threads is not None
         self.parameters, self.guard, self.rungs = parameters, guard, rungs
-        self._threads, self._sleep = options.threads, sleep
+        self._threads = options.threads
         self._placement, self._sessions, self._turn = placement, sessions, turn or contextlib.nullcontext()
         self._logits = logits
         self.is_new_here = False  # on a rung of which nobody has asked whether another one is faster
@@ -326,7 +323,7 @@ class Trainer:
         if below(self.bundle.manifest, self.rungs, self.optimizer.name):
             raise OutOfMemoryError(reason)
         for _ in range(int(_WAIT_SECONDS)):
-            self._sleep(1.0)
+            self.guard.sleep(1.0)
             self._between()
             reason = self.guard.pressure()
             if reason is None:

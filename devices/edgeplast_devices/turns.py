@@ -15,6 +15,7 @@ import numpy as np
 
 from edgeplast.placement import Placement
 from edgeplast.prefixes import Prefix
+from edgeplast_devices.rungs import MANNERS_TOGETHER
 from edgeplast_devices.sessions import Evaluates, MakesLatents, Sessions, Trains
 
 
@@ -53,7 +54,7 @@ class Turns:
 
 
 def taking_turns(sessions: Sessions, turns: Turns) -> Sessions:
-    """Return sessions like these, each of whose runs waits for its turn."""
+    """Return sessions like these, each of whose runs waits for its turn; both graphs stay open, for who predicts."""
 
     def training(
         graph: Path,
@@ -70,7 +71,7 @@ def taking_turns(sessions: Sessions, turns: Turns) -> Sessions:
     def prefix(graph: Path, prefix: Prefix, threads: int, placement: Placement) -> MakesLatents:
         return _Prefix(sessions.prefix(graph, prefix, threads, placement), turns)
 
-    return Sessions(training, evaluation, prefix)
+    return Sessions(training, evaluation, prefix, MANNERS_TOGETHER)
 
 
 class _Training:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wrapped_sessions import Training, Wrapped, adapt_over
 
-import edgeplast
 from edgeplast.adaptation import Adaptation
 from edgeplast.bundle import Bundle
 from edgeplast.errors import BudgetError
@@ -205,37 +204,30 @@ class TestWatcher:
         np.testing.assert_allclose(report.losses, plain.losses, atol=1e-4)
 
 
-def _adapt(bundle: Bundle, data: Path, into: Path, **how: object) -> Adaptation:
+def _adapt(bundle: Bundle, data: Path, into: Path, guard: Guard | None = None, **how: object) -> Adaptation:
     settings: dict = {"epochs": 2, "learning_rate": 3e-3, "threads": 1, "micro_batch": 4}
-    return edgeplast.adapt(bundle, data, into=into, options=TrainingOptions(**(settings | how)))
+    return adapt_over(Wrapped(into), bundle, data, into, TrainingOptions(**(settings | how)), guard=guard)
 
 
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterator[int]], None]:
-    """Script what the machine has left, reading by reading between micro-batches; the last one stays."""
+def _machine(*available: int, sleep: Callable[[float], None] = time.sleep) -> Guard:
+    """A machine that has so much left, reading by reading; what was read last stays."""
+    left, last = iter(available), [8 * GiB]
 
-    def scripted(available: Iterator[int]) -> None:
-        last = [8 * GiB]
+    def read() -> Reading:
+        last[0] = next(left, last[0])
+        return Reading(100 * MiB, last[0])
 
-        def pressure(watching: Guard) -> str | None:
-            last[0] = next(available, last[0])
-            return short_of(Reading(100 * MiB, last[0]), watching.allowed_bytes, watching.reserve_bytes)
-
-        monkeypatch.setattr(Guard, "pressure", pressure)
-        monkeypatch.setattr(Guard, "has_room_for", lambda watching, more: last[0] - more > watching.reserve_bytes)
-        monkeypatch.setattr(guard, "machine_bytes", lambda: 8 * GiB)
-
-    return scripted
+    return Guard(None, 8 * GiB, read, sleep=sleep)
 
 
 class TestOtherPrograms:
     def test_training_gives_way_and_comes_back(
-        self, bundle: Bundle, blobs: Path, tmp_path: Path, machine: Callable, monkeypatch: pytest.MonkeyPatch
+        self, bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         plain = _adapt(bundle, blobs, tmp_path / "plain", epochs=8)
         monkeypatch.setattr(training, "Climbing", lambda: Climbing(patience=5))
-        machine(iter([8 * GiB] * 5 + [10 * MiB] + [8 * GiB]))
-        report = _adapt(bundle, blobs, tmp_path / "pressed", epochs=8)
+        watching = _machine(*[8 * GiB] * 5, 10 * MiB, 8 * GiB)
+        report = _adapt(bundle, blobs, tmp_path / "pressed", guard=watching, epochs=8)
         down, up = report.rung_changes
         assert "machine has only 10 MiB" in down.reason and up.reason == "there is memory again"
         assert (down.before, down.after) == (up.after, up.before) and up.step >= down.step + 5
@@ -244,15 +236,14 @@ class TestOtherPrograms:
         assert [line["step"] for line in lines if line["kind"] == "rung"] == [down.step, up.step]
 
     def test_on_the_last_rung_it_waits_and_then_stops_with_everything_saved(
-        self, bundle: Bundle, blobs: Path, tmp_path: Path, machine: Callable, monkeypatch: pytest.MonkeyPatch
+        self, bundle: Bundle, blobs: Path, tmp_path: Path
     ) -> None:
         waited: list[float] = []
-        monkeypatch.setattr(training.Trainer.__init__, "__defaults__", (lambda: None, waited.append))
-        machine(iter([8 * GiB] * 4 + [10 * MiB]))
+        watching = _machine(*[8 * GiB] * 4, 10 * MiB, sleep=waited.append)
         with pytest.raises(
             BudgetError, match=r"smallest step.*machine has only 10 MiB of memory left.*saved.*--resume"
         ):
-            _adapt(bundle, blobs, tmp_path / "pressed")
+            _adapt(bundle, blobs, tmp_path / "pressed", guard=watching)
         assert sum(waited) == training._WAIT_SECONDS
 
 

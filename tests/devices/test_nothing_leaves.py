@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import pytest
+from wrapped_sessions import Wrapped, adapt_over
 
 import edgeplast
 from edgeplast.bundle import Bundle
 from edgeplast.errors import InterruptedRunError
-from edgeplast_devices.training import Trainer
 from edgeplast_devices.workplace import unfinished
 
 WATCHED = """
@@ -155,22 +155,20 @@ def test_the_kernel_saw_no_socket_and_no_file_written_elsewhere(
     assert elsewhere == []
 
 
-def test_a_checkpoint_names_no_picture(
-    bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_names_no_picture(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
     """A run that was stopped has measured, and knows which pictures were named wrong."""
     photos = tmp_path / "photos"
     shutil.copytree(blobs, photos)
     for path in sorted(photos.rglob("*.png")):
         path.rename(path.with_name(f"patient-{path.name}"))
 
-    def stopped(*_: object) -> object:
+    def stopped() -> None:
         raise InterruptedRunError("Interrupted.")
 
-    step, steps = Trainer.step, iter(range(100))
-    monkeypatch.setattr(Trainer, "step", lambda *given: step(*given) if next(steps) < 3 else stopped())
+    wrapped = Wrapped(tmp_path / "a")
+    wrapped.at_step(3, stopped)
     with pytest.raises(InterruptedRunError):
-        edgeplast.adapt(bundle, photos, into=tmp_path / "a", options=edgeplast.TrainingOptions(private=True))
+        adapt_over(wrapped, bundle, photos, tmp_path / "a", edgeplast.TrainingOptions(private=True))
     left = [path for path in unfinished(tmp_path / "a").rglob("*") if path.is_file()]
     assert any(path.name.startswith("checkpoint") for path in left)
     for path in left:

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from wrapped_sessions import Wrapped, adapt_over
 
 import edgeplast
 from edgeplast.adaptation import Adaptation
@@ -18,15 +19,14 @@ from edgeplast_devices import outlook, running
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.outlook import Outlook
 from edgeplast_devices.tensors import read_arrays
-from edgeplast_devices.training import Trainer
 
 OPTIONS = TrainingOptions(epochs=3, batch=8, micro_batch=4, learning_rate=3e-3, threads=1, cache="none")
+BUDGET = edgeplast.Budget(memory_bytes=1 << 30)
 
 
 def run(bundle: Bundle | Path, blobs: Path, into: Path, **how: object) -> tuple[Adaptation, list[str]]:
     told: list[str] = []
-    budget = edgeplast.Budget(memory_bytes=1 << 30)
-    given: dict = {"options": OPTIONS, "budget": budget} | how
+    given: dict = {"options": OPTIONS, "budget": BUDGET} | how
     report = edgeplast.adapt(bundle, blobs, into=into, notice=told.append, **given)
     return report, [line for line in told if line.startswith("Tier")]
 
@@ -55,20 +55,14 @@ def test_trying_it_changes_nothing(bundle: Bundle, blobs: Path, tmp_path: Path) 
         np.testing.assert_array_equal(array, weights[1][name])
 
 
-def test_a_run_that_goes_on_says_what_is_left(
-    bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    step, told = Trainer.step, []
+def test_a_run_that_goes_on_says_what_is_left(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
+    def interrupted() -> None:
+        raise InterruptedRunError("Interrupted.")
 
-    def interrupted(trainer: Trainer, *args: object) -> object:
-        if trainer.state.steps == 4:
-            raise InterruptedRunError("Interrupted.")
-        return step(trainer, *args)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(Trainer, "step", interrupted)
+    wrapped = Wrapped(tmp_path / "a")
+    wrapped.at_step(4, interrupted)
     with pytest.raises(InterruptedRunError):
-        run(bundle, blobs, tmp_path / "a")
-    monkeypatch.setattr(Trainer, "step", step)
+        adapt_over(wrapped, bundle, blobs, tmp_path / "a", OPTIONS, budget=BUDGET)
     report, told = run(bundle, blobs, tmp_path / "a", resume=True)
     left = report.steps - 4
     assert f", {left} steps, about" in told[0]
@@ -78,15 +72,15 @@ def test_the_time_follows_what_a_micro_batch_takes(
     bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every micro-batch takes a second by a clock of its own."""
-    now, accumulate = [0.0], Trainer._accumulate
+    now, told, wrapped = [0.0], list[str](), Wrapped(tmp_path / "a")
 
-    def slowly(trainer: Trainer, indices: np.ndarray, epoch: int) -> float:
-        now[0] += -(-len(indices) // trainer.rung.micro_batch)
-        return accumulate(trainer, indices, epoch)
+    def slowly(*_: object) -> None:
+        now[0] += 1
 
-    monkeypatch.setattr(Trainer, "_accumulate", slowly)
+    wrapped.before = slowly
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    report, (line,) = run(bundle, blobs, tmp_path / "a")
+    report = adapt_over(wrapped, bundle, blobs, tmp_path / "a", OPTIONS, budget=BUDGET, notice=told.append)
+    line = next(line for line in told if line.startswith("Tier"))
     minutes, seconds = re.search(r"about (?:(\d+) min )?([\d.]+) s", line).groups()  # type: ignore[union-attr]
     said = 60 * int(minutes or 0) + float(seconds)
     assert now[0] - 2 <= said <= 1.5 * now[0] and report.steps > 0
