@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -38,6 +38,7 @@ from edgeplast.cli.options import (
     trusted_of,
 )
 from edgeplast.errors import UsageError
+from edgeplast.medians import medians
 from edgeplast.outputs import claim
 from edgeplast.score_methods import METHOD_FACTS, check_scoring
 from edgeplast.scores import DEFAULT_METHOD, ScoreTable
@@ -219,9 +220,9 @@ def _show(table: ScoreTable, output: Path | None) -> None:
     columns = ("component", "", "score", "std. error", "", "parameters")
     _print_bars(f"{table.outline.model} by {table.method}", columns, rows)
     say(f"{more}~: cannot be told apart from the next one.\n")
-    medians = _medians(table)
-    highest = max(medians.values(), default=0.0)
-    typical = [(kind, bar(value, highest), f"{value:.4g}") for kind, value in medians.items()]
+    middle = medians({name: entry.score for name, entry in entries.items()}, _kind_in(table))
+    highest = max(middle.values(), default=0.0)
+    typical = [(kind, bar(value, highest), f"{value:.4g}") for kind, value in middle.items()]
     _print_bars("median of each type", ("type", "", "score"), typical)
     for note in (*_agreement(table), *table.notes):
         say(note)
@@ -256,14 +257,8 @@ def bar(value: float, top: float) -> str:
     return drawn.ljust(_BAR_CELLS)
 
 
-def _medians(table: ScoreTable) -> dict[str, float]:
-    from statistics import median
-
-    kinds: dict[str, list[float]] = {}
-    for name, entry in table.components.items():
-        kind = table.place(name)[1]
-        kinds.setdefault("attn.head" if ".head." in name else kind, []).append(entry.score)
-    return {kind: median(scores) for kind, scores in kinds.items()}
+def _kind_in(table: ScoreTable) -> Callable[[str], str]:
+    return lambda name: "attn.head" if ".head." in name else table.place(name)[1]
 
 
 def _agreement(table: ScoreTable) -> list[str]:

@@ -18,6 +18,7 @@ import torch
 from edgeplast.compression.pictures import Pictures, batch_of, sample
 from edgeplast.compression.structure import Part, Structure, import_torch_pruning
 from edgeplast.errors import InputError
+from edgeplast.medians import medians
 from edgeplast.progress import Progress, silent
 from edgeplast.pruning_target import check_importance
 from edgeplast.scores import ScoreTable
@@ -129,7 +130,14 @@ def plasticities(
             found[part.component] = values
     if missing:
         note(f"{scores.method} has no score for {', '.join(missing)}; they count as the median of their kind.")
-    return {part.component: _relative(part, found) for part in parts}
+    kinds = {part.component: "attn" if part.heads else "mlp" for part in parts}
+    typical = medians({name: float(values.mean()) for name, values in found.items()}, kinds.__getitem__)
+    return {
+        part.component: found[part.component] / typical[kinds[part.component]]
+        if part.component in found and typical[kinds[part.component]] > 0
+        else np.ones(part.units)
+        for part in parts
+    }
 
 
 def _scores(part: Part, table: Mapping[str, float]) -> np.ndarray | None:
@@ -141,15 +149,6 @@ def _scores(part: Part, table: Mapping[str, float]) -> np.ndarray | None:
         whole = table.get(part.component)
         return None if whole is None else np.full(part.units, whole)
     return np.array(each, dtype=np.float64)
-
-
-def _relative(part: Part, found: Mapping[str, np.ndarray]) -> np.ndarray:
-    alike = [np.atleast_1d(v).mean() for name, v in found.items() if name.endswith(".attn") == part.heads]
-    median = float(np.median(alike)) if alike else 0.0
-    if part.component not in found or median <= 0:
-        return np.ones(part.units)
-    values: np.ndarray = found[part.component] / median
-    return values
 
 
 def worths(

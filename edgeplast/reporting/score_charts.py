@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
-
+from edgeplast.medians import medians
 from edgeplast.reporting.charts import Chart, Line, Span
 from edgeplast.reporting.colours import ACCENT, INK
 from edgeplast.reporting.score_tables import is_wide, number
@@ -24,16 +23,16 @@ def distribution(table: ScoreTable, method: str) -> Chart:
     else:
         room = 0.04 * (high - low or abs(high) or 1.0)
         ends = (low - room, high + room)
-    medians = [statistics.median(values[kind]) for kind in kinds]
+    middle = medians({name: entry.score for name, entry in scores.items()}, lambda name: table.place(name)[1])
     return Chart(
         x_label=f"{method} score, one dot a block",
         y_label="",
-        rows=[f"{kind} {number(median)}" for kind, median in zip(kinds, medians, strict=True)],
+        rows=[f"{kind} {number(median)}" for kind, median in middle.items()],
         lines=[
             Line("", found, [row] * len(found), colour=ACCENT, width=0, sizes=[6] * len(found))
             for row, found in enumerate(values.values())
         ],
-        spans=[Span((m, m), (row - 0.3, row + 0.3), INK, 1.6) for row, m in enumerate(medians)],
+        spans=[Span((m, m), (row - 0.3, row + 0.3), INK, 1.6) for row, m in enumerate(middle.values())],
         x_range=ends,
         y_range=(-0.6, len(kinds) - 0.4),
         is_log=is_log,

@@ -29,6 +29,7 @@ from PIL import Image
 
 from edgeplast.components import COMPONENT_TYPES, component_of, type_of
 from edgeplast.journal import holds, note, read
+from edgeplast.medians import medians
 from edgeplast.models import load_model, with_classes
 from edgeplast.reporting.agreement import agreement, kendall_tau
 from edgeplast.scores import ScoreTable
@@ -217,22 +218,14 @@ def medians_table(table: ScoreTable, reached: dict[str, list[float]]) -> str:
     """Markdown: medians over blocks of each type by each method, and tau of the types' order with accuracy."""
     rows = []
     for method in table.methods:
-        medians = type_medians(table, method)
-        kinds = [kind for kind in COMPONENT_TYPES if kind in medians and kind in reached]
-        tau = kendall_tau(np.array([medians[k] for k in kinds]), np.array([np.mean(reached[k]) for k in kinds])).tau
-        cells = " | ".join(f"{medians[k]:.3g}" if k in medians else "–" for k in COMPONENT_TYPES)
+        typical = medians({name: entry.score for name, entry in table.by(method).items()}, type_of)
+        kinds = [kind for kind in COMPONENT_TYPES if kind in typical and kind in reached]
+        tau = kendall_tau(np.array([typical[k] for k in kinds]), np.array([np.mean(reached[k]) for k in kinds])).tau
+        cells = " | ".join(f"{typical[k]:.3g}" if k in typical else "–" for k in COMPONENT_TYPES)
         agrees = "–" if np.isnan(tau) else f"{tau:+.2f}"
         rows.append(f"| {method} | {cells} | {agrees} | {table.seconds[method]:.1f} |")
     head = f"| method | {' | '.join(COMPONENT_TYPES)} | τ of medians with accuracy | seconds |"
     return "\n".join([head, "|---" * 8 + "|", *rows])
-
-
-def type_medians(table: ScoreTable, method: str) -> dict[str, float]:
-    """Return the median over blocks of each component type."""
-    values: dict[str, list[float]] = {}
-    for name, entry in table.by(method).items():
-        values.setdefault(type_of(name), []).append(entry.score)
-    return {kind: float(np.median(scores)) for kind, scores in values.items()}
 
 
 def tau_table(table: ScoreTable) -> str:
