@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
 
 from edgeplast.bundle import BLOCK_OF_4_BITS as BLOCK
 from edgeplast.contract import packed_name, quantized_name, scale_name
-from edgeplast.graphs.graph import Graph, Node, Value
+from edgeplast.graphs.graph import Graph, Node
+from edgeplast.graphs.passes.anchoring import anchored
 
 
 def quantizable(graph: Graph) -> list[str]:
@@ -60,33 +60,17 @@ def quantize_frozen(graph: Graph, weights: Collection[str], *, four_bits: Collec
 
 
 def _with_dequantized(graph: Graph, node: Node, weight: str, four_bits: bool) -> Node:
-    source, scale = packed_name(weight) if four_bits else quantized_name(weight), scale_name(weight)
-    tags: dict[str, Any] = {"component": node.component, "block": node.block, "phase": node.phase}
-    if node.phase != "forward" and four_bits:
-        scale = _anchored(graph, scale, node, tags)
-    elif node.phase != "forward":
-        source = _anchored(graph, source, node, tags)
+    read = [
+        graph.values[packed_name(weight) if four_bits else quantized_name(weight)],
+        graph.values[scale_name(weight)],
+    ]
     attributes = {"axis": 1, "block_size": BLOCK} if four_bits else {"axis": 0}
     name = f"{weight}/float/{node.outputs[0]}"
-    graph.values[name] = replace(graph.values[weight], name=name)
-    graph.nodes.append(Node("DequantizeLinear", (source, scale), (name,), attributes, **tags))
+    with graph.serving(node.component, node.block, node.phase):
+        if node.phase != "forward":
+            late = read[four_bits]
+            read[four_bits] = anchored(
+                graph, late, graph.values[node.inputs[0]], f"{late.name}/anchor/{node.outputs[0]}"
+            )
+        graph.node("DequantizeLinear", read, [graph.values[weight].shape], names=[name], **attributes)
     return replace(node, inputs=(node.inputs[0], name, *node.inputs[2:]))
-
-
-def _anchored(graph: Graph, source: str, node: Node, tags: dict[str, Any]) -> str:
-    """Reshape to the shape it has, by way of the activation that ``node`` reads: [0·batch, columns], 0 = as is."""
-    quantized, activation = graph.values[source], node.inputs[0]
-    stem = f"{source}/anchor/{node.outputs[0]}"
-    zero, columns = graph.constant([0]), graph.constant([quantized.shape[1]])
-    steps: list[tuple[str, tuple[str, ...], str, dict[str, int]]] = [
-        ("Shape", (activation,), "size", {"start": 0, "end": 1}),
-        ("Mul", (f"{stem}/size", zero.name), "zero", {}),
-        ("Concat", (f"{stem}/zero", columns.name), "shape", {"axis": 0}),
-    ]
-    for op, inputs, tail, attributes in steps:
-        name = f"{stem}/{tail}"
-        graph.values[name] = Value(name, (2 if op == "Concat" else 1,), dtype="int64")
-        graph.nodes.append(Node(op, inputs, (name,), dict(attributes), **tags))
-    graph.values[stem] = replace(quantized, name=stem)
-    graph.nodes.append(Node("Reshape", (source, f"{stem}/shape"), (stem,), {}, **tags))
-    return stem

@@ -15,8 +15,7 @@ PyTorch's ``min_cut_rematerialization_partition``):
 Clones stand right before the backward pass of the component that reads them. Those that start a chain read a kept
 value through ``Reshape(x, Shape(d))``, where d is the gradient of the block's output. The reshape is free, but it
 cannot run before d exists, so no scheduler can move the second computation forward, and to a common-subexpression pass
-it is another expression. What would break it: a runtime that folds ``Reshape(x, Shape(d))`` to x because both shapes
-agree (onnxruntime 1.19 to 1.32 does not).
+it is another expression (``anchoring.py``).
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from edgeplast.errors import missing_offline
 from edgeplast.graphs.graph import Graph, Node, Value
 from edgeplast.graphs.measures.flops import node_effort
 from edgeplast.graphs.operators import operator
+from edgeplast.graphs.passes.anchoring import anchored
 from edgeplast.recomputation import FLOPS_PER_BYTE, Recompute
 
 _ANY_PRICE = 1 << 20
@@ -160,19 +160,9 @@ class _Clones:
     def _anchored(self, name: str, reader: Node) -> str:
         """Return a view of a kept value that does not exist before the gradient does."""
         g, new = self._graph, f"{name}/kept.{self._block}"
-        if new in g.values:
-            return new
-        value, like = g.values[name], self._gradient
-        with g.serving(reader.component, self._block, "recompute"):
-            if value.shape == like.shape and value.batched:
-                shape = g.node("Shape", [like], [(len(like.shape),)], batched=False, dtype="int64")[0]
-            else:  # 0 · (its first dimension) stands for "as it is"
-                first = g.node("Shape", [like], [(1,)], batched=False, dtype="int64", start=0, end=1)[0]
-                shape = g.node("Mul", [first, g.constant([0])], [(1,)], batched=False, dtype="int64")[0]
-                if rest := value.shape[1:]:
-                    parts, dimensions = [shape, g.constant(rest)], (len(value.shape),)
-                    shape = g.node("Concat", parts, [dimensions], batched=False, dtype="int64", axis=0)[0]
-            g.node("Reshape", [value, shape], [value.shape], batched=value.batched, names=[new])
+        if new not in g.values:
+            with g.serving(reader.component, self._block, "recompute"):
+                anchored(g, g.values[name], self._gradient, new)
         return new
 
 
