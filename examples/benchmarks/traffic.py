@@ -24,17 +24,14 @@ from edgeplast.graphs.measures.flops import node_flops
 from edgeplast.graphs.measures.liveness import steps
 from edgeplast.graphs.nodes import Node, Value
 from edgeplast.graphs.operators import operator
-from edgeplast.graphs.passes.halves import halves
 from edgeplast.graphs.passes.recompute import recompute
 from edgeplast.models import import_timm, preprocessing_of
 from edgeplast.plans import plan_by_names
 from edgeplast.recomputation import RECOMPUTE
 from edgeplast.units import format_bytes
 from edgeplast_exporters.capture import capture
-from edgeplast_exporters.folding import with_folded_norms
-from edgeplast_exporters.refining import regrouped, with_factors
-from edgeplast_exporters.storing import store_frozen
-from edgeplast_exporters.training import promote, training_graph
+from edgeplast_exporters.preparing import prepared
+from edgeplast_exporters.training import training_graph
 
 READS_WHAT_IT_WRITES = {"Slice", "Gather", "Expand"}
 
@@ -86,16 +83,11 @@ def built(name: str, train: str, bits: int, how: str) -> list[Graph]:
     model = import_timm().create_model(name, num_classes=7).eval()
     captured = capture(model, (3, *preprocessing_of(model).image_size), name=name)
     plan = plan_by_names(captured.outline, wanted(captured.outline, train), weight_bits=bits)
-    captured = regrouped(captured, plan.outline)
-    trained = [name for name, owner in captured.owner.items() if plan.components[owner].trainable]
-    captured = with_factors(with_folded_norms(captured, [name for name in trained if name in captured.parameters]))
-    promoted = promote(captured.graph, trained)
-    frozen = store_frozen(captured, promoted, plan)
-    cut = halves(promoted)
-    graph = training_graph(cut.rest if cut else promoted, trained)
+    made = prepared(captured, plan, plan.trainable)
+    graph = training_graph(made.varying, made.trainable)
     if how != "none":
         graph = recompute(graph, how)  # type: ignore[arg-type]
-    return [frozen.reading(each) for each in ([cut.prefix, graph] if cut else [graph])]
+    return [made.frozen.reading(each) for each in ([made.cut.prefix, graph] if made.cut else [graph])]
 
 
 def counted(graphs: Iterable[Graph]) -> dict[tuple[str, str], Traffic]:

@@ -33,7 +33,7 @@ from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.measures.flops import flops_per_image
 from edgeplast.graphs.measures.footprints import footprint_of
 from edgeplast.graphs.measures.liveness import transient_lines
-from edgeplast.graphs.passes.halves import Halves, halves
+from edgeplast.graphs.passes.halves import Halves
 from edgeplast.graphs.passes.head_features import with_features
 from edgeplast.graphs.passes.merge_low_rank import merge_low_rank
 from edgeplast.graphs.passes.recompute import recompute
@@ -49,13 +49,13 @@ from edgeplast.score_taps import SCORE_GRAPH
 from edgeplast.units import format_bytes
 from edgeplast_exporters.capture import Captured, capture
 from edgeplast_exporters.capture.parity import check_parity
-from edgeplast_exporters.folding import with_folded_norms
 from edgeplast_exporters.onnx_writer import safetensors_layout, to_onnx
-from edgeplast_exporters.refining import regrouped, with_factors
+from edgeplast_exporters.preparing import prepared
+from edgeplast_exporters.refining import regrouped
 from edgeplast_exporters.scoring_graph import scoring_graph
-from edgeplast_exporters.storing import FrozenCompute, FrozenStorage, store_frozen
+from edgeplast_exporters.storing import FrozenCompute, FrozenStorage
 from edgeplast_exporters.tiers import NOTHING_SCORED, beside, stored_for, tier_components
-from edgeplast_exporters.training import promote, training_graph
+from edgeplast_exporters.training import training_graph
 
 MOST_MODEL_BYTES = (1 << 31) - (1 << 24)
 """Largest deployed model: protobuf cannot hold 2 GiB, and `deploy` writes graph and weights into one file."""
@@ -130,16 +130,12 @@ def write_bundle(
     sets = beside(alternatives, plan, captured)
     plan = stored_for(plan, sets)
     learning = {*plan.trainable, *(name for components in sets.values() for name in components)}
-    trainable = [name for name, owner in captured.owner.items() if owner in learning]
     _check_size(captured.graph)
-    scoring = scoring_graph(captured, trainable, plan.outline)
+    made = prepared(captured, plan, learning, frozen_compute=frozen_compute, images=images, progress=progress)
+    scoring = scoring_graph(captured, made.trainable, plan.outline)
     if sets and scoring is None:
         raise UsageError(NOTHING_SCORED.format(model=plan.outline.model))
-    captured = with_folded_norms(captured, [name for name in trainable if name in captured.parameters])
-    forward, model = captured.graph, captured.outline.model
-    captured = with_factors(captured)
-    promoted = promote(captured.graph, trainable)
-    frozen = store_frozen(captured, promoted, plan, frozen_compute=frozen_compute, images=images, progress=progress)
+    model, trainable, frozen = captured.outline.model, made.trainable, made.frozen
     parameters = frozen.parameters
     plan = msgspec.structs.replace(plan, notes=(*plan.notes, *frozen.notes))
     stored = frozen.described(trainable)
@@ -147,20 +143,18 @@ def write_bundle(
         save_file(frozen.arrays(trainable), folder / FROZEN)
         save_file({name: parameters[name] for name in trainable}, folder / TRAINABLE)
         writing = _GraphWriter(folder, frozen, _count(parameters, trainable))
-        cut = halves(promoted)
-        varying = cut.rest if cut else promoted
         evaluation = writing.write(
-            with_features(varying, captured.outline.head, captured.owner), EVALUATION_GRAPH, predicts=True
+            with_features(made.varying, captured.outline.head, made.owner), EVALUATION_GRAPH, predicts=True
         )
-        prefix = _write_prefix(writing, cut) if cut else None
+        prefix = _write_prefix(writing, made.cut) if made.cut else None
         scored = None
         if scoring is not None:
             told = {TAPS: scoring.taps.packed()}
             scored = writing.write(scoring.graph, SCORE_GRAPH, predicts=True, metadata=told)
         (folder / DEPLOYMENT_GRAPH).write_bytes(
-            to_onnx(frozen.deployable(forward), model, dict.fromkeys(forward.weights), plain=True)
+            to_onnx(frozen.deployable(made.forward), model, dict.fromkeys(made.forward.weights), plain=True)
         )
-        tiers = _write_tiers(writing, varying, tier_components(plan), sets, captured.owner, progress)
+        tiers = _write_tiers(writing, made.varying, tier_components(plan), sets, made.owner, progress)
         manifest = Manifest(
             model=model,
             classes=tuple(classes),

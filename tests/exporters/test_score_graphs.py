@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -181,5 +180,3 @@ def test_the_graph_asks_only_for_what_it_reads(tmp_path: Path) -> None:
     assert inputs[0] == PAIRS and not {"head.weight", "norm.weight"} & {*inputs}
     footprint = bundle.manifest.scoring
     assert footprint is not None and footprint.transient_bytes(2) > footprint.transient_bytes(1)
-    plain = msgspec.structs.replace(bundle.manifest, scoring=None)
-    assert plain.scoring is None
