@@ -225,12 +225,14 @@ def choose_bits(
     }
     network = model if keep_head else with_classes(model, len(names))
     graph = outlined(network, planned.outline.model)[1]
-    for most_bits in (32, 8, 4):
-        chosen = choose(network, planned, most_bits=most_bits, **how)
-        peak = _peak_bytes(chosen, graph)
-        if budget.memory_bytes is None or peak <= budget.memory_bytes:
-            break
-    return msgspec.structs.replace(chosen, predicted_peak_bytes=peak)
+    peaks: list[int] = []
+
+    def fits(tried: Plan) -> bool:
+        peaks.append(_peak_bytes(tried, graph))
+        return budget.memory_bytes is None or peaks[-1] <= budget.memory_bytes
+
+    chosen = choose(network, planned, fits=fits, **how)
+    return msgspec.structs.replace(chosen, predicted_peak_bytes=peaks[-1])
 
 
 def _accuracy_target(

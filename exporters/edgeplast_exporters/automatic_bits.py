@@ -8,10 +8,11 @@ counts with just what was measured; the error is that of ``rounding_errors.py``;
 
 from __future__ import annotations
 
-import statistics
+import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -19,7 +20,7 @@ import torch
 
 from edgeplast.bundle import BLOCK_OF_4_BITS, Manifest
 from edgeplast.errors import BudgetError, UsageError
-from edgeplast.outline import kind_of
+from edgeplast.medians import over_medians
 from edgeplast.plans import Plan, PlannedComponent
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent
@@ -33,6 +34,8 @@ from edgeplast_exporters.refining import regrouped, with_factors
 from edgeplast_exporters.rounding_errors import rounded_matrix, rounding_errors
 from edgeplast_exporters.training import promote
 from edgeplast_exporters.writer import write_bundle
+
+T = TypeVar("T")
 
 CHOICES = (32, 8, 4)
 
@@ -52,7 +55,7 @@ def choose_bits(
     preprocessing: Preprocessing,
     size_bytes: int | None = None,
     accuracy: AccuracyTarget | None = None,
-    most_bits: int = 32,
+    fits: Callable[[Plan], bool] = lambda _: True,
     progress: Progress = silent,
 ) -> Plan:
     """Return a plan with other bits of its frozen components.
@@ -68,7 +71,8 @@ def choose_bits(
             which are the largest.
         accuracy: how much may be lost. With it the result is the smallest bundle that loses no more (and, with
             ``size_bytes``, is no larger); without, the most exact one of that size.
-        most_bits: of any component; 8 where the budget has no room for float32.
+        fits: says whether what a plan takes while it runs is in its budget. Where it is not, no component has more
+            than 8 bits, and where that is still too much, 4.
         progress: told of each stage.
 
     Raises:
@@ -89,12 +93,10 @@ def choose_bits(
     rows = {n: s.rows for n, s in sample_inputs(forward, parameters, images, weights, progress=progress).items()}
     measured = rounding_errors(forward, parameters, images, rows, progress=progress)
     plasticity = relative_plasticity(plan.components)
-    allowed = [bits for bits in CHOICES if bits <= most_bits]
-    errors = {c: {b: plasticity[c] * ({32: 0.0} | found)[b] for b in allowed} for c, found in measured.items()}
+    errors = {c: {b: plasticity[c] * ({32: 0.0} | found)[b] for b in CHOICES} for c, found in measured.items()}
     sizes = {
-        c: {b: sum(_bytes(parameters[n].shape, b) for n in weights if owner[n] == c) for b in allowed} for c in measured
+        c: {b: sum(_bytes(parameters[n].shape, b) for n in weights if owner[n] == c) for b in CHOICES} for c in measured
     }
-    states = way_down(errors, sizes)
 
     def exported(state: Bits) -> tuple[Manifest, int]:
         with tempfile.TemporaryDirectory() as folder:
@@ -102,22 +104,28 @@ def choose_bits(
                            preprocessing=preprocessing)  # fmt: skip
             return trial.manifest, trial.bytes
 
-    first = 0
+    def rounded(state: Bits) -> dict[str, np.ndarray]:
+        return {n: rounded_matrix(parameters[n], state[owner[n]], rows[n]) for n in weights}
+
+    most_bytes, others, notes = math.inf, 0, list[str]()
     if size_bytes is not None:
-        others = exported(states[-1])[1] + _NOTES_BYTES - int(total(states[-1], sizes))
-        fitting = (i for i, state in enumerate(states) if total(state, sizes) + others <= size_bytes)
-        first = next(fitting, len(states))
-        if first == len(states):
-            raise _too_small(size_bytes, int(total(states[-1], sizes)), others)
-    chosen, notes = states[first], []
+        fewest = dict.fromkeys(measured, min(CHOICES))
+        matrices = int(total(fewest, sizes))
+        others = exported(fewest)[1] + _NOTES_BYTES - matrices
+        most_bytes = size_bytes - others
+        if matrices > most_bytes:
+            raise _too_small(size_bytes, matrices, others)
     if accuracy is not None:
         measuring = HeldOutAccuracy(forward, parameters, images, accuracy, progress=progress)
-
-        def rounded(state: Bits) -> dict[str, np.ndarray]:
-            return {n: rounded_matrix(parameters[n], state[owner[n]], rows[n]) for n in weights}
-
-        chosen, note = measuring.furthest(states[first:], rounded)
-        notes.append(note)
+    for most_bits in CHOICES:
+        way = way_down(_up_to(most_bits, errors), _up_to(most_bits, sizes))
+        states = [state for state in way if total(state, sizes) <= most_bytes]
+        chosen = states[0]
+        if accuracy is not None:
+            chosen, note = measuring.furthest(states, rounded)
+            notes = [note]
+        if fits(with_bits(plan, chosen)):
+            break
     manifest, predicted = exported(chosen)
 
     def noted() -> Plan:
@@ -129,18 +137,15 @@ def choose_bits(
     return noted()
 
 
+def _up_to(most_bits: int, tables: Mapping[str, Mapping[int, T]]) -> dict[str, dict[int, T]]:
+    return {part: {bits: n for bits, n in table.items() if bits <= most_bits} for part, table in tables.items()}
+
+
 def relative_plasticity(components: Mapping[str, PlannedComponent]) -> dict[str, float]:
     """Return each component's score over the median of its kind, at least a tenth; 1 where there is none."""
-    kinds: dict[str, list[float]] = {}
-    for name, component in components.items():
-        if component.score is not None:
-            kinds.setdefault(kind_of(name), []).append(max(component.score, 0.0))
-    medians = {kind: statistics.median(scores) for kind, scores in kinds.items()}
-    result = dict.fromkeys(components, 1.0)
-    for name, component in components.items():
-        if component.score is not None and medians.get(kind_of(name), 0.0) > 0:
-            result[name] = max(component.score / medians[kind_of(name)], _LEAST_PLASTICITY)
-    return result
+    scores = {name: max(c.score, 0.0) for name, c in components.items() if c.score is not None}
+    relative = over_medians(scores)
+    return {name: max(relative.get(name, 1.0), _LEAST_PLASTICITY) for name in components}
 
 
 def with_bits(plan: Plan, bits: Mapping[str, int]) -> Plan:

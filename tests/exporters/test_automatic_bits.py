@@ -117,8 +117,24 @@ def test_what_trains_stays_float32_and_the_model_is_not_changed() -> None:
     assert set(bits(made).values()) == {32}
     for name, array in parameters(model()).items():
         np.testing.assert_array_equal(array, before[name])
-    capped = chosen(plan_of(model(), "attn:1,head"), size_bytes=10**9, most_bits=8)
-    assert set(bits(capped).values()) == {8}
+
+
+def test_a_plan_that_does_not_fit_gets_fewer_bits_and_nothing_is_measured_again() -> None:
+    asked, told = list[set[int]](), list[tuple[str, int]]()
+
+    def fits(tried: Plan) -> bool:
+        asked.append({*bits(tried).values()})
+        return asked[-1] <= {most}
+
+    for most in (32, 8, 4):
+        asked.clear(), told.clear()
+        made = chosen(
+            plan_of(model(), "attn:1,head"), size_bytes=10**9, fits=fits, progress=lambda *one: told.append(one[:2])
+        )
+        assert {*bits(made).values()} == {most}
+        assert asked == [{each} for each in (32, 8, 4) if each >= most]
+        begun = [activity for activity, done in told if done == 0 and activity != "writing training graphs"]
+        assert begun and len(begun) == len({*begun})
 
 
 def test_errors_are_those_of_torch_with_rounded_weights() -> None:
