@@ -127,9 +127,9 @@ def try_rungs(run: Run) -> None:
     trainer, preference = run.trainer, run.standing.preference
     at_start, is_down, trainer.is_new_here = not trainer.is_new_here, trainer.is_down, False
     if (wanted := run.options.rung) not in (None, trainer.rung.key) and at_start and not run.state.began:
-        allowed = format_bytes(run.allowed_bytes or 0)
+        budget = format_bytes(run.allowed_bytes or 0)
         run.tell(
-            f"--rung {wanted} does not fit in {allowed}; the run begins on {trainer.rung}. "
+            f"--rung {wanted} does not fit in {budget}; the run begins on {trainer.rung}. "
             "Allow more with --memory, or leave --rung out."
         )
     rungs = preference.candidates(trainer.rungs, is_down=is_down)

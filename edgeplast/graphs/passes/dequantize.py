@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 from edgeplast.bundle import BLOCK_OF_4_BITS as BLOCK
 from edgeplast.contract import packed_name, quantized_name, scale_name
@@ -64,7 +65,7 @@ def _with_dequantized(graph: Graph, node: Node, weight: str, four_bits: bool) ->
         graph.values[packed_name(weight) if four_bits else quantized_name(weight)],
         graph.values[scale_name(weight)],
     ]
-    attributes = {"axis": 1, "block_size": BLOCK} if four_bits else {"axis": 0}
+    attributes: dict[str, Any] = {"axis": 1, "block_size": BLOCK} if four_bits else {"axis": 0}
     name = f"{weight}/float/{node.outputs[0]}"
     with graph.serving(node.component, node.block, node.phase):
         if node.phase != "forward":
