@@ -22,7 +22,8 @@ from edgeplast.bundle import EVALUATION_GRAPH, MANIFEST, Bundle, Manifest
 from edgeplast.errors import BudgetError, EdgeplastError, FallbackWarning, InputError
 from edgeplast.placement import ON_CPU, Placement
 from edgeplast_devices.doctor.ways import Way, Ways
-from edgeplast_devices.memory import peak_bytes, resident_bytes
+from edgeplast_devices.images import preload
+from edgeplast_devices.memory import give_back_code, peak_bytes, resident_bytes
 from edgeplast_devices.optimizers import gradient_norm, make_optimizer
 from edgeplast_devices.placing import place
 from edgeplast_devices.providers import CPU
@@ -123,13 +124,16 @@ def run(request: Request) -> Outcome:
     try:
         for name in request.load:
             import_module(name)
-        np.random.default_rng()  # 4 MB when first used
         outcome.runtime = runtime_name()
         outcome.providers = tuple(import_onnxruntime().get_available_providers())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FallbackWarning)  # it is a finding
             outcome.placement = place("auto", request.provider, request.memory_bytes)
+        if request.memory_bytes is not None:
+            give_back_code()  # as adapt does in a budget
         read_in(request.threads)
+        preload(())  # adapt has decoded pictures by then
+        np.random.default_rng()
         outcome.resident_bytes = resident_bytes()
         outcome.stage = "train"
         if request.bundle is None:
