@@ -160,6 +160,23 @@ class Multiplies(Several):
         return self.head(torch.cumprod(x.flatten(2), -1).mean(-1))
 
 
+class Branches(Several):
+    """Refused: what it computes depends on the values of images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        if x.sum() > 0:
+            x = x * 2
+        return self.head(x.mean((2, 3)))
+
+
+def test_where_a_model_branches_is_named_and_nothing_else_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(
+        InputError, match=r"Branches cannot be traced by torch\.export at test_any_model\.py, line \d+ \(if x\.sum"
+    ):
+        capture(Branches(), (3, 8, 8))
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [

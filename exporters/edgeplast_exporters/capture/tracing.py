@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,8 +50,9 @@ def trace(model: torch.nn.Module, input_shape: Sequence[int]) -> ExportedProgram
             )
     except Exception as error:
         raise InputError(
-            f"{type(model).__name__} cannot be traced by torch.export: {_first_line(error)} What depends on the values "
-            "of images (if, while, indexing by a mask, .item()) has no graph; write it with torch.where or arithmetic."
+            f"{type(model).__name__} cannot be traced by torch.export{_line_of(error)}: {_first_line(error)} What "
+            "depends on the values of images (if, while, indexing by a mask, .item()) has no graph; write it with "
+            "torch.where or arithmetic."
         ) from error
 
 
@@ -100,16 +104,31 @@ def _check_answer(model: torch.nn.Module, answer: Any) -> None:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
-    line = text[0] if text else type(error).__name__
+    line = text[0].partition(" (unhinted")[0] if text else type(error).__name__
     return line if line.endswith(".") else f"{line}."
 
 
-class _Quiet:
-    """Keep what torch.export logs on its way off the screen."""
+def _line_of(error: Exception) -> str:
+    """Say where in the module's own source it happened, where torch says so."""
+    _, _, told = str(error).partition("The following call raised this error:")
+    found = re.findall(r'File "([^"\n]+)", line (\d+), in [^\n]*\n\s+([^\n]+)', told)
+    if not found:
+        return ""
+    file, line, code = found[-1]
+    return f" at {Path(file).name}, line {line} ({code.strip()})"
 
-    def __enter__(self) -> None:
+
+class _Quiet(contextlib.redirect_stderr[io.StringIO]):
+    """Keep what torch.export logs and prints on its way (graphs that it has not finished) off the screen."""
+
+    def __init__(self) -> None:
+        super().__init__(io.StringIO())
+
+    def __enter__(self) -> io.StringIO:
         self._before = logging.root.manager.disable
         logging.disable(logging.WARNING)
+        return super().__enter__()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
         logging.disable(self._before)
