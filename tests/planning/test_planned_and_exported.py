@@ -69,7 +69,7 @@ def test_a_bundle_exported_for_a_budget_trains_its_full_plan_in_it(
     assert made.components["blocks.1.fc1"].standard_error == 0.5
     disk = sum(path.stat().st_size for path in bundle.path.iterdir())
     estimated = verbs_disk(scored, made, bits)
-    assert estimated == pytest.approx(disk, rel=0.35)  # graphs of a model this small are most of it
+    assert disk <= estimated <= 1.5 * disk  # graphs of a model this small are most of it
 
 
 def verbs_disk(scored: ScoreTable, made: Plan, bits: int) -> int:
