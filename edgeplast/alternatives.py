@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping
 from statistics import median
 
 from edgeplast.errors import UsageError
+from edgeplast.medians import medians
 from edgeplast.outline import Outline
 from edgeplast.plans import Plan
 from edgeplast.scores import ComponentScore
@@ -41,10 +42,9 @@ def kinds_by_plasticity(outline: Outline, scores: Mapping[str, float]) -> dict[s
         scores: component to score, of the scored components between embedding and norms; those that are not positive
             do not count.
     """
-    kinds = dict.fromkeys(c.kind for c in outline.components)
-    scored = {kind: [scores[name] for name in of_kind(outline, scores, kind)] for kind in kinds}
-    middle = {kind: median(found) for kind, found in scored.items() if found}
-    return dict(sorted(middle.items(), key=lambda item: -item[1]))
+    kinds = {c.name: c.kind for c in outline.components}
+    scored = {name: scores[name] for kind in dict.fromkeys(kinds.values()) for name in of_kind(outline, scores, kind)}
+    return dict(sorted(medians(scored, kinds.__getitem__).items(), key=lambda item: -item[1]))
 
 
 def of_kind(outline: Outline, scores: Mapping[str, float], kind: str) -> list[str]:

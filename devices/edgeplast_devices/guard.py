@@ -142,6 +142,15 @@ class Guard:
             self._wall.allow(self.allowed_bytes)
 
     @contextlib.contextmanager
+    def able_to_end(self, stop: Callable[[str], None]) -> Iterator[None]:
+        """Let the watcher end runs of a graph by ``stop`` while the block runs, in place of those of another one."""
+        before, self.stop_run = self.stop_run, stop
+        try:
+            yield
+        finally:
+            self.stop_run = before
+
+    @contextlib.contextmanager
     def opening(self, mapped_bytes: int, threads: int) -> Iterator[None]:
         """Leave room for what a session maps and never touches, and count it when it is open.
 

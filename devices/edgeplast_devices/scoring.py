@@ -120,7 +120,6 @@ def score(
         release_arena()
         with guard.opening(footprint.frozen_bytes, threads):
             session = ScoringSession(bundle, parameters, threads, placement)
-        guard.stop_run = session.stop
         bundle.check_unchanged(SCORE_GRAPH, FROZEN)
         taps = session.taps
         wanted = {name: taps.methods[name] for name in _methods((method, *others), taps)}
@@ -130,7 +129,6 @@ def score(
         )
         start = time.perf_counter()
         found = measured(session, pictures, wanted, pairs, seed, at_once, guard, progress)
-        guard.stop_run = None
         bundle.check_unchanged()
     seconds = time.perf_counter() - start
     tables = {name: scores_of(moments, wanted[name], taps.outline) for name, moments in found.items()}
@@ -307,29 +305,30 @@ def measured(
     columns = {name: _Columns(list(units), list(units.values())) for name, units in wanted.items()}
     found = {name: Moments.none(len(units)) for name, units in wanted.items()}
     going = list(wanted)
-    for done in range(0, len(drawn), CHUNK):
-        chunk, squares = drawn[done : done + CHUNK], []
-        while chunk:
-            try:
-                if at_once > 1 and (short := guard.pressure()):
-                    raise OutOfMemoryError(short)
-                batch = np.stack([group.tensor(i) for pair in chunk[:at_once] for group, i in pair])
-                squares.append(session.distances(batch))
-            except (MemoryError, OutOfMemoryError) as error:
-                if at_once == 1:
-                    raise error if isinstance(error, OutOfMemoryError) else OutOfMemoryError(str(error)) from error
-                at_once //= 2
-                release_arena()
-                continue
-            guard.move_wall()
-            chunk = chunk[at_once:]
-        whole = np.concatenate(squares)
-        for name in going:
-            found[name] = found[name].merged(Moments.of(columns[name].slopes(whole)))
-        going = [name for name in going if not settled(found[name])]
-        progress("scoring", min(done + CHUNK, len(drawn)), len(drawn))
-        if not going:
-            break
+    with guard.able_to_end(session.stop):
+        for done in range(0, len(drawn), CHUNK):
+            chunk, squares = drawn[done : done + CHUNK], []
+            while chunk:
+                try:
+                    if at_once > 1 and (short := guard.pressure()):
+                        raise OutOfMemoryError(short)
+                    batch = np.stack([group.tensor(i) for pair in chunk[:at_once] for group, i in pair])
+                    squares.append(session.distances(batch))
+                except (MemoryError, OutOfMemoryError) as error:
+                    if at_once == 1:
+                        raise error if isinstance(error, OutOfMemoryError) else OutOfMemoryError(str(error)) from error
+                    at_once //= 2
+                    release_arena()
+                    continue
+                guard.move_wall()
+                chunk = chunk[at_once:]
+            whole = np.concatenate(squares)
+            for name in going:
+                found[name] = found[name].merged(Moments.of(columns[name].slopes(whole)))
+            going = [name for name in going if not settled(found[name])]
+            progress("scoring", min(done + CHUNK, len(drawn)), len(drawn))
+            if not going:
+                break
     return found
 
 

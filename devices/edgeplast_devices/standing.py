@@ -96,13 +96,14 @@ class Standing:
         allowed = guard.allowed_bytes
         most = available_bytes() // 2 if allowed is None else allowed - self.resident_bytes
         is_fixed = options.micro_batch is not None
+        manners = sessions.manners
         if options.rescore != "none" and allowed is not None:  # one graph beside another less, whichever set trains
             manners = tuple(manner for manner in manners if manner.in_turns)
 
         def begun(manifest: Manifest) -> list[Rung]:
             known = KeptSpeeds(manifest, runtime_name(), self.placement.used, self.threads, cache_folder())
             kept = None if is_fixed else known
-            ways = sessions.manners[:1] if allowed is None else sessions.manners
+            ways = manners[:1] if allowed is None else manners
             tries = stood is None and options.rescore == "none"  # the sets of a run share what is decided here
             self.preference = Preference(
                 manifest, optimizer, most, kept, tries=tries, manners=ways, pinned=options.rung

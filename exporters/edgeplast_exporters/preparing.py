@@ -53,15 +53,20 @@ def prepared(
     images: Sequence[np.ndarray] = (),
     progress: Progress = silent,
 ) -> Prepared:
-    """Return a captured model as a plan wants it; other arguments and errors as of :func:`.storing.store_frozen`.
+    """Return a captured model as a plan wants it.
 
     Args:
         captured: the model; not changed.
         plan: groups its parameters, and gives the bits of each component.
         learning: the components that a device may change.
+        frozen_compute: see :func:`.storing.store_frozen`, and so the others.
+        images: likewise.
+        progress: likewise.
 
     Raises:
-        InputError: a norm's statistics are such that float32 cannot hold the folded kernel.
+        InputError: a norm's statistics are such that float32 cannot hold the folded kernel; or integers change too
+            much, or of too few images.
+        UsageError: integers without images, or with nothing to compute in them.
     """
     captured = regrouped(captured, plan.outline)
     trainable = [name for name, owner in captured.owner.items() if owner in learning]
