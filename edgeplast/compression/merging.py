@@ -40,7 +40,7 @@ def merge_tokens(
         tokens (B, N − count, D), the protected ones first, then those of the first set that stay, in their order, then
         the second set; and their sizes (B, N − count, 1).
     """
-    return _operator(tokens.detach(), keys.detach(), sizes if sizes is None else sizes.detach(), protected, count)
+    return _operator(tokens, keys, sizes, protected, count)  # type: ignore[no-any-return]
 
 
 @torch.library.custom_op(
@@ -78,6 +78,9 @@ def _(
     return tokens.new_empty(images, before - count, width), tokens.new_empty(images, before - count, 1)
 
 
+_operator.register_autograd(lambda *_: (None,) * 5)
+
+
 def _rows(x: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Return the rows (B, n, D) of x that places (B, n) name."""
     return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))
@@ -102,16 +105,17 @@ class MergingAttention(torch.nn.Module):
         Returns:
             (B, N, D), and the mean of the heads' keys (B, N, d).
         """
+        m: Any = self
         images, tokens, _ = x.shape
-        qkv = self.qkv(x).reshape(images, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        qkv = m.qkv(x).reshape(images, tokens, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k, v = qkv.unbind(0)
-        q, k = self.q_norm(q), self.k_norm(k)
+        q, k = m.q_norm(q), m.k_norm(k)
         counted = None if sizes is None else sizes.log().transpose(1, 2)[:, None]
         out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=counted)
-        out = self.norm(out.transpose(1, 2).reshape(images, tokens, self.num_heads * self.head_dim))
-        if getattr(self, "gate", None) is not None:
-            out = out * self.gate(x).sigmoid()
-        return self.proj_drop(self.proj(out)), k.mean(1)
+        out = m.norm(out.transpose(1, 2).reshape(images, tokens, self.num_heads * self.head_dim))
+        if getattr(m, "gate", None) is not None:
+            out = out * m.gate(x).sigmoid()
+        return m.proj_drop(m.proj(out)), k.mean(1)
 
 
 class MergingBlock(torch.nn.Module):
@@ -135,11 +139,12 @@ class MergingBlock(torch.nn.Module):
         """Return (B, N − count, D), with a column of sizes where there is another such block after this one."""
         if attn_mask is not None or is_causal:
             raise InputError("Tokens are merged where all look at all: give no attention mask.")
+        m: Any = self
         tokens, sizes = (x, None) if self.first else (x[..., :-1], x[..., -1:])
-        attended, keys = self.attn(self.norm1(tokens), sizes)
-        tokens = tokens + self.drop_path1(self.ls1(attended))
+        attended, keys = m.attn(m.norm1(tokens), sizes)
+        tokens = tokens + m.drop_path1(m.ls1(attended))
         tokens, sizes = merge_tokens(tokens, keys, sizes, self.protected, self.count)
-        tokens = tokens + self.drop_path2(self.ls2(self.mlp(self.norm2(tokens))))
+        tokens = tokens + m.drop_path2(m.ls2(m.mlp(m.norm2(tokens))))
         return tokens if self.last else torch.cat([tokens, sizes], -1)
 
 
@@ -156,16 +161,13 @@ def with_merged_tokens(model: torch.nn.Module, count: int, blocks: int) -> torch
         InputError: the model is no plain vision transformer.
     """
     check_count(count, check_mergeable(model), blocks)
-    result: Any = copied(model)
+    result = copied(model)
+    m: Any = result
     for i in range(blocks if count else 0):
-        result.blocks[i] = MergingBlock(
-            result.blocks[i],
-            count=count,
-            protected=int(result.num_prefix_tokens),
-            first=i == 0,
-            last=i == blocks - 1,
+        m.blocks[i] = MergingBlock(
+            m.blocks[i], count=count, protected=int(m.num_prefix_tokens), first=i == 0, last=i == blocks - 1
         )
-    return result.eval()  # type: ignore[no-any-return]
+    return result.eval()
 
 
 def check_count(count: int, patches: int, blocks: int) -> None:
@@ -189,7 +191,7 @@ def check_mergeable(model: torch.nn.Module) -> int:
     Raises:
         InputError: it is no plain vision transformer; the message says by which part.
     """
-    from timm.layers import Attention
+    from timm.layers.attention import Attention
     from timm.models.vision_transformer import Block
 
     m: Any = model

@@ -85,10 +85,16 @@ def test_every_verb_works_without_knowing(
 def test_what_cannot_be_merged_is_said_before_anything_is_scored(
     checkpoint: Path, blobs: Path, tmp_path: Path, edgeplast: Edgeplast
 ) -> None:
+    from safetensors.torch import save_file
+
+    from edgeplast.models import import_timm
+
     words = ("--checkpoint", checkpoint, "--data", blobs, "-o", tmp_path / "bundle")
     said = edgeplast("export", *MODEL, *words, "--merge-tokens", 40, code=2)
     assert "--merge-tokens 40: of the 64 patches of an image one block can merge 0 to 32." in " ".join(said.split())
-    said = edgeplast("export", "resnet10t", "--data", blobs, "-o", tmp_path / "b", "--merge-tokens", 4, code=2)
+    save_file(import_timm().create_model("resnet10t", num_classes=5).state_dict(), tmp_path / "weights.safetensors")
+    words = ("--checkpoint", tmp_path / "weights.safetensors", "--data", blobs, "-o", tmp_path / "bundle")
+    said = edgeplast("export", "resnet10t", *words, "--merge-tokens", 4, code=3)
     assert "resnet10t is no plain vision transformer" in said and "Token merging takes" in " ".join(said.split())
 
 
