@@ -40,7 +40,7 @@ def merge_tokens(
         tokens (B, N − count, D), the protected ones first, then those of the first set that stay, in their order, then
         the second set; and their sizes (B, N − count, 1).
     """
-    return _operator(tokens, keys, sizes, protected, count)  # type: ignore[no-any-return]
+    return _operator(tokens, keys, sizes, protected, count)
 
 
 @torch.library.custom_op(

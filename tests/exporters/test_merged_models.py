@@ -149,6 +149,15 @@ def test_low_rank_factors_behind_it_are_planned_and_trained(tmp_path: Path) -> N
     assert bundle.manifest.plan.predicted_peak_bytes < plan.predicted_peak_bytes
 
 
+def test_alternatives_leave_out_what_lies_before(tmp_path: Path) -> None:
+    model = small_vit(depth=4)
+    scores = edgeplast.score(model, _pictures(tmp_path / "data"), pairs=2)
+    plan = edgeplast.plan(scores, train="attn:2-3,head", batch_size=4)
+    bundle = edgeplast.export(model, plan, into=tmp_path / "bundle", merge_tokens=3, alternatives=True)
+    sets = [tier.components for tier in bundle.manifest.alternatives]
+    assert sets and not [name for names in sets for name in names if name.startswith(("blocks.0", "patch_embed"))]
+
+
 def _pictures(folder: Path) -> Path:
     from small_models import blob_folder
 
