@@ -67,8 +67,8 @@ def merge_tokens(
     before = patches + prefix
     where = f"each of blocks 0 to {blocks - 1}" if blocks > 1 else "block 0"
     note = (
-        f"In {where} {tokens} of the tokens are merged into others: {before} at first, {before - blocks * tokens} "
-        "where training begins. What trains was chosen for the model without that; the predicted peak is of the model "
+        f"{tokens} tokens are merged into others in {where}: {before} at first, {before - blocks * tokens} where "
+        "training begins. What trains was chosen for the model without that; the predicted peak is of the model "
         "with it."
     )
     peak = _peak_bytes(merged if keep_head else with_classes(merged, plan.outline.classes), plan)

@@ -5,6 +5,9 @@ of its own, as a device does, each step in the same way (``--rung``) and from ne
 the features as they come, before any training; *trained* is what training reaches. Contestants take turns, seed after
 seed, so that they see the same machine. A run is one JSON line; one that the journal holds is skipped.
 
+``--steps 20`` runs the graphs of a step instead, prefix and training graph of all bundles in turns in this process, on
+one thread, and prints processor time over that without merging, which other processes disturb less than the clock.
+
 ``python examples/benchmarks/merging.py --json merging.jsonl --device-python .venv/stock/bin/python``, then
 ``… --json merging.jsonl --table``: accuracy over seeds, seconds and peak over those of the same seed without merging.
 """
@@ -12,6 +15,7 @@ seed, so that they see the same machine. A run is one JSON line; one that the jo
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +61,39 @@ def run_once(options: argparse.Namespace, bundle: Path, folder: Path, seed: int)
     }
 
 
+def graph_seconds(bundles: dict[int, Path], rung: str, rounds: int) -> dict[int, float]:
+    """Return the median processor time of one micro-batch through prefix and training graph, in turns."""
+    import onnxruntime
+
+    tier, images, _ = rung.split(":")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    runs: dict[int, list[tuple[Any, dict[str, Any]]]] = {}
+    for tokens, bundle in bundles.items():
+        for file in ("prefix.onnx", f"train-{tier}.onnx"):
+            session = onnxruntime.InferenceSession(str(bundle / file), options, providers=["CPUExecutionProvider"])
+            fed = {each.name: _random(each.shape, int(images)) for each in session.get_inputs()}
+            runs.setdefault(tokens, []).append((session, fed))
+    seconds: dict[int, list[float]] = {tokens: [] for tokens in bundles}
+    for _ in range(rounds + 1):
+        for tokens, parts in runs.items():
+            start = time.process_time()
+            for session, fed in parts:
+                session.run(None, fed)
+            seconds[tokens].append(time.process_time() - start)
+    return {tokens: float(np.median(each[1:])) for tokens, each in seconds.items()}
+
+
+def _random(shape: list[Any], images: int) -> np.ndarray:
+    rows = [str(n).partition("*")[0] for n in shape]  # "197*batch", "batch", or a number
+    sizes = [
+        int(n) if isinstance(size, int) else images * (int(n) if n.isdigit() else 1)
+        for n, size in zip(rows, shape, strict=True)
+    ]
+    return (0.02 * np.random.default_rng(0).standard_normal(sizes)).astype(np.float32)
+
+
 def table(runs: list[dict[str, Any]]) -> str:
     """Markdown: a row a number of tokens."""
     rows = [["merged a block", "fitted head", "trained", "a step", "×", "peak", "×", "bundle"]]
@@ -94,6 +131,7 @@ def main() -> None:
     parser.add_argument("--test-pictures", type=int, default=30, help="to test on, a class")
     parser.add_argument("--train", default=TRAIN)
     parser.add_argument("--rung", default="full:8:none", help="way to take a step, the same for all")
+    parser.add_argument("--steps", type=int, default=0, help="time the graphs alone, so many times")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
@@ -103,6 +141,12 @@ def main() -> None:
     failures = Failures()
     options.work.mkdir(parents=True, exist_ok=True)
     folder = pictures(options.set, options.pictures, options.work, options.test_pictures)
+    if options.steps:
+        bundles = {tokens: exported(tokens, options, folder) for tokens in options.tokens}
+        found = graph_seconds(bundles, options.rung, options.steps)
+        for tokens, seconds in found.items():
+            print(f"{tokens} tokens: {seconds:.3f} s of processor time, {seconds / found[options.tokens[0]]:.2f} ×")
+        return
     for seed in range(options.seeds):
         for tokens in options.tokens:
             key = {

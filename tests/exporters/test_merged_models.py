@@ -121,7 +121,7 @@ def test_the_same_model_and_plan_give_the_same_files_and_the_prediction_is_of_th
     assert {p.name: p.read_bytes() for p in one.path.iterdir()} == {p.name: p.read_bytes() for p in two.path.iterdir()}
     whole = edgeplast.export(model, plan, into=tmp_path / "whole", keep_head=True)
     assert one.manifest.plan.notes[-1].startswith(
-        "In each of blocks 0 to 1 3 of the tokens are merged into others: 17 at first, 11 where training begins."
+        "3 tokens are merged into others in each of blocks 0 to 1: 17 at first, 11 where training begins."
     )
     for ours, theirs in zip(one.manifest.tiers, whole.manifest.tiers, strict=True):
         for graph, other in zip(ours.graphs, theirs.graphs, strict=True):

@@ -64,7 +64,7 @@ def test_every_verb_works_without_knowing(
         "export", *MODEL, "--checkpoint", checkpoint, "--data", blobs, "--train", "attn:2-3,norm,head", "--pairs", 4,
         "--batch", 8, "--frozen-compute", compute, "--merge-tokens", 6, "-o", bundle,
     )  # fmt: skip
-    note = "In each of blocks 0 to 1 6 of the tokens are merged into others: 65 at first, 53 where training begins."
+    note = "6 tokens are merged into others in each of blocks 0 to 1: 65 at first, 53 where training begins."
     assert note in " ".join(edgeplast("inspect", bundle).split())
     assert any(line.startswith(note) for line in json.loads(edgeplast("inspect", bundle, "--json"))["notes"])
     assert edgeplast("doctor", bundle, "--memory", "none")
