@@ -27,6 +27,7 @@ from journaled import journaled
 import edgeplast
 from edgeplast.journal import holds, note, read
 from edgeplast.models import load_model
+from edgeplast.quiet_runtime import import_quietly
 
 TRAIN = "attn:8-11,norm,head"
 
@@ -63,8 +64,7 @@ def run_once(options: argparse.Namespace, bundle: Path, folder: Path, seed: int)
 
 def graph_seconds(bundles: dict[int, Path], rung: str, rounds: int) -> dict[int, float]:
     """Return the median processor time of one micro-batch through prefix and training graph, in turns."""
-    import onnxruntime
-
+    onnxruntime = import_quietly()
     tier, images, _ = rung.split(":")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
