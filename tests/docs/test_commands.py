@@ -18,23 +18,18 @@ from edgeplast.cli.app import app, run
 from edgeplast.errors import EdgeplastError
 
 SHOWN = [command for page in PAGES for command in commands(page)]
-PATIENT = ("smaller.md", "compare.md", "my-model.md", "jetson.md", "raspberry-pi.md", "clinic-laptop.md")
+PATIENT = ("smaller.md", "compare.md", "my-model.md", "jetson.md", "raspberry-pi.md", "clinic-laptop.md", "README.md")
 RUN = [
-    pytest.param(page, marks=[pytest.mark.slow] if page.name in PATIENT else [], id=page.stem)
+    pytest.param(page, marks=[pytest.mark.slow] if page.name in PATIENT else [], id=str(page.relative_to(ROOT)))
     for page in PAGES
-    if page.is_relative_to(ROOT / "docs")
-    and page.name != "numbers.md"
-    and any(command.alone for command in commands(page))
+    if page.name != "numbers.md" and any(command.alone for command in commands(page))
 ]
 """Pages whose commands are run: all but the one whose numbers take real weights."""
 
 INLINE = re.compile(r"`edgeplast ([a-z]+)([^`]*)`")
 WITH_A_MODEL = ("score", "compare", "export", "prune")
-QUICK = {
-    "--distill-steps": "2", "--pairs": "4", "--epochs": "1", "--calibration-images": "8", "--minutes": "1.5",
-    "--merge-tokens": "1", "--train": {"attn:8-11,norm,head": "attn:2,norm,head"},
-}  # fmt: skip
-"""Options that ask for much, and what is run instead; of one whose words matter, in place of which."""
+QUICK = {"--distill-steps": "2", "--pairs": "4", "--epochs": "1", "--calibration-images": "8", "--minutes": "1.5"}
+"""Options that ask for much, and what is run instead."""
 
 
 def _verb(name: str) -> Any:
@@ -78,6 +73,18 @@ def test_a_command_in_a_sentence_has_the_options_it_names(page: Path) -> None:
         assert named <= known, f"{page.name}: edgeplast {verb}{rest}"
 
 
+BENCHMARK = re.compile(r"(examples/[\w/]+\.py)((?:\\\\\n|[^`\n)#|])*)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_shown_benchmark_is_there_and_has_the_options_it_is_given(page: Path) -> None:
+    for script, rest in BENCHMARK.findall(page.read_text()):
+        assert (ROOT / script).is_file(), f"{page.name}: {script}"
+        beside = "".join(each.read_text() for each in (ROOT / script).parent.glob("*.py"))
+        for option in re.findall(r"(?<=\s)--[a-z][a-z-]*", rest):
+            assert f'"{option}"' in beside, f"{page.name}: {script} {option}"
+
+
 def _small(words: tuple[str, ...]) -> list[str]:
     """The same command on the small model, quickly."""
     verb, *rest = words
@@ -87,8 +94,7 @@ def _small(words: tuple[str, ...]) -> list[str]:
         rest += ["--image-size", SIDE, "--model-kwargs", KWARGS]
     for option, value in QUICK.items():
         if option in rest and rest[rest.index(option) + 1] != "0":
-            given = rest[rest.index(option) + 1]
-            rest[rest.index(option) + 1] = value.get(given, given) if isinstance(value, dict) else value
+            rest[rest.index(option) + 1] = value
     if verb in WITH_A_MODEL and rest[0] != "--list-methods" and "--plan" not in rest and not of_a_bundle:
         rest += [] if "--pairs" in rest else ["--pairs", "4"]
     if "--classes" in rest:
