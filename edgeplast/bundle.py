@@ -24,6 +24,7 @@ from edgeplast.footprint import Footprint
 from edgeplast.plans import Plan
 from edgeplast.prefixes import PREFIX_GRAPH, Prefix
 from edgeplast.preprocessing import Preprocessing
+from edgeplast.progress import Counting, Progress, silent
 from edgeplast.recomputation import Recompute
 from edgeplast.score_taps import SCORE_GRAPH
 from edgeplast.stamps import Stamp, kind_at, shortened, stamp_of
@@ -226,13 +227,16 @@ class Bundle(msgspec.Struct, frozen=True):
     origin: str = ""
 
     @classmethod
-    def open(cls, path: str | Path, *, trusted: TrustedKeys | str | Path | None = None) -> Bundle:
+    def open(
+        cls, path: str | Path, *, trusted: TrustedKeys | str | Path | None = None, progress: Progress = silent
+    ) -> Bundle:
         """Read the manifest and verify every file against it.
 
         Args:
             path: of the folder.
             trusted: public keys (opened, a file, or a folder of them) of which one must have signed the manifest, which
                 is not parsed otherwise.
+            progress: told of bytes that are verified.
 
         Raises:
             UntrustedError: none of them has.
@@ -258,11 +262,12 @@ class Bundle(msgspec.Struct, frozen=True):
                 raise
             raise DamagedError(f"{error} Export the bundle again, or copy it again.") from error
         stamps: dict[str, Stamp] = {}
+        told = Counting(progress, f"verifying {path}", sum(stored.bytes for stored in manifest.files.values()))
         faults = _faults_of_names(manifest)
         faults += [
             fault
             for name, stored in manifest.files.items()
-            if fault_of_name(name) is None and (fault := fault_of(path / name, stored, stamps))
+            if fault_of_name(name) is None and (fault := fault_of(path / name, stored, stamps, told=told))
         ]
         if faults:
             raise DamagedError(_damaged(path, faults))
@@ -298,23 +303,26 @@ class Bundle(msgspec.Struct, frozen=True):
             return fault_of(self.path / name, self.manifest.files[name], {}) is None
         return False
 
-    def copied(self, folder: Path) -> Bundle:
+    def copied(self, folder: Path, progress: Progress = silent) -> Bundle:
         """Copy every file, hashed as it is copied, and return the bundle that those copies are (without manifest).
 
         Copies that are there and whole stay. Whatever else has the name of a file, a link for example, is replaced.
 
         Args:
             folder: is there.
+            progress: told of bytes that are copied.
 
         Raises:
             DamagedError: a file is not, or no longer, what the manifest says.
             OSError: the disk is full, or the folder cannot be written.
         """
         stamps: dict[str, Stamp] = {}
+        total = sum(stored.bytes for stored in self.manifest.files.values())
+        told = Counting(progress, "copying the bundle", total)
         for name, stored in self.manifest.files.items():
             if fault_of(folder / name, stored, stamps) is None:
-                continue
-            if fault := copy_of(self.path / name, folder / name, stored, stamps):
+                told(stored.bytes)
+            elif fault := copy_of(self.path / name, folder / name, stored, stamps, told):
                 raise DamagedError(_damaged(self.path, [fault]))
         return Bundle(folder, self.manifest, self.fingerprint, stamps, is_copy=True)
 

@@ -324,7 +324,7 @@ def deploy_quantized(
     if not isinstance(images, Splits):
         images = open_splits(path_of(images, "images", LABELLED), seed=seed, progress=progress)
     measured_on, measured = next((n, s) for n in ("test", "val", "train") if (s := getattr(images, n)) is not None)
-    attached = with_adapter(bundle, adapter, trusted, sign)
+    attached = with_adapter(bundle, adapter, trusted, sign, progress)
     with tempfile.TemporaryDirectory() as folder, attached as (opened, seal):
         plain, integer = Path(folder) / "float.onnx", Path(folder) / "integer.onnx"
         deploy_bundle(opened, plain, temperature=temperature, progress=progress)

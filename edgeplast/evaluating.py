@@ -64,5 +64,5 @@ def evaluate(
     if deployed:
         assert place is not None
         return evaluate_deployed(place, pictures(), **how, trusted=trusted)
-    with with_adapter(bundle, adapter, trusted) as (opened, _):
+    with with_adapter(bundle, adapter, trusted, progress=progress) as (opened, _):
         return evaluate_bundle(opened, pictures(), **how)

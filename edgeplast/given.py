@@ -13,7 +13,7 @@ from edgeplast.arguments import ADAPTER, BUNDLE, LABELLED, UNLABELLED, path_of, 
 from edgeplast.bundle import Bundle
 from edgeplast.errors import UsageError
 from edgeplast.files import possible
-from edgeplast.progress import Progress
+from edgeplast.progress import Progress, silent
 
 if TYPE_CHECKING:
     from edgeplast.trust.signing import Seal, Signer, Signs
@@ -25,28 +25,34 @@ if TYPE_CHECKING:
     """Sets beside those of a run, by name or in a list, where a path is its own name."""
 
 
-def bundle_of(given: Bundle | str | Path, trusted: Trusted = None) -> Bundle:
+def bundle_of(given: Bundle | str | Path, trusted: Trusted = None, progress: Progress = silent) -> Bundle:
     """Return a bundle, opened where a folder is given, and where keys are given one that one of them signed."""
     if isinstance(given, Bundle) and (trusted is None or given.signature is not None):
         return given
     path = given.path if isinstance(given, Bundle) else path_of(given, "bundle", BUNDLE)
-    return Bundle.open(path, trusted=trusted)
+    return Bundle.open(path, trusted=trusted, progress=progress)
 
 
-def signed_bundle(given: Bundle | str | Path, trusted: Trusted, sign: Signs) -> tuple[Bundle, Seal | None]:
+def signed_bundle(
+    given: Bundle | str | Path, trusted: Trusted, sign: Signs, progress: Progress = silent
+) -> tuple[Bundle, Seal | None]:
     """Return a bundle, and what signs what is made from it; arguments as of :func:`whom`."""
     keys, signer = whom(trusted, sign)
-    bundle = bundle_of(given, keys)
+    bundle = bundle_of(given, keys, progress)
     return bundle, None if signer is None else signer.sealing(bundle)
 
 
 @contextmanager
 def with_adapter(
-    given: Bundle | str | Path, adapter: str | Path | None, trusted: Trusted, sign: Signs = None
+    given: Bundle | str | Path,
+    adapter: str | Path | None,
+    trusted: Trusted,
+    sign: Signs = None,
+    progress: Progress = silent,
 ) -> Iterator[tuple[Bundle, Seal | None]]:
     """Give what :func:`signed_bundle` returns, with an adapter on the bundle as long as the block runs."""
     keys, signer = whom(trusted, sign)
-    bundle = bundle_of(given, keys)
+    bundle = bundle_of(given, keys, progress)
     seal = None if signer is None else signer.sealing(bundle)
     if adapter is None:
         yield bundle, seal

@@ -11,7 +11,8 @@ import numpy as np
 from edgeplast.arguments import BUNDLE, path_of
 from edgeplast.bundle import Bundle
 from edgeplast.given import bundle_of, unlabelled
-from edgeplast.progress import Progress, silent
+from edgeplast.progress import LOADING, Progress, silent
+from edgeplast.stamps import kind_at
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,8 +76,12 @@ def predictions(
     from edgeplast_devices.predicting import Classifier
 
     allowed = f"the path of an ONNX file from edgeplast deploy, or {BUNDLE}"
-    model = bundle_of(model, trusted) if isinstance(model, Bundle) else path_of(model, "model", allowed)
+    if not isinstance(model, Bundle):
+        model = path_of(model, "model", allowed)
+    if isinstance(model, Bundle) or kind_at(model) == "folder":
+        model = bundle_of(model, trusted, progress)
     if not isinstance(images, ImageSet):
         images = unlabelled(images, progress)
+    progress(LOADING, 0, 1)
     classifier = Classifier(model, threads=threads, runtime=runtime, provider=provider, trusted=trusted)
     return classifier.predict(images, temperature=temperature, unreadable=unreadable, progress=progress)

@@ -64,7 +64,7 @@ def score_bundle(
 
     check_kind(budget, Budget, "budget", BUDGET)
     heard = notice or unheard
-    with with_adapter(bundle, adapter, trusted) as (opened, _):
+    with with_adapter(bundle, adapter, trusted, progress=progress) as (opened, _):
         guard = guard_for(opened, budget, heard)
         with guard.standing():  # before the images are opened: a list of files can be the peak
             pictures = _pictures(images, exclude, progress, heard)

@@ -12,9 +12,9 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple, Protocol
 
 PIECE_BYTES = 1 << 20
 
@@ -85,7 +85,40 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def hashed(file: BinaryIO, into: BinaryIO | None = None) -> str:
+class Pieces(Protocol):
+    """A file as far as it is read from its beginning, piece by piece."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return so many bytes at most; none at the end."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go to a place, and return it."""
+
+
+class Told:
+    """A file that is read, and somebody who is told of the bytes of each piece.
+
+    Args:
+        file: to read.
+        told: of how many were.
+    """
+
+    def __init__(self, file: BinaryIO, told: Callable[[int], None]) -> None:
+        self._file, self._told = file, told
+
+    def read(self, size: int, /) -> bytes:
+        """Return so many bytes at most, and tell of them."""
+        piece = self._file.read(size)
+        if piece:
+            self._told(len(piece))
+        return piece
+
+    def seek(self, offset: int, /) -> int:
+        """Go to a place, and return it."""
+        return self._file.seek(offset)
+
+
+def hashed(file: Pieces, into: BinaryIO | None = None) -> str:
     """Return the SHA-256 of an open file from its beginning, writing what is read into another one."""
     digest = hashlib.sha256()
     file.seek(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ from edgeplast.documents import Count
 from edgeplast.errors import InputError
 from edgeplast.external_data import external_files_in
 from edgeplast.files import sha256
-from edgeplast.stamps import Stamp, hashed, opened, stamp_of
+from edgeplast.stamps import Stamp, Told, hashed, opened, stamp_of
 from edgeplast.units import format_bytes
 
 FROZEN, TRAINABLE = "frozen.safetensors", "trainable.safetensors"
@@ -63,8 +64,15 @@ def shown_name(name: str) -> str:
     return name if name in (FROZEN, TRAINABLE) or is_graph(name) else repr(name if len(name) <= 80 else f"{name[:80]}…")
 
 
-def fault_of(path: Path, stored: StoredFile, stamps: dict[str, Stamp], *, looks: int = 10) -> str | None:
-    """Say what is wrong with a file, or note the stamp of the one that was hashed."""
+def fault_of(
+    path: Path,
+    stored: StoredFile,
+    stamps: dict[str, Stamp],
+    *,
+    told: Callable[[int], None] | None = None,
+    looks: int = 10,
+) -> str | None:
+    """Say what is wrong with a file, or note the stamp of the one that was hashed; ``told`` of bytes as they are."""
     try:
         with opened(path) as file:
             size = os.fstat(file.fileno()).st_size
@@ -73,7 +81,7 @@ def fault_of(path: Path, stored: StoredFile, stamps: dict[str, Stamp], *, looks:
                 return f"{path.name} has {size} bytes instead of {stored.bytes}"
             if is_graph(path.name) and size > MOST_GRAPH_BYTES:
                 return f"{path.name} has {format_bytes(size)}; a graph has {format_bytes(MOST_GRAPH_BYTES)} at most"
-            if hashed(file) != stored.sha256:
+            if hashed(Told(file, told) if told else file) != stored.sha256:
                 return f"{path.name} was changed (its SHA-256 differs)"
             foreign = external_files_in(file, path.name).difference({FROZEN}) if is_graph(path.name) else ()
             after = stamp_of(file)
@@ -93,7 +101,13 @@ def fault_of(path: Path, stored: StoredFile, stamps: dict[str, Stamp], *, looks:
     return None
 
 
-def copy_of(source: Path, target: Path, stored: StoredFile, stamps: dict[str, Stamp]) -> str | None:
+def copy_of(
+    source: Path,
+    target: Path,
+    stored: StoredFile,
+    stamps: dict[str, Stamp],
+    told: Callable[[int], None] | None = None,
+) -> str | None:
     """Copy a file, and hash what is written; what is wrong with it, or the copy's stamp."""
     target.unlink(missing_ok=True)
     with contextlib.ExitStack() as files:
@@ -102,7 +116,7 @@ def copy_of(source: Path, target: Path, stored: StoredFile, stamps: dict[str, St
         except OSError as error:
             return f"{source.name} cannot be read ({error.strerror})"
         copy = files.enter_context(target.open("xb"))
-        digest = hashed(file, copy)
+        digest = hashed(Told(file, told) if told else file, copy)
         copy.flush()
         os.fsync(copy.fileno())  # its times are now those that it keeps
         found = stamp_of(copy)

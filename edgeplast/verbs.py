@@ -160,7 +160,6 @@ def export(
     keep_head: bool = False,
     preprocessing: Preprocessing | None = None,
     frozen_compute: FrozenCompute = "fp32",
-    merge_tokens: int = 0,
     images: str | Path | ImageSet | None = None,
     calibration_images: int = 64,
     seed: int = 0,
@@ -179,7 +178,6 @@ def export(
         keep_head: start from the model's own head instead of a fresh one; it must have as many outputs.
         preprocessing: by default timm's data configuration of the model.
         frozen_compute: ``"int8"``: frozen matrices before everything that trains multiply in integers.
-        merge_tokens: in each block before everything that trains, so many tokens are merged into similar ones.
         images: a folder, archive or npz, or an opened set, to calibrate integers and 4-bit scales on.
         calibration_images: how many of them, at most.
         seed: of their choice.
@@ -207,10 +205,6 @@ def export(
     prepared = preprocessing or preprocessing_of(model)
     wanted = frozen_compute != "fp32" or any(c.weight_bits == 4 for c in chosen.components.values())
     _, signer = whom(None, sign)
-    if merge_tokens:
-        from edgeplast.merging import merge_tokens as merge
-
-        model, chosen = merge(model, chosen, merge_tokens, keep_head=keep_head)
     bundle = export_model(
         model if keep_head else with_classes(model, len(names)),
         chosen,
@@ -238,6 +232,7 @@ def export_ort_training(
     weight_decay: float = 0.0,
     force: bool = False,
     trusted: Trusted = None,
+    progress: Progress = silent,
 ) -> TrainingArtifacts:
     """Write the files of ONNX Runtime's own on-device training API; see
     :func:`edgeplast_exporters.ort_training.export_ort_training`.
@@ -249,11 +244,14 @@ def export_ort_training(
         weight_decay: of AdamW, on every parameter alike.
         force: replace what is there.
         trusted: public keys of which one must have signed the bundle; see :func:`adapt`.
+        progress: told of bytes that are verified, and of each file.
     """
     from edgeplast_exporters.ort_training import export_ort_training as export_artifacts
 
-    opened = bundle_of(bundle, trusted)
-    return export_artifacts(opened, into=possible(into), recompute=recompute, weight_decay=weight_decay, force=force)
+    opened = bundle_of(bundle, trusted, progress)
+    return export_artifacts(
+        opened, into=possible(into), recompute=recompute, weight_decay=weight_decay, force=force, progress=progress
+    )
 
 
 def adapt(
@@ -310,7 +308,7 @@ def adapt(
     options = options or (interrupted_options(possible(into)) if resume else None) or TrainingOptions()
     repeats = of_adaptation(bundle, images, into, also, budget, options, adapter=adapter, trusted=trusted, sign=sign)
     heard = notice or unheard
-    with with_adapter(bundle, adapter, trusted, sign) as (opened, seal):
+    with with_adapter(bundle, adapter, trusted, sign, progress) as (opened, seal):
         guard = guard_for(opened, budget, heard)
         with guard.standing():  # before the images are opened: a list of files can be the peak
             images = splits_of(images, options, also, progress)
@@ -357,7 +355,7 @@ def deploy(
     """
     from edgeplast_devices.deploying import deploy as deploy_bundle
 
-    with with_adapter(bundle, adapter, trusted, sign) as (opened, seal):
+    with with_adapter(bundle, adapter, trusted, sign, progress) as (opened, seal):
         return deploy_bundle(opened, possible(into), temperature=temperature, force=force, progress=progress, seal=seal)
 
 
@@ -368,6 +366,7 @@ def detach(
     force: bool = False,
     trusted: Trusted = None,
     sign: Signs = None,
+    progress: Progress = silent,
 ) -> Adapter:
     """Write what an adapted bundle has learned as a small adapter; see :func:`edgeplast_devices.detaching.detach`.
 
@@ -380,8 +379,9 @@ def detach(
         force: replace what is there.
         trusted: public keys of which one must have signed the bundle; see :func:`adapt`.
         sign: a private key, or its file, that signs the adapter's file; it is trusted too.
+        progress: told of bytes that are verified.
     """
     from edgeplast_devices.detaching import detach as detach_from
 
-    opened, seal = signed_bundle(bundle, trusted, sign)
+    opened, seal = signed_bundle(bundle, trusted, sign, progress)
     return detach_from(opened, possible(into), force=force, seal=seal)

@@ -30,7 +30,7 @@ from edgeplast.errors import (
     UsageError,
 )
 from edgeplast.outputs import finish_folder, only_writer, refuse_existing, refuse_mount, refuse_unmovable
-from edgeplast.progress import Progress, silent, unheard
+from edgeplast.progress import LOADING, Progress, silent, unheard
 from edgeplast.run_files import pinned
 from edgeplast.units import format_bytes
 from edgeplast_devices.cache import clear_latents
@@ -132,6 +132,7 @@ def adapt(
         nameless = nameless_bytes(bundle.manifest, options, len(images.train), len(new)) if is_tight else 0
         shares = disk_shares(bundle, options, folder, nameless)
         options = settled(options, bundle, images, shares, before)
+        progress(LOADING, 0, 2)
         run = Run(
             planned(bundle, new),
             _patient(images, Patience(interrupts, heard)),
@@ -154,7 +155,7 @@ def adapt(
         elif folder.is_dir():
             clear(folder)
         try:
-            run.bundle = grow(prepare(bundle, folder), new)
+            run.bundle = grow(prepare(bundle, folder, progress), new)
             _require_room(bundle, folder, run.optimizer)
             cut_telemetry(folder, checkpoint.state.steps if checkpoint else None)
             report = _adapted(run, bundle, folder, into, seal, run_file, mixed, shares)
@@ -239,6 +240,7 @@ def _adapted(
     """Train, write the adapted bundle and give it its name."""
     telemetry = TelemetryWriter(folder)
     try:
+        run.progress(LOADING, 1, 2)
         run.open()
         _train(run, folder, telemetry)
     finally:

@@ -12,7 +12,7 @@ import numpy as np
 from edgeplast.bundle import EVALUATION_GRAPH, Bundle
 from edgeplast.evaluation import Evaluation
 from edgeplast.preprocessing import Preprocessing
-from edgeplast.progress import Progress, silent
+from edgeplast.progress import LOADING, Progress, silent
 from edgeplast_devices.images import ImageSet, Unreadable, batches, require_labels
 from edgeplast_devices.latents import Source, halved
 from edgeplast_devices.memory import usable_threads
@@ -62,9 +62,11 @@ def evaluate(
         MissingExtraError: the runtime is not installed.
         UsageError: there is no such runtime or provider.
     """
-    placement = place(runtime, provider, trial=bundle.path / EVALUATION_GRAPH)
     manifest = bundle.manifest
     known = labelled(images, manifest.classes)
+    progress(LOADING, 0, 2)
+    placement = place(runtime, provider, trial=bundle.path / EVALUATION_GRAPH)
+    progress(LOADING, 1, 2)
     session = session_over(bundle, threads or usable_threads(), placement)
     unreadable = unreadable or Unreadable()
     result = measure(
@@ -96,6 +98,7 @@ def evaluate_deployed(
     Raises:
         InputError: the file is no deployed model, or see :func:`evaluate`.
     """
+    progress(LOADING, 0, 1)
     opened = Classifier(model, threads=threads, runtime=runtime, provider=provider, trusted=trusted)
     known = labelled(images, opened.classes)
     unreadable = unreadable or Unreadable()
@@ -185,6 +188,7 @@ def outputs(
     """
     order = np.arange(len(images)) if order is None else order
     done = 0
+    progress(activity, done, len(order))  # the first micro-batch takes longest
     while done < len(order):
         try:
             for batch in source(images, how, micro_batch, order=order[done:], unreadable=unreadable):

@@ -34,6 +34,9 @@ from edgeplast_devices.weights import read_trainable
 if TYPE_CHECKING:
     from edgeplast.trust.trusting import Trusted
 
+PREDICTING = "predicting"
+"""What is told of each picture."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -203,7 +206,7 @@ class Classifier:
             logits, known = tempered if temperature else plain, is_known(plain, self.unknown)
             index = int(batch.indices[0])
             found = prediction(images.name(index), logits, self.classes, known)
-            progress("predicting", index + 1, len(images))
+            progress(PREDICTING, index + 1, len(images))
             yield found
 
 

@@ -24,7 +24,7 @@ from edgeplast.moments import Moments, notes_on, settled
 from edgeplast.outline import Outline
 from edgeplast.placement import Placement
 from edgeplast.prepared_images import PreparedImages
-from edgeplast.progress import Progress, silent, unheard
+from edgeplast.progress import LOADING, Progress, silent, unheard
 from edgeplast.score_taps import SCORE_GRAPH, ScoreTaps, UnitTaps
 from edgeplast.scores import DEFAULT_METHOD, ComponentScore, ScoreTable
 from edgeplast.secants import ROUNDING, ratios
@@ -107,6 +107,7 @@ def score(
         raise UsageError(f"--pairs {pairs}: a standard error needs at least 2 pairs; 64 is the default.")
     guard = guard or guard_for(bundle, budget, notice or unheard)
     with guard.standing():
+        progress(LOADING, 0, 2)
         placement = place(runtime, provider, guard.allowed_bytes)
         threads = threads or usable_threads()
         unreadable = {"scored": Unreadable()}
@@ -118,6 +119,7 @@ def score(
         parameters = read_trainable(bundle)
         bundle.check_unchanged(SCORE_GRAPH, FROZEN)
         release_arena()
+        progress(LOADING, 1, 2)
         with guard.opening(footprint.frozen_bytes, threads):
             session = ScoringSession(bundle, parameters, threads, placement)
         bundle.check_unchanged(SCORE_GRAPH, FROZEN)
@@ -305,6 +307,7 @@ def measured(
     columns = {name: _Columns(list(units), list(units.values())) for name, units in wanted.items()}
     found = {name: Moments.none(len(units)) for name, units in wanted.items()}
     going = list(wanted)
+    progress("scoring", 0, len(drawn))
     with guard.able_to_end(session.stop):
         for done in range(0, len(drawn), CHUNK):
             chunk, squares = drawn[done : done + CHUNK], []

@@ -151,8 +151,14 @@ def try_rungs(run: Run) -> None:
     except MemoryError:
         return
     before, begin = trainer.rungs, time.perf_counter()
+    turns = iter(range((1 + TIMES) * len(rungs)))
+
+    def through(rung: Rung) -> None:
+        run.progress("timing ways to take a step", next(turns), (1 + TIMES) * len(rungs))
+        noise.through([rung, *before])
+
     try:
-        found = tried(rungs, lambda rung: noise.through([rung, *before]), allowed, time.perf_counter)
+        found = tried(rungs, through, allowed, time.perf_counter)
     finally:
         trainer.enter(before)
     if len(found.seconds) < 2:

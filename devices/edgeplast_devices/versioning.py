@@ -19,6 +19,7 @@ from edgeplast.bundle import MANIFEST, REPORT, TRAINABLE, Bundle, Manifest
 from edgeplast.errors import DamagedError, UsageError
 from edgeplast.files import disk_errors, sha256, write_bytes
 from edgeplast.outputs import building_folder, only_writer
+from edgeplast.progress import Progress, silent
 from edgeplast.stored_files import SIGNATURES, fault_of, is_graph
 from edgeplast.versions import RECORD, VERSIONS, Version, folders_of, history, named
 from edgeplast_devices.growing import axes_of, head_of
@@ -120,12 +121,13 @@ def _record(
     version.write(place / RECORD)
 
 
-def roll_back(bundle: str | Path, version: str) -> Version:
+def roll_back(bundle: str | Path, version: str, *, progress: Progress = silent) -> Version:
     """Put a version of an adapted bundle back in its place, as a whole; the versions after it stay.
 
     Args:
         bundle: folder of an adapted bundle.
         version: its name, such as ``"v3"``.
+        progress: told of bytes that are verified.
 
     Returns:
         the version.
@@ -139,7 +141,7 @@ def roll_back(bundle: str | Path, version: str) -> Version:
     folder = Path(os.path.realpath(bundle))
     chosen = named(version, history(folder))
     with only_writer(folder):
-        found = Bundle.open(folder)
+        found = Bundle.open(folder, progress=progress)
         with building_folder(folder, force=True) as temporary:
             restore(found, chosen, temporary, lambda name: folder / name)
             carry(folder, temporary)  # kept pictures are no part of a version

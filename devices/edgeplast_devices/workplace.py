@@ -12,6 +12,7 @@ from edgeplast.bundle import FROZEN, MANIFEST, REPORT, TRAINABLE, Bundle, Manife
 from edgeplast.errors import DivergedError, UsageError
 from edgeplast.files import disk_errors
 from edgeplast.printable import printable
+from edgeplast.progress import Progress, silent
 from edgeplast.stored_files import SIGNATURES
 from edgeplast.telemetry import TELEMETRY
 from edgeplast.unknown import Unknown
@@ -41,8 +42,13 @@ def unfinished(into: Path) -> Path:
     return folder
 
 
-def prepare(bundle: Bundle, folder: Path) -> Bundle:
+def prepare(bundle: Bundle, folder: Path, progress: Progress = silent) -> Bundle:
     """Copy the bundle's files, first of all, so that a full disk is found before hours of training.
+
+    Args:
+        bundle: to copy.
+        folder: made where it is missing.
+        progress: told of bytes that are copied.
 
     Returns:
         the bundle that those copies are. The run reads them and nothing else: they were hashed as they were copied.
@@ -56,7 +62,7 @@ def prepare(bundle: Bundle, folder: Path) -> Bundle:
         for entry in folder.iterdir():
             if entry.is_symlink():  # what the run writes would land where it leads
                 entry.unlink()
-        return bundle.copied(folder)
+        return bundle.copied(folder, progress)
 
 
 def write_adapted(

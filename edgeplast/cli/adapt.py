@@ -231,7 +231,7 @@ def adapt(
     if resume:
         options = _as_interrupted(options, output, context)
     budget = None if memory is None and profile is None else budget_of(memory, profile)
-    with progress_bar(as_json, told_otherwise=("epoch",)) as progress:
+    with progress_bar(as_json, doing=f"opening {bundle}", told_otherwise=("epoch",)) as progress:
         report = run(
             bundle,
             data,

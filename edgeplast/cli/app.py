@@ -45,17 +45,20 @@ _ClickError: type[Exception] = typer.BadParameter.__mro__[2]
 
 _INTERRUPTED = 130  # also what typer makes of Ctrl-C
 
-_INTRODUCTION = """edgeplast lets a pretrained vision model keep learning on the device where it runs.
+_INTRODUCTION = """edgeplast lets a pretrained vision model keep learning on the device it runs on.
 
   On a workstation (pip install 'edgeplast[offline,train]'):
-    edgeplast export vit_tiny_patch16_224 --checkpoint weights.safetensors --data train/ --memory 256MiB -o bundle/
+    edgeplast export vit_tiny_patch16_224 --checkpoint weights.safetensors \\
+        --data train/ --memory 256MiB -o bundle/
   On the device (pip install 'edgeplast[stock]'), no torch:
     edgeplast adapt bundle/ --data images/ --memory 256MiB -o adapted/
     edgeplast evaluate adapted/ --data test/
     edgeplast deploy adapted/ -o model.onnx
     edgeplast predict model.onnx photo.jpg
-  Every verb has --help, --json, --quiet and --config run.toml. Also: score, plan, compare, prune, report,
-  keygen, sign, verify, inspect, fleet, devices, doctor. What a word means: edgeplast glossary tier"""
+  Every verb has --help, --json, --quiet and --config run.toml. Also: score,
+  plan, compare, prune, report, history, roll-back, forget, detach, keygen,
+  sign, verify, inspect, fleet, devices, doctor.
+  What a word means: edgeplast glossary tier"""
 
 
 class _Verb(typer.core.TyperCommand):

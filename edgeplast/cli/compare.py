@@ -102,7 +102,7 @@ def compare(
     budget = budget_of(memory, profile_of(device))
     if not data.exists():
         raise InputError(f"{data} does not exist. Give a folder, an archive or an npz of labelled pictures.")
-    with progress_bar(as_json, told_otherwise=TOLD_BY_RUNS) as progress:
+    with progress_bar(as_json, doing="loading torch and timm", told_otherwise=TOLD_BY_RUNS) as progress:
         network = network_of(
             model,
             checkpoint=checkpoint,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -13,16 +12,11 @@ from typing import Any
 
 import typer
 
+from edgeplast.cli.bars import LINE, Bars, Lines
+from edgeplast.cli.wrapping import columns_of, is_terminal, wrapped
 from edgeplast.errors import FallbackWarning
 from edgeplast.printable import printable
-from edgeplast.progress import Bytes, Progress, silent
-from edgeplast.units import format_bytes
-
-_PATIENCE_SECONDS = 2.0
-_FRAME_SECONDS = 0.1
-_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 5.0, 60.0
-"""Between lines about what is not done yet, where there is no terminal: a log is read by people too."""
-
+from edgeplast.progress import Progress, silent
 
 _silent: ContextVar[frozenset[str]] = ContextVar("streams on which nothing is said", default=frozenset())
 
@@ -37,24 +31,37 @@ def speak_again() -> None:
     _silent.set(frozenset())
 
 
-def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+def say(text: str = "", *, err: bool = False, nl: bool = True, hanging: int = 0) -> None:
     """Print lines for people, in which names of strangers cannot reach the terminal as control codes.
 
     Args:
-        text: may hold line breaks.
+        text: may hold line breaks; in a terminal its lines are broken at words where they are longer.
         err: on standard error.
         nl: whether a line break follows.
+        hanging: columns by which what is left of a broken line is indented.
     """
     if ("err" if err else "out") not in _silent.get():
-        typer.echo(printable(text, keep="\n"), err=err, nl=nl)
+        _print(text, err=err, nl=nl, hanging=hanging)
 
 
 def fail(message: str, exit_code: int, as_json: bool) -> int:
     """Print an error on standard error and return its exit code."""
     if as_json:
         print_json("error", {"error": printable(message, keep="\n"), "exit_code": exit_code})
-    typer.echo(printable(f"error: {message}", keep="\n"), err=True)
+    _print(f"error: {message}", err=True)
     return exit_code
+
+
+def _print(text: str, *, err: bool = False, nl: bool = True, hanging: int = 0) -> None:
+    stream = sys.stderr if err else sys.stdout
+    if stream is None:  # closed before a program that holds this one began
+        return
+    text = printable(text, keep="\n")
+    LINE.erase()
+    # Not by click, which writes past the stream that rich puts there to print above its bar.
+    text = wrapped(text, columns_of(stream), hanging) if is_terminal(stream) else text
+    stream.write(f"{text}\n" if nl else text)
+    stream.flush()
 
 
 def print_json(kind: str, content: bytes | Mapping[str, object], output: Path | None = None) -> None:
@@ -72,7 +79,13 @@ def print_json(kind: str, content: bytes | Mapping[str, object], output: Path | 
     envelope = {"format_version": fields.pop("format_version", 1), "kind": kind}
     if output is not None:
         envelope["output"] = str(output)
-    typer.echo(json_text(msgspec.json.format(msgspec.json.encode(envelope | fields), indent=2)))
+    print_as_is(json_text(msgspec.json.format(msgspec.json.encode(envelope | fields), indent=2)))
+
+
+def print_as_is(text: str) -> None:
+    """Print what is laid out already, colours in it, or is read by a program: in lines as long as they are."""
+    LINE.erase()
+    typer.echo(text)
 
 
 def json_text(data: bytes) -> str:
@@ -117,12 +130,13 @@ def print_table(
         table.add_column(column, justify="left" if left_aligned else "right", overflow="fold")
     for row in rows:
         table.add_row(*(printable(cell, keep="\n") for cell in row))
+    LINE.erase()
     console = Console(markup=False, highlight=False, emoji=False)  # a class may be called [red] or :dog:
     if title:
         console.print(printable(title), style="italic")
     console.print(table)
     if note:
-        console.print(printable(note, keep="\n"))
+        say(note)
 
 
 def name_unreadable(count: int, examples: Sequence[tuple[str, str]]) -> None:
@@ -152,110 +166,30 @@ def fallbacks_stated() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def progress_bar(quiet: bool, told_otherwise: tuple[str, ...] = ()) -> Iterator[Progress]:
-    """Give a progress callable that draws a bar on standard error for whatever takes over two seconds.
+def progress_bar(
+    for_program: bool = False, *, doing: str = "", told_otherwise: tuple[str, ...] = ()
+) -> Iterator[Progress]:
+    """Give a progress callable that shows on standard error what is being done, from its first line to the end.
 
-    Where standard error is no terminal, one line per activity says what was done, and now and then one what is being
-    done.
+    In a terminal that is a line at once and, of whatever takes over two seconds, a bar. Elsewhere one line per activity
+    says what was done, and now and then one what is being done; where a program reads what is printed, none does.
 
     Args:
-        quiet: show nothing.
+        for_program: the result is printed for a program (``--json``).
+        doing: what begins: opening a bundle, say.
         told_otherwise: how activities begin of which the command itself writes a line when they are done.
     """
-    if quiet or "err" in _silent.get():
+    in_terminal = is_terminal(sys.stderr)
+    if "err" in _silent.get() or (for_program and not in_terminal):
         yield silent
         return
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield _Lines(told_otherwise)
+    if not in_terminal:
+        yield Lines(say, told_otherwise)
         return
-    bars = _Bars()
+    bars = Bars()
     try:
+        if doing:
+            bars(doing, 0, 1)
         yield bars
     finally:
         bars.close()
-
-
-class _Lines:
-    """A line when an activity that took over two seconds ends, and now and then while nothing else was said."""
-
-    def __init__(self, told_otherwise: tuple[str, ...]) -> None:
-        self._told_otherwise = told_otherwise
-        self._activity, self._started = "", 0.0
-        self._said, self._has_spoken, self._pause = time.monotonic(), False, _PAUSE_SECONDS
-
-    def __call__(self, activity: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if activity != self._activity:
-            self._activity, self._started, self._pause = activity, now, _PAUSE_SECONDS
-        if total and done >= total:
-            self._activity = ""
-            if now - self._started > _PATIENCE_SECONDS and not activity.startswith(self._told_otherwise):
-                self._say(f"{activity}: {_amount(total)} in {now - self._started:.0f} s", now)
-        elif now - self._said > self._pause or not (total or self._has_spoken):
-            # Of what tells nothing until it is done the first is named at once: a program that begins loads something.
-            self._say(f"{activity}: {done:,} of {_amount(total)}" if total else f"{activity} …", now)
-            self._pause = min(2 * self._pause, _LONGEST_PAUSE_SECONDS)  # a log of hours is read from its end
-
-    def _say(self, text: str, now: float) -> None:
-        say(text, err=True)
-        self._said, self._has_spoken = now, True
-
-
-def _amount(count: int) -> str:
-    """Write how much was done: bytes with a unit, pieces as a number."""
-    return format_bytes(count) if isinstance(count, Bytes) else f"{count:,}"
-
-
-class _Bars:
-    """rich's progress bar, loaded when the first activity has lasted two seconds (it costs 3 MB).
-
-    From then on there is always one, as long as a verb works: what follows a long activity need not be short, and a bar
-    that is full stays until something else is told.
-    """
-
-    def __init__(self) -> None:
-        self._activity, self._started = "", 0.0
-        self._drawn, self._told = 0.0, time.monotonic()
-        self._bar: Any = None
-        self._task: Any = None
-
-    def __call__(self, activity: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        if activity != self._activity:
-            was_there = self._bar is not None
-            self.close()
-            self._activity, self._started = activity, self._told  # nothing was heard since: its first piece took that
-            if was_there:
-                self._open(total or None)
-        self._told = now
-        if self._bar is None and not total and not done:  # nothing will be told within two seconds, so it is now
-            self._open(None)
-        elif self._bar is None and now - self._started > _PATIENCE_SECONDS and done < total:
-            self._open(total)
-        if self._bar is not None and total:
-            drawn = now - self._drawn > _FRAME_SECONDS or done >= total
-            self._bar.update(self._task, completed=done, total=total, refresh=drawn)
-            self._drawn = now if drawn else self._drawn
-
-    def _open(self, total: int | None) -> None:
-        from rich import progress as parts
-        from rich.console import Console
-
-        amount = parts.DownloadColumn(binary_units=True) if isinstance(total, Bytes) else parts.MofNCompleteColumn()
-        self._bar = parts.Progress(
-            parts.TextColumn("{task.description}", markup=False),  # an archive may be called [red].tar
-            *((parts.BarColumn(), amount, parts.TimeRemainingColumn()) if total else (parts.TextColumn("…"),)),
-            console=Console(stderr=True),
-            transient=True,
-            # Its own thread would map a stack that no budget has counted.
-            auto_refresh=False,
-            redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),  # else a file would miss what is printed
-        )
-        self._bar.start()
-        self._task = self._bar.add_task(printable(self._activity), total=total)
-
-    def close(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-        self._bar = self._task = None

@@ -60,7 +60,7 @@ def deploy(
             f"Write: edgeplast deploy {bundle} -o {output} --weight-bits 8 --data images/"
         )
     profile = profile_of(device)
-    with progress_bar(as_json) as progress:
+    with progress_bar(as_json, doing=f"opening {bundle if data is None else data}") as progress:
         if data is not None:
             deployment = compressing.deploy_quantized(
                 bundle,

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from edgeplast.adapters import ADAPTER_FILE, PEFT_CONFIG
-from edgeplast.cli.console import print_json, say
+from edgeplast.cli.console import print_json, progress_bar, say
 from edgeplast.cli.options import SignOption, TrustedOption
 from edgeplast.units import format_bytes
 
@@ -28,7 +28,8 @@ def detach(
     """
     from edgeplast.verbs import detach as run
 
-    found = run(bundle, output, force=force, trusted=trusted, sign=sign)
+    with progress_bar(as_json, doing=f"opening {bundle}") as progress:
+        found = run(bundle, output, force=force, trusted=trusted, sign=sign, progress=progress)
     size = (output / ADAPTER_FILE).stat().st_size
     loads = (output / PEFT_CONFIG).is_file()
     if as_json:

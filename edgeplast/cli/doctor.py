@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgeplast.bundle import Bundle
-from edgeplast.cli.console import print_json, print_table, progress_bar, say
+from edgeplast.cli.console import print_as_is, print_json, print_table, progress_bar, say
 from edgeplast.cli.options import ProviderOption, TrustedOption, budget_of, provider_of, trusted_of
 from edgeplast.errors import EdgeplastError, UsageError
+from edgeplast.printable import printable
 from edgeplast.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def doctor(
     findings: list[Finding] = []
     load = ("edgeplast.cli.app", "edgeplast.cli.adapt")
     chosen = provider_of(provider, profile)
-    with progress_bar(as_json) as progress:
+    with progress_bar(as_json, doing="looking at this machine") as progress:
         tried = examine(
             bundle,
             memory_bytes=budget,
@@ -104,13 +105,12 @@ def _show(finding: Finding) -> None:
     columns = min(shutil.get_terminal_size().columns, _MOST_COLUMNS)
     mark, colour = _MARKS[finding.status]
     indent = " " * (_NAME_WIDTH + 3)
-    typer.secho(mark, fg=colour, nl=False)
-    say(f" {finding.check:<{_NAME_WIDTH}} ", nl=False)
-    lines = textwrap.wrap(finding.message, max(columns - len(indent), 30), break_on_hyphens=False)
-    say(f"\n{indent}".join(lines))
+    lines = textwrap.wrap(printable(finding.message), max(columns - len(indent), 30), break_on_hyphens=False)
+    message = f"\n{indent}".join(lines)
+    print_as_is(f"{typer.style(mark, fg=colour)} {finding.check:<{_NAME_WIDTH}} {message}")
     if finding.advice:
-        advice = textwrap.wrap(finding.advice, max(columns - len(indent) - 2, 30), break_on_hyphens=False)
-        typer.secho(f"{indent}→ " + f"\n{indent}  ".join(advice), fg=colour)
+        advice = textwrap.wrap(printable(finding.advice), max(columns - len(indent) - 2, 30), break_on_hyphens=False)
+        print_as_is(typer.style(f"{indent}→ " + f"\n{indent}  ".join(advice), fg=colour))
 
 
 def _show_ways(finding: Finding) -> None:

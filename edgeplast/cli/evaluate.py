@@ -57,7 +57,7 @@ def evaluate(
     if output is not None:
         claim(output, force=force)
     unreadable, profile = Unreadable(), profile_of(device)
-    with progress_bar(as_json) as progress:
+    with progress_bar(as_json, doing=f"opening {data}") as progress:
         result = run(
             bundle,
             labelled_images(data, exclude=exclude or (), split=split, prefer=("test", "val"), progress=progress),

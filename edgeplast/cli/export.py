@@ -119,13 +119,6 @@ def export(
             help="Write graphs of other sets too, among which `adapt --rescore` chooses by its scores.",
         ),
     ] = False,
-    merge_tokens: Annotated[
-        int,
-        typer.Option(
-            help="Tokens that each block before what trains merges into similar ones (plain vision transformers), e.g. "
-            "8: less work in all later blocks."
-        ),
-    ] = 0,
     seed: Annotated[int, typer.Option(help="Of the image pairs and of the images calibrated on.")] = 0,
     device: DeviceOption = None,
     sign: SignOption = None,
@@ -148,7 +141,8 @@ def export(
     ort_training.check_format(form, recompute, signed=sign is not None, measured=choose == "measured")
     if ort_training.is_bundle(model, form):
         ort_training.refuse_plan(context, model)
-        opened = Bundle.open(model, trusted=trusted)
+        with progress_bar(as_json, doing=f"opening {model}") as progress:
+            opened = Bundle.open(model, trusted=trusted, progress=progress)
         ort_training.write_artifacts(opened, output, recompute, force=force, as_json=as_json)
         return
     if trusted is not None:
@@ -182,52 +176,52 @@ def export(
         check_strategy(strategy, train)
         bits.check_bits("8" if automatic else weight_bits)
     trained_bits = _bits_for(choose, "8" if automatic else weight_bits)
-    with (
-        ort_training.bundle_before(output, form) as into,
-        progress_bar(as_json, told_otherwise=TOLD_BY_RUNS) as progress,
-    ):
-        contested = choose == "measured"  # its runs open the pictures themselves, and it says what they are
-        images = None if data is None or contested else labelled_images(data, exclude=exclude or (), progress=progress)
-        network = network_of(
-            model,
-            checkpoint=checkpoint,
-            pretrained=pretrained,
-            image_size=image_size,
-            model_kwargs=model_kwargs,
-            pictures=pictures,
-            progress=progress,
-        )
-        bundle = make_bundle(
-            network,
-            data if contested else images,
-            budget,
-            into=into,
-            plan=given,
-            classes=names,
-            keep_head=keep_head,
-            method=method,
-            pairs=pairs,
-            strategy=strategy,
-            train=train,
-            choose=choose,
-            minutes=minutes,
-            optimizer=optimizer,
-            batch_size=batch,
-            weight_bits=trained_bits,
-            size_bytes=size_bytes,
-            max_accuracy_drop=max_accuracy_drop,
-            frozen_compute=compute,
-            calibration_images=calibration_images,
-            keep=prune,
-            distill_steps=distill_steps,
-            alternatives=alternatives,
-            merge_tokens=merge_tokens,
-            seed=seed,
-            force=force,
-            sign=signer,
-            progress=progress,
-            notice=lambda text: say(text, err=True),
-        )
+    doing = f"opening {model if data is None else data}"
+    with ort_training.bundle_before(output, form) as into:
+        with progress_bar(as_json, doing=doing, told_otherwise=TOLD_BY_RUNS) as progress:
+            contested = choose == "measured"  # its runs open the pictures themselves, and it says what they are
+            images = None
+            if data is not None and not contested:
+                images = labelled_images(data, exclude=exclude or (), progress=progress)
+            network = network_of(
+                model,
+                checkpoint=checkpoint,
+                pretrained=pretrained,
+                image_size=image_size,
+                model_kwargs=model_kwargs,
+                pictures=pictures,
+                progress=progress,
+            )
+            bundle = make_bundle(
+                network,
+                data if contested else images,
+                budget,
+                into=into,
+                plan=given,
+                classes=names,
+                keep_head=keep_head,
+                method=method,
+                pairs=pairs,
+                strategy=strategy,
+                train=train,
+                choose=choose,
+                minutes=minutes,
+                optimizer=optimizer,
+                batch_size=batch,
+                weight_bits=trained_bits,
+                size_bytes=size_bytes,
+                max_accuracy_drop=max_accuracy_drop,
+                frozen_compute=compute,
+                calibration_images=calibration_images,
+                keep=prune,
+                distill_steps=distill_steps,
+                alternatives=alternatives,
+                seed=seed,
+                force=force,
+                sign=signer,
+                progress=progress,
+                notice=lambda text: say(text, err=True),
+            )
         if form == "ort-training":
             ort_training.write_artifacts(bundle, output, recompute, force=force, as_json=as_json)
             return

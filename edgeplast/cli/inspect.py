@@ -9,7 +9,7 @@ import typer
 
 from edgeplast.bundle import Bundle
 from edgeplast.cli.components import component_rows
-from edgeplast.cli.console import print_json, print_table, say
+from edgeplast.cli.console import print_json, print_table, progress_bar, say
 from edgeplast.plans import PlannedComponent
 from edgeplast.pruned import PrunedRecord, is_pruned
 from edgeplast.recomputation import IN_WORDS
@@ -29,7 +29,8 @@ def inspect(
         else:
             show_pruned(record)
         return
-    opened = Bundle.open(bundle)
+    with progress_bar(as_json, doing=f"opening {bundle}") as progress:
+        opened = Bundle.open(bundle, progress=progress)
     manifest = opened.manifest
     if as_json:
         content = {

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, cast
 
 from edgeplast.bundle import MANIFEST, Bundle
-from edgeplast.cli.console import print_json, print_table
+from edgeplast.cli.console import print_json, print_table, progress_bar
 from edgeplast.cli.options import given_options
 from edgeplast.errors import UsageError, one_of
 from edgeplast.recomputation import IN_WORDS, RECOMPUTE
@@ -98,7 +98,9 @@ def write_artifacts(bundle: Bundle, output: Path, recompute: str | None, *, forc
     """Write the artifacts and say what they are."""
     from edgeplast.verbs import export_ort_training
 
-    made = export_ort_training(bundle, into=output, recompute=cast("Recompute | None", recompute), force=force)
+    how = cast("Recompute | None", recompute)
+    with progress_bar(as_json, doing=f"writing {output}") as progress:
+        made = export_ort_training(bundle, into=output, recompute=how, force=force, progress=progress)
     record = made.record
     if as_json:
         content = {

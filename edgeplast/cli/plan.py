@@ -79,7 +79,7 @@ def plan(
         how["flops_per_second"] = gflops * 1e9
     if classes:
         how["classes"] = tuple(name.strip() for name in classes.split(",") if name.strip())
-    with progress_bar(as_json) as progress:
+    with progress_bar(as_json, doing="planning") as progress:
         why = explain_plan(table, budget, strategy=strategy, train=train, progress=progress, **how)
     if output is not None:
         why.plan.write(output)

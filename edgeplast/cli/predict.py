@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from edgeplast.cli.console import json_text, name_unreadable, progress_bar, say
+from edgeplast.cli.console import json_text, name_unreadable, print_as_is, progress_bar, say
 from edgeplast.cli.options import (
     DeviceOption,
     ProviderOption,
@@ -20,8 +20,10 @@ from edgeplast.cli.options import (
     threads_of,
     trusted_of,
 )
+from edgeplast.cli.wrapping import is_terminal
 from edgeplast.errors import UsageError
 from edgeplast.printable import printable
+from edgeplast.progress import Progress
 
 if TYPE_CHECKING:
     from edgeplast_devices.predicting import Prediction
@@ -55,8 +57,7 @@ def predict(
 
     unreadable, profile = Unreadable(), profile_of(device)
     write = _JSON() if as_json else _Lines()
-    # Lines that appear one by one in a terminal are a progress bar themselves, and one beside them would tear them.
-    with progress_bar(as_json or sys.stdout.isatty()) as progress, write:
+    with progress_bar(as_json, doing=f"opening {model}") as told, write:
         for found in predictions(
             model,
             images,
@@ -66,12 +67,23 @@ def predict(
             temperature=temperature,
             unreadable=unreadable,
             trusted=trusted_of(trusted, profile),
-            progress=progress,
+            progress=_until_lines(told) if is_terminal(sys.stdout) else told,
         ):
             if unknown and found.known is None:
                 raise nothing_tells(model)
             write(found, top, unknown)
     name_unreadable(unreadable.count, unreadable.examples)
+
+
+def _until_lines(progress: Progress) -> Progress:
+    """Return what is told of all before the first picture: lines that appear one by one are a bar themselves."""
+    from edgeplast_devices.predicting import PREDICTING
+
+    def told(activity: str, done: int, total: int) -> None:
+        if activity != PREDICTING:
+            progress(activity, done, total)
+
+    return told
 
 
 def nothing_tells(model: Path) -> UsageError:
@@ -116,15 +128,15 @@ class _JSON:
         best = dict(list(found.probabilities.items())[:top])
         element = json_text(msgspec.json.encode({"image": found.name, "probabilities": best, "known": found.known}))
         self._begin()
-        say(f"{',' if self._elements else ''}{element}")
+        print_as_is(f"{',' if self._elements else ''}{element}")
         self._elements = True
 
     def __exit__(self, kind: object, *_: object) -> None:
         if self._begun or kind is None:
             self._begin()
-            say("]}")
+            print_as_is("]}")
 
     def _begin(self) -> None:
         if not self._begun:
-            say('{"format_version": 1, "kind": "predictions", "predictions": [')
+            print_as_is('{"format_version": 1, "kind": "predictions", "predictions": [')
             self._begun = True

@@ -91,7 +91,7 @@ def prune(
     check_scoring((method,), pairs, "head")
     check_device(device)
     claim(output, force=force, folder=True)
-    with progress_bar(as_json) as progress:
+    with progress_bar(as_json, doing=f"opening {data}") as progress:
         images = labelled_images(data, exclude=exclude or (), progress=progress)
         network = network_of(
             model,

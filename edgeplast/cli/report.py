@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeplast.cli.console import print_json, say
+from edgeplast.cli.console import print_json, progress_bar, say
 from edgeplast.comparison import COMPARISON, Comparison
 from edgeplast.errors import UsageError
 from edgeplast.outputs import claim
@@ -41,14 +41,15 @@ def report(
     pages = [path for path in (output, png) if path is not None]
     for path in pages:
         claim(path, force=force)
-    if output is not None:
-        _draw(source, output, png)
     written = [str(path) for path in pages]
-    if tensorboard is not None:
-        from edgeplast.reporting.tensorboards import write_tensorboard
+    with progress_bar(as_json, doing=f"drawing {source}"):
+        if output is not None:
+            _draw(source, output, png)
+        if tensorboard is not None:
+            from edgeplast.reporting.tensorboards import write_tensorboard
 
-        write_tensorboard(source, tensorboard)
-        written.append(str(tensorboard))
+            write_tensorboard(source, tensorboard)
+            written.append(str(tensorboard))
     if as_json:
         print_json("report", {"written": written}, output)
     else:

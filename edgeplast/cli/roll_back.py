@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeplast.cli.console import print_json, say
+from edgeplast.cli.console import print_json, progress_bar, say
 
 
 def roll_back(
@@ -18,7 +18,8 @@ def roll_back(
     """Put a version of an adapted bundle back in its place; the versions after it stay, and can be put back too."""
     from edgeplast_devices.versioning import roll_back as run
 
-    chosen = run(bundle, version)
+    with progress_bar(as_json, doing=f"opening {bundle}") as progress:
+        chosen = run(bundle, version, progress=progress)
     if as_json:
         print_json("version", chosen.to_json(), bundle)
         return

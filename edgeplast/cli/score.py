@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +41,7 @@ from edgeplast.cli.options import (
 from edgeplast.errors import UsageError
 from edgeplast.medians import medians
 from edgeplast.outputs import claim
+from edgeplast.progress import silent
 from edgeplast.score_methods import METHOD_FACTS, check_scoring
 from edgeplast.scores import DEFAULT_METHOD, ScoreTable
 from edgeplast.scoring_bundles import is_bundle, score_bundle
@@ -114,7 +116,7 @@ def score(
         if output is not None:
             claim(output, force=force)
         profile = profile_of(device)
-        with progress_bar(as_json) as progress:
+        with progress_bar(as_json, doing=f"opening {model}") as progress:
             table = score_bundle(
                 model,
                 data,
@@ -148,7 +150,7 @@ def score(
     from edgeplast import verbs
     from edgeplast_devices.images import open_images
 
-    with progress_bar(as_json or not first_process) as progress:
+    with progress_bar(as_json, doing=f"opening {data}") if first_process else nullcontext(silent) as progress:
         images = labelled_images(data, exclude=exclude or (), quiet=not first_process, progress=progress)
         source = None if reference is None else open_images(reference, progress=progress)
         network = network_of(
@@ -199,7 +201,8 @@ def _list_methods(as_json: bool) -> None:
     for name, m in METHOD_FACTS.items():
         needs = "" if m.needs == "pictures" else f"; needs {'labels' if m.needs == 'labels' else 'no pictures'}"
         only = "; plain vision transformers only" if m.plain else ""
-        say(f"{name:<21} {m.explanation}\n{'':<21} cost: {m.cost}{needs}{only}")
+        say(f"{name:<21} {m.explanation}", hanging=22)
+        say(f"{'':<21} cost: {m.cost}{needs}{only}")
 
 
 def _show(table: ScoreTable, output: Path | None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeplast.cli.console import print_json, say
+from edgeplast.cli.console import print_json, progress_bar, say
 from edgeplast.cli.options import ExpiresOption
 from edgeplast.stored_files import signatures_beside
 
@@ -24,7 +24,8 @@ def sign(
     from edgeplast.trust.signing import signer_of
 
     signer = signer_of(key, expires)
-    run(path, signer, force=force)
+    with progress_bar(as_json, doing=f"verifying {path}") as progress:
+        run(path, signer, force=force, progress=progress)
     file = signatures_beside(path)
     if as_json:
         print_json("signature", {"path": str(path), "key_id": signer.key.public.id}, file)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeplast.cli.console import print_json, print_table
+from edgeplast.cli.console import print_json, print_table, progress_bar
 from edgeplast.units import format_bytes
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def verify(
     """Verify that a trusted key signed it and that every file is what was signed; exit code 5 if not."""
     from edgeplast.trust.signing import verify as run
 
-    found = run(path, key)
+    with progress_bar(as_json, doing=f"verifying {path}") as progress:
+        found = run(path, key, progress=progress)
     if as_json:
         print_json("verification", _content(found))
         return

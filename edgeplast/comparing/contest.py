@@ -33,7 +33,7 @@ from edgeplast.files import possible
 from edgeplast.given import other_sets
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
-from edgeplast.progress import Progress, silent, unheard
+from edgeplast.progress import Beside, Progress, silent, unheard
 from edgeplast.scores import DEFAULT_METHOD, ScoreTable
 from edgeplast.units import format_bytes, format_seconds
 
@@ -342,9 +342,8 @@ class _Contest:
                 also=tuple(str(Path(each).absolute()) for each in self.settings.also) if number else (),
             )
             what = f"round {number}, seed {seed}: {name}" if number else f"a first try of {name}"
-            self.progress(f"{what}, starting", 0, 0)
             try:
-                done = carried_out(order, Path(scratch), self.clock.left, lambda: self._progress(what))
+                done = carried_out(order, Path(scratch), self.clock.left, self._progress(what))
             except RunFailedError as error:
                 self.notice(f"{what} failed: {error}")
                 return Failed(
@@ -363,12 +362,11 @@ class _Contest:
         return ran
 
     def _progress(self, what: str) -> Progress:
-        """Return what shows the work of a run under its name and the minutes left."""
-        left = self.clock.said()
+        """Return what shows the work of a run under its name, beside it the time that is left."""
 
         def told(activity: str, done: int, total: int) -> None:
             doing = f", {activity}" if what.startswith("round") or not activity.startswith("epoch") else ""
-            self.progress(f"{what}{doing} ({left})", done, total)
+            self.progress(Beside(f"{what}{doing}", self.clock.said()), done, total)
 
         return told
 

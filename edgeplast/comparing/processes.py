@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from edgeplast.comparing.trial import Answer, Order
-from edgeplast.progress import Progress
+from edgeplast.progress import Bytes, Progress
 
 _LOOK_SECONDS = 0.5
 
@@ -30,7 +30,7 @@ class RunFailedError(Exception):
 
 
 def carried_out(
-    order: Order, scratch: Path, left: Callable[[], float], progress: Callable[[], Progress]
+    order: Order, scratch: Path, left: Callable[[], float], progress: Progress
 ) -> tuple[dict[str, Any], float] | None:
     """Run an order to its end; return its result and the seconds it took, or None where the time was over before.
 
@@ -38,7 +38,7 @@ def carried_out(
         order: what to do.
         scratch: a folder for files of the run.
         left: returns the seconds that are left.
-        progress: returns what is told of the run's progress.
+        progress: told of the run's progress, and again where it is silent: the time that is left goes on.
 
     Raises:
         RunFailedError: it ended in an error.
@@ -72,15 +72,14 @@ def carried_out(
         raise RunFailedError(f"The process ended with {code}{f': {said}' if said else ''}", 3)
 
 
-def _listened(
-    process: subprocess.Popen[bytes], left: Callable[[], float], progress: Callable[[], Progress]
-) -> Answer | None:
+def _listened(process: subprocess.Popen[bytes], left: Callable[[], float], progress: Progress) -> Answer | None:
     """Return the last answer of a process, an empty one where it died without; None: the time was over."""
     assert process.stdout is not None
     lines: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_read, args=(process.stdout, lines), daemon=True).start()
-    told = progress()
+    heard: tuple[str, int, int] = ("starting", 0, 0)
     while left() > 0:
+        progress(*heard)
         try:
             line = lines.get(timeout=_LOOK_SECONDS)
         except queue.Empty:
@@ -92,7 +91,8 @@ def _listened(
         if answer.progress is None:
             process.wait()
             return answer
-        told(*answer.progress)
+        activity, done, total = answer.progress
+        heard = (activity, Bytes(done), Bytes(total)) if answer.in_bytes else answer.progress
     return None
 
 

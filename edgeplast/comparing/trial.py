@@ -22,6 +22,7 @@ from edgeplast.budget import Budget
 from edgeplast.comparing.pace import MEASURED
 from edgeplast.comparing.pool import VALIDATION, open_pool
 from edgeplast.errors import EdgeplastError, InputError
+from edgeplast.progress import Bytes
 
 _MORE_OFTEN_SECONDS = 0.2
 
@@ -62,6 +63,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A line that a run writes: progress, its result, or what went wrong."""
 
     progress: tuple[str, int, int] | None = None
+    in_bytes: bool = False
     result: dict[str, Any] | None = None
     error: str | None = None
     exit_code: int = 0
@@ -86,7 +88,7 @@ class _Telling:
         now = time.monotonic()
         if now - self._last > _MORE_OFTEN_SECONDS or done >= total:
             self._last = now
-            self(Answer(progress=(activity, done, total)))
+            self(Answer(progress=(activity, int(done), int(total)), in_bytes=isinstance(total, Bytes)))
 
 
 def carry_out(order: Order, telling: _Telling) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Literal
 from edgeplast.bundle import MANIFEST, REPORT, Bundle
 from edgeplast.errors import DamagedError, UntrustedError, UsageError
 from edgeplast.external_data import check_external_files
+from edgeplast.progress import Progress, silent
 from edgeplast.stamps import kind_at, shortened
 from edgeplast.stored_files import StoredFile, describe_file, signatures_beside
 from edgeplast.trust.keys import PrivateKey, read_private
@@ -133,6 +134,7 @@ def sign(
     *,
     valid_days: float | None = None,
     force: bool = False,
+    progress: Progress = silent,
 ) -> None:
     """Sign a bundle, whose files are checked against its manifest first, or a deployed model.
 
@@ -141,6 +143,7 @@ def sign(
         key: a private key, or its file.
         valid_days: after which the signature expires; None: never.
         force: sign again what is signed; who signed what it was made from stays.
+        progress: told of bytes that are verified.
 
     Raises:
         UsageError: it is signed already, or the key's file may be read by others.
@@ -155,7 +158,7 @@ def sign(
     if model:
         check_external_files(place)
     else:
-        bundle = bundle or Bundle.open(place)
+        bundle = bundle or Bundle.open(place, progress=progress)
     if signatures_beside(place).exists() and not force:
         raise UsageError(f"{shortened(place)} is signed already. Sign it again with --force (force=True).")
     parent = None if bundle is None else bundle.manifest.adapted_from
@@ -170,12 +173,13 @@ def sign(
         signer.sign_bundle(place, parent, ancestors)
 
 
-def verify(path: str | Path, trusted: TrustedKeys | str | Path) -> Verification:
+def verify(path: str | Path, trusted: TrustedKeys | str | Path, *, progress: Progress = silent) -> Verification:
     """Verify that a trusted key signed a bundle or a deployed model, and hash every file of it.
 
     Args:
         path: a bundle's folder, or the ONNX file of a deployed model.
         trusted: public keys: a file, or a folder of such files.
+        progress: told of bytes that are hashed.
 
     Raises:
         UntrustedError: none did, the signature no longer holds, or something was changed.
@@ -187,7 +191,7 @@ def verify(path: str | Path, trusted: TrustedKeys | str | Path) -> Verification:
     if kind_at(path) == "file":
         signature, stamp = keys.check_model(path)
         return Verification(path, signature.statement.file.sha256, signature, 1, stamp.bytes)
-    bundle = Bundle.open(path, trusted=keys)
+    bundle = Bundle.open(path, trusted=keys, progress=progress)
     assert bundle.signature is not None
     stated, there = bundle.signature.statement.report, kind_at(path / REPORT) == "file"
     if stated is not None and not (there and describe_file(path / REPORT) == stated):

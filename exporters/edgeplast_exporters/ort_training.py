@@ -24,6 +24,7 @@ from edgeplast.contract import IMAGES, LOGITS, LOSS, TARGETS, gradient_input, gr
 from edgeplast.errors import MissingExtraError, UsageError, one_of
 from edgeplast.outputs import OWN_ARTIFACTS, building_folder, refuse_existing
 from edgeplast.prefixes import PREFIX_GRAPH
+from edgeplast.progress import Progress, silent
 from edgeplast.quiet_runtime import import_quietly
 from edgeplast.recomputation import RECOMPUTE, Recompute
 from edgeplast.training_artifacts import (
@@ -49,6 +50,7 @@ def export_ort_training(
     recompute: Recompute | None = None,
     weight_decay: float = 0.0,
     force: bool = False,
+    progress: Progress = silent,
 ) -> TrainingArtifacts:
     """Write training, eval and optimizer model and checkpoint of a bundle's plan.
 
@@ -64,6 +66,7 @@ def export_ort_training(
         weight_decay: of AdamW. ONNX Runtime's decays every parameter alike, also biases and norms, which
             :func:`edgeplast.adapt` spares.
         force: replace what is there.
+        progress: told of each file.
 
     Raises:
         UsageError: ``into`` exists and ``force`` is not given, ``recompute`` is none of the three, or the bundle has
@@ -79,6 +82,8 @@ def export_ort_training(
             f"{bundle.path} has alternatives beside its plan, and ONNX Runtime's training API takes one plan. Export "
             "the model without --alternatives."
         )
+    activity, files = "writing training artifacts", 5
+    progress(activity, 0, files)
     onnxblock = _import_onnxblock()
     parameters = load_file(bundle.path / TRAINABLE)
     chosen = _graph_of(bundle, recompute or manifest.plan.recompute)
@@ -87,11 +92,16 @@ def export_ort_training(
     with building_folder(into, force=force) as folder:
         shutil.copyfile(bundle.path / FROZEN, folder / FROZEN)
         bundle.check_unchanged()  # not before: it is the copy that counts
+        progress(activity, 1, files)
         _write(_trainable(training, parameters, len(manifest.classes)), folder / TRAINING_MODEL)
+        progress(activity, 2, files)
         _write(_with_loss(evaluation, parameters, len(manifest.classes)), folder / EVAL_MODEL)
+        progress(activity, 3, files)
         tensors = [numpy_helper.from_array(array, name) for name, array in parameters.items()]
         onnxblock.save_checkpoint((tensors, []), folder / CHECKPOINT)
+        progress(activity, 4, files)
         _write(_optimizer(onnxblock, tensors, manifest.plan.optimizer, weight_decay), folder / OPTIMIZER_MODEL)
+        progress(activity, 5, files)
         record = ArtifactsRecord(
             model=manifest.model,
             classes=manifest.classes,

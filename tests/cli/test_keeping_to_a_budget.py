@@ -85,8 +85,8 @@ sys.exit(os.waitstatus_to_exitcode(pty.spawn([sys.executable, "-c", sys.argv[1],
 """
 _BARS_AT_ONCE = """
 import threading
-import edgeplast.cli.console as console
-console._PATIENCE_SECONDS = 0.0
+import edgeplast.cli.bars as bars
+bars._PATIENCE_SECONDS = 0.0
 started = []
 start = threading.Thread.start
 threading.Thread.start = lambda thread: (started.append(thread.name), start(thread))[1]

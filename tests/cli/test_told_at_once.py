@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -128,14 +131,14 @@ def test_a_seed_out_of_range_is_told_the_range_in_digits(said: Callable, bundle:
 def test_progress_in_bytes_has_a_unit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:
-    from edgeplast.cli import console
+    from edgeplast.cli import bars, console
     from edgeplast_devices.images import open_splits
 
-    monkeypatch.setattr(console, "_PATIENCE_SECONDS", -1.0)
+    monkeypatch.setattr(bars, "_LASTING_SECONDS", -1.0)
     rng = np.random.default_rng(0)
     pictures, labels = rng.integers(0, 255, (40, 28, 28, 3), dtype=np.uint8), np.arange(40) % 2
     np.savez_compressed(tmp_path / "d.npz", train_images=pictures, train_labels=labels)
-    with console.progress_bar(quiet=False) as progress:
+    with console.progress_bar() as progress:
         open_splits(tmp_path / "d.npz", seed=0, progress=progress)
         progress("predicting", 4080, 4080)
     lines = capsys.readouterr().err.splitlines()
@@ -143,37 +146,142 @@ def test_progress_in_bytes_has_a_unit(
     assert lines[-1].startswith("predicting: 4,080 in ")
 
 
-def test_what_tells_nothing_until_it_is_done_is_named_at_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time of bars, in a terminal of 80 columns."""
+    now = [0.0]
+    monkeypatch.setattr("edgeplast.cli.bars.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("edgeplast.cli.console.is_terminal", lambda stream: stream is sys.stderr)
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # for rich
+    monkeypatch.setenv("COLUMNS", "80")
+    return now
+
+
+def test_a_line_stands_at_once_and_is_written_over(clock: list[float], capsys: pytest.CaptureFixture) -> None:
+    from edgeplast.cli import console
+
+    with console.progress_bar(doing="opening photos") as progress:
+        assert capsys.readouterr().err == "\ropening photos …"
+        progress("loading vit", 0, 0)
+        assert capsys.readouterr().err == "\rloading vit …   "  # over what was longer
+        progress("scoring", 4, 1000)
+        assert capsys.readouterr().err.rstrip() == "\rscoring: 4 of 1,000"
+        console.say("vit: weights.safetensors", err=True)
+        said = capsys.readouterr().err
+        assert said.startswith("\r ") and said.endswith("\rvit: weights.safetensors\n")  # not behind the line
+        progress("scoring", 5, 1000)
+        assert "scoring: 5 of 1,000" in capsys.readouterr().err
+    assert capsys.readouterr().err.strip() == ""
+
+
+def test_a_line_is_no_longer_than_the_terminal(
+    clock: list[float], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgeplast.cli import console
 
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with console.progress_bar(quiet=False) as progress:
-        progress("loading torch and timm", 0, 0)
-        assert "loading torch and timm …" in capsys.readouterr().err
+    monkeypatch.setenv("COLUMNS", "30")
+    with console.progress_bar(doing=f"opening {'photos/' * 20}"):
+        assert len(capsys.readouterr().err) == 1 + 29  # else it could not be written over
+
+
+def test_a_bar_comes_two_seconds_after_the_beginning_whatever_is_done_then(
+    clock: list[float], capsys: pytest.CaptureFixture
+) -> None:
+    from edgeplast.cli import console
+
+    with console.progress_bar(doing="opening photos") as progress:
+        clock[0] = 0.9
         progress("loading vit", 0, 0)
-        assert "loading vit …" in capsys.readouterr().err
-        progress("loading vit", 1, 1)
         progress("scoring", 0, 10)
-        assert "scoring" in capsys.readouterr().err  # a bar stands already, and another takes its place
-    capsys.readouterr()
-    with console.progress_bar(quiet=False) as progress:
-        progress("scoring", 0, 10)
-        assert "scoring" not in capsys.readouterr().err  # it may be done within two seconds
+        assert "━" not in capsys.readouterr().err
+        clock[0] = 1.9
+        progress("scoring", 1, 10)
+        assert "━" in capsys.readouterr().err
+        progress("writing", 0, 3)
+        assert "writing" in capsys.readouterr().err  # a bar stands already, and another takes its place
+        progress("checking", 0, 0)
+        assert "checking …" in capsys.readouterr().err  # nothing can move a bar here
+
+
+def test_what_is_read_by_programs_has_a_bar_in_a_terminal_and_nothing_in_a_pipe(
+    clock: list[float], capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeplast.cli import console
+
+    with console.progress_bar(for_program=True, doing="opening photos"):
+        assert "opening photos" in capsys.readouterr().err
+    monkeypatch.setattr("edgeplast.cli.console.is_terminal", lambda _: False)
+    with console.progress_bar(for_program=True, doing="opening photos") as progress:
+        progress("loading torch and timm", 0, 0)
+    assert "opening" not in capsys.readouterr().err
+
+
+def test_what_stands_beside_an_activity_goes_on_and_the_bar_stays(
+    clock: list[float], capsys: pytest.CaptureFixture
+) -> None:
+    from edgeplast.cli import console
+    from edgeplast.progress import Beside
+
+    with console.progress_bar() as progress:
+        clock[0] = 3.0
+        progress(Beside("round 1: head", "62 s left"), 1, 10)
+        assert "round 1: head (62 s left)" in capsys.readouterr().err
+        clock[0] = 5.0
+        progress(Beside("round 1: head", "60 s left"), 2, 10)
+        said = capsys.readouterr().err
+        assert "round 1: head (60 s left)" in said and "\x1b[?25h" not in said  # the same bar
+
+
+def in_a_terminal(script: str) -> str:
+    """Return what a script prints in a terminal of its own, of 80 columns."""
+    spawned = "import pty, sys; pty.spawn([sys.executable, '-c', sys.argv[1]])"
+    settings = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "COLUMNS": "80", "TERM": "xterm"}
+    command = [sys.executable, "-c", spawned, f"from edgeplast.cli import bars, console\n{script}"]
+    done = subprocess.run(command, capture_output=True, env=settings, stdin=subprocess.DEVNULL, check=True)
+    return done.stdout.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such timer")
+def test_what_tells_nothing_for_a_second_is_seen_to_go_on() -> None:
+    """A timer interrupts what works, and no thread is started for it."""
+    said = in_a_terminal(
+        "import threading, time\n"
+        "bars._STILL_SECONDS, bars._TICK_SECONDS = 0.05, 0.02\n"
+        "with console.progress_bar(doing='loading torch'):\n"
+        "    start = time.monotonic()\n"
+        "    while time.monotonic() - start < 1.2: pass\n"
+        "    console.say(f'{threading.active_count()} thread')\n"
+        "    time.sleep(0.2)\n"
+        "console.say('the end')"
+    )
+    frames = re.findall(r"\rloading torch … ([ ━]{16}) \d s", said)
+    assert len(set(frames)) > 5, said
+    before, after = said.split("1 thread")
+    assert before.endswith(" \r") and "loading" not in after  # it was erased, and nothing ticks behind a line
+    assert after.strip() == "the end"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no pty")
+@pytest.mark.parametrize("err", [True, False])
+def test_a_line_is_printed_above_a_bar_and_not_behind_it(err: bool) -> None:
+    said = in_a_terminal(
+        "bars._PATIENCE_SECONDS = 0.0\n"
+        "with console.progress_bar() as progress:\n"
+        "    progress('epoch 1', 1, 3)\n"
+        f"    console.say('epoch 1: loss 0.5', err={err})\n"
+        "    progress('epoch 2', 1, 3)"
+    )
+    before, after = said.split("epoch 1: loss 0.5")
+    assert before.endswith("\r\x1b[2K") and "━" in before and "epoch 2" in after
 
 
 def test_a_full_bar_stays_while_nothing_else_is_told_and_lines_are_printed_above_it(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    clock: list[float], capsys: pytest.CaptureFixture
 ) -> None:
     from edgeplast.cli import console
 
-    clock = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    monkeypatch.setenv("TTY_COMPATIBLE", "1")
     hidden, shown = "\x1b[?25l", "\x1b[?25h"  # of the pointer: a bar stands, or was taken away
-    with console.progress_bar(quiet=False) as progress:
+    with console.progress_bar() as progress:
         progress("calibrating", 0, 64)
         clock[0] = 3.0
         progress("calibrating", 63, 64)
@@ -185,7 +293,7 @@ def test_a_full_bar_stays_while_nothing_else_is_told_and_lines_are_printed_above
         progress("writing", 0, 3)
         said = capsys.readouterr().err
         assert "writing" in said and said.count(hidden) == 1
-    assert capsys.readouterr().err.endswith(shown) or shown in said
+    assert shown in capsys.readouterr().err
 
 
 def test_without_a_terminal_a_line_says_now_and_then_what_is_being_done(
@@ -194,8 +302,8 @@ def test_without_a_terminal_a_line_says_now_and_then_what_is_being_done(
     from edgeplast.cli import console
 
     clock = [0.0]
-    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
-    with console.progress_bar(quiet=False, told_otherwise=("epoch",)) as progress:
+    monkeypatch.setattr("edgeplast.cli.bars.time.monotonic", lambda: clock[0])
+    with console.progress_bar(told_otherwise=("epoch",)) as progress:
         for at, *what in (
             (0.1, "loading torch and timm", 0, 0),  # at once
             (4.0, "loading vit", 0, 0),  # too soon after it
@@ -228,18 +336,16 @@ def test_without_a_terminal_a_line_says_now_and_then_what_is_being_done(
     ]
 
 
-def test_a_bar_does_not_wait_for_a_second_slow_step(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_without_a_terminal_long_activities_get_one_line(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeplast.cli import console
+    from edgeplast.cli import bars, console
 
-    clock = iter([0.0, 1.0, 1.5, 7.0, *[8.0] * 50])
-    monkeypatch.setattr(console.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    bars = console._Bars()
-    bars("evaluating", 1, 2)
-    bars("evaluating", 2, 2)
-    assert capsys.readouterr().err == ""
-    bars("epoch 1 of 2", 16, 400)  # its first step took from 1.5 to 7.0
-    assert "epoch 1 of 2" in capsys.readouterr().err
-    bars.close()
+    now = [0.0]
+    monkeypatch.setattr(bars.time, "monotonic", lambda: now[0])
+    lines = bars.Lines(console.say, ("epoch",))
+    for activity in ("evaluating test", "epoch 1 of 2"):
+        for done in (1, 2, 3):
+            lines(activity, done, 3)
+            now[0] += 1.5
+    assert capsys.readouterr().err == "evaluating test: 3 in 3 s\n"

@@ -148,6 +148,44 @@ def test_a_contest_does_not_go_on_with_other_pictures(
         hold()
 
 
+def test_the_time_that_is_left_goes_on_while_a_run_works(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeplast.progress import Beside
+
+    told: list[Beside] = []
+
+    def carried_out(order: object, scratch: Path, left: object, progress: Callable[[str, int, int], None]) -> None:
+        now = time.monotonic()
+        for later in (0.0, 30.0):
+            monkeypatch.setattr("edgeplast.comparing.contest.time.monotonic", lambda at=now + later: at)
+            progress("epoch 1 of 2", 8, 400)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgeplast.comparing.contest.carried_out", carried_out)
+    with pytest.raises(InterruptedRunError):
+        edgeplast.compare(
+            small_vit(), pictures, BUDGET, minutes=1.4, into=tmp_path / "c", candidates=("head",),
+            progress=lambda activity, done, total: told.append(activity) if isinstance(activity, Beside) else None,
+        )  # fmt: skip
+    first, second = told
+    assert first == second == "a first try of head"
+    seconds = [int(each.beside.removesuffix(" s left")) for each in told]
+    assert seconds[0] - seconds[1] == 30
+
+
+def test_a_run_that_is_silent_is_told_of_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgeplast.comparing import processes
+
+    monkeypatch.setattr(processes, "_LOOK_SECONDS", 0.05)
+    script = "import time; time.sleep(0.5); print('{\"result\": {}}', flush=True)"
+    heard: list[tuple[str, int, int]] = []
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as silent:
+        answer = processes._listened(silent, lambda: 60.0, lambda *what: heard.append(what))
+    assert answer is not None and answer.result == {}
+    assert len(heard) > 2 and set(heard) == {("starting", 0, 0)}
+
+
 def test_plans_that_are_the_same_run_once(pictures: Path) -> None:
     ways = ("last-k:2", "last-k", "blocks:0-1+norm")
     found = edgeplast.compare(small_vit(), pictures, minutes=5, candidates=ways)
