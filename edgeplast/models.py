@@ -219,17 +219,17 @@ def pictures_of(model: torch.nn.Module) -> dict[str, Any]:
     }
 
 
-def check_family(model: torch.nn.Module, name: str | None = None) -> None:
+def check_family(model: torch.nn.Module, name: str | None = None, *, what_for: str = "Pruning") -> None:
     """Raise unless the module is a vision transformer whose parts the vocabulary can name.
 
     Raises:
-        InputError: the model is outside the family; the message says why and what is inside.
+        InputError: the model is outside the family; the message says why, what is inside, and ``what_for``.
     """
     what = name or type(model).__name__
     missing = [part for part in ("patch_embed", "blocks", "head") if not hasattr(model, part)]
     if missing:
         raise InputError(
-            f"{what} is no plain vision transformer: it has no {' and no '.join(missing)}. Pruning takes {FAMILY}."
+            f"{what} is no plain vision transformer: it has no {' and no '.join(missing)}. {what_for} takes {FAMILY}."
         )
     blocks: Any = model.blocks
     for i, block in enumerate(blocks):
@@ -237,7 +237,7 @@ def check_family(model: torch.nn.Module, name: str | None = None) -> None:
         if absent or not hasattr(block.attn, "qkv"):
             raise InputError(
                 f"{what} is no plain vision transformer: blocks.{i} is a {type(block).__name__} "
-                f"without {', '.join(absent) or 'attn.qkv'}. Pruning takes {FAMILY}."
+                f"without {', '.join(absent) or 'attn.qkv'}. {what_for} takes {FAMILY}."
             )
     for parameter, _ in model.named_parameters():
         component_of(parameter)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgeplast import compressing, verbs
+from edgeplast import compressing, merging, verbs
 from edgeplast.alternatives import alternatives as alternatives_of
 from edgeplast.alternatives import held_beside
 from edgeplast.budget import Budget
@@ -90,6 +90,7 @@ def make_bundle(
     keep: float | None = None,
     distill_steps: int = 0,
     alternatives: bool = False,
+    merge_tokens: int = 0,
     seed: int = 0,
     force: bool = False,
     sign: Signs = None,
@@ -127,6 +128,7 @@ def make_bundle(
         distill_steps: of recovery after pruning.
         alternatives: write graphs of other sets too, among which a device chooses (``adapt`` with ``rescore``); the
             plan leaves room for what their weights take.
+        merge_tokens: in each block before everything that trains, so many tokens are merged into similar ones.
         seed: of the pairs, and of the images calibrated on.
         force: replace what is there.
         sign: a private key, or its file, that signs the bundle.
@@ -139,6 +141,8 @@ def make_bundle(
     check_way(planned=plan is not None, pictured=images is not None, keep=keep, distill_steps=distill_steps)
     check_choice(choose, strategy, train, planned=plan is not None)
     check_alternatives(alternatives, automatic=size_bytes is not None or max_accuracy_drop is not None, train=train)
+    if merge_tokens:
+        merging.check_tokens(model, merge_tokens, plan)
     _, sign = whom(None, sign)  # a key that cannot be used is better known before minutes of work
     if keep is not None:
         assert images is not None
@@ -200,6 +204,9 @@ def make_bundle(
         plan = with_room(plan, made) if alternatives else plan
     elif alternatives:
         plan = with_room(plan)
+    if merge_tokens:
+        progress("merging tokens", 0, 0)
+        model, plan = merging.merge_tokens(model, plan, merge_tokens, keep_head=keep_head)
     if size_bytes is not None or max_accuracy_drop is not None:
         if images is None:
             raise UsageError("Bits are chosen by measuring. Give images with --data, or the bits by number.")

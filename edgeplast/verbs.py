@@ -160,6 +160,7 @@ def export(
     keep_head: bool = False,
     preprocessing: Preprocessing | None = None,
     frozen_compute: FrozenCompute = "fp32",
+    merge_tokens: int = 0,
     images: str | Path | ImageSet | None = None,
     calibration_images: int = 64,
     seed: int = 0,
@@ -178,6 +179,7 @@ def export(
         keep_head: start from the model's own head instead of a fresh one; it must have as many outputs.
         preprocessing: by default timm's data configuration of the model.
         frozen_compute: ``"int8"``: frozen matrices before everything that trains multiply in integers.
+        merge_tokens: in each block before everything that trains, so many tokens are merged into similar ones.
         images: a folder, archive or npz, or an opened set, to calibrate integers and 4-bit scales on.
         calibration_images: how many of them, at most.
         seed: of their choice.
@@ -205,6 +207,10 @@ def export(
     prepared = preprocessing or preprocessing_of(model)
     wanted = frozen_compute != "fp32" or any(c.weight_bits == 4 for c in chosen.components.values())
     _, signer = whom(None, sign)
+    if merge_tokens:
+        from edgeplast.merging import merge_tokens as merge
+
+        model, chosen = merge(model, chosen, merge_tokens, keep_head=keep_head)
     bundle = export_model(
         model if keep_head else with_classes(model, len(names)),
         chosen,

@@ -119,6 +119,13 @@ def export(
             help="Write graphs of other sets too, among which `adapt --rescore` chooses by its scores.",
         ),
     ] = False,
+    merge_tokens: Annotated[
+        int,
+        typer.Option(
+            help="Tokens that each block before what trains merges into similar ones (plain vision transformers), e.g. "
+            "8: less work in all later blocks."
+        ),
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Of the image pairs and of the images calibrated on.")] = 0,
     device: DeviceOption = None,
     sign: SignOption = None,
@@ -216,6 +223,7 @@ def export(
                 keep=prune,
                 distill_steps=distill_steps,
                 alternatives=alternatives,
+                merge_tokens=merge_tokens,
                 seed=seed,
                 force=force,
                 sign=signer,

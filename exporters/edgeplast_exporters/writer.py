@@ -103,7 +103,8 @@ def export(
     progress("reading the model's graph", 0, 0)
     shape = len(preprocessing.mean), *preprocessing.image_size
     captured = regrouped(capture(model, shape, name=plan.outline.model, taps=True), plan.outline)
-    _check_fit(plan, captured.outline, classes)
+    _check_classes(captured.outline, classes)
+    check_fit(plan, captured.outline)
     progress("checking the graph against torch", 0, 0)
     check_parity(model, captured)
     return write_bundle(
@@ -245,12 +246,20 @@ def _saves_memory(again: Graph, kept: Graph) -> bool:
     return max(line.at(1) for line in transient_lines(again)) < max(line.at(1) for line in transient_lines(kept))
 
 
-def _check_fit(plan: Plan, outline: Outline, classes: Sequence[str]) -> None:
+def _check_classes(outline: Outline, classes: Sequence[str]) -> None:
     if outline.classes != len(classes):
         raise InputError(
             f"The model's head has {outline.classes} outputs but {len(classes)} classes were named. "
             "Give it a new head (edgeplast.models.with_classes), or name as many classes."
         )
+
+
+def check_fit(plan: Plan, outline: Outline) -> None:
+    """Raise unless a plan was made for a model.
+
+    Raises:
+        InputError: it was made for another; the message says how they differ.
+    """
     made_for = f"The plan was made for another model ({plan.outline.model})"
     if plan.outline.blocks != outline.blocks:
         raise InputError(

@@ -28,8 +28,11 @@ RUN = [
 
 INLINE = re.compile(r"`edgeplast ([a-z]+)([^`]*)`")
 WITH_A_MODEL = ("score", "compare", "export", "prune")
-QUICK = {"--distill-steps": "2", "--pairs": "4", "--epochs": "1", "--calibration-images": "8", "--minutes": "1.5"}
-"""Options that ask for much, and what is run instead."""
+QUICK = {
+    "--distill-steps": "2", "--pairs": "4", "--epochs": "1", "--calibration-images": "8", "--minutes": "1.5",
+    "--merge-tokens": "1", "--train": {"attn:8-11,norm,head": "attn:2,norm,head"},
+}  # fmt: skip
+"""Options that ask for much, and what is run instead; of one whose words matter, in place of which."""
 
 
 def _verb(name: str) -> Any:
@@ -94,7 +97,8 @@ def _small(words: tuple[str, ...]) -> list[str]:
         rest += ["--image-size", SIDE, "--model-kwargs", KWARGS]
     for option, value in QUICK.items():
         if option in rest and rest[rest.index(option) + 1] != "0":
-            rest[rest.index(option) + 1] = value
+            given = rest[rest.index(option) + 1]
+            rest[rest.index(option) + 1] = value.get(given, given) if isinstance(value, dict) else value
     if verb in WITH_A_MODEL and rest[0] != "--list-methods" and "--plan" not in rest and not of_a_bundle:
         rest += [] if "--pairs" in rest else ["--pairs", "4"]
     if "--classes" in rest:

@@ -1,4 +1,4 @@
-"""Lookups: elements that an index names, what is put back to where an index says, and the largest in order."""
+"""Lookups: elements that an index names, rows that one of each image does, what is put back, the largest in order."""
 
 from __future__ import annotations
 
@@ -54,8 +54,18 @@ def _top_forms(call: Call) -> list[Form]:
     return [Form(shape, x.batched, x.dtype), Form(shape, x.batched, "int64")]
 
 
+def _rows_forms(call: Call) -> list[Form]:
+    """Rows of each image that its own numbers (images, n, 1) name."""
+    x, places = call.value(0), call.value(1)
+    own = x.batched and places.batched and x.shape[0] == places.shape[0] and call.attributes.get("batch_dims") == 1
+    if not own or places.dtype != "int64" or len(places.shape) != 3 or places.shape[2] != 1:
+        raise ShapeError(f"{places} names no rows of each image of {x}")
+    return [Form((*places.shape[:2], *x.shape[2:]), True, x.dtype)]
+
+
 OPERATORS = (
     Operator("Gather", "lookup", _gather_forms, _gather),
+    Operator("GatherND", "lookup", _rows_forms),
     Operator("ScatterElements", "lookup", _scatter_forms),
     Operator("TopK", "lookup", _top_forms),
 )

@@ -12,11 +12,14 @@ from edgeplast_exporters.capture.naming import Naming, block_path
 
 
 def with_blocks(graph: Graph, naming: Naming) -> Graph:
-    """Return the graph with every node tagged with the number of its block."""
+    """Return the graph with every node tagged with the number of its block, and of a component in it."""
     result = graph.copy()
     for part, number in numbered(graph, naming):
+        foreign, names = _foreign(graph, part), _components(graph, part)
         for i in part.nodes:
-            result.nodes[i] = replace(result.nodes[i], block=number)
+            node = result.nodes[i]
+            component = names[0] if node.component in foreign else node.component
+            result.nodes[i] = replace(node, block=number, component=component)
     return result
 
 
@@ -67,7 +70,23 @@ def _joined(graph: Graph, parts: list[GraphSegment]) -> list[GraphSegment]:
 def _components(graph: Graph, part: GraphSegment) -> tuple[str, ...]:
     """Return the components that a segment's operators serve; views serve whoever asked for them first."""
     nodes = (graph.nodes[i] for i in part.nodes)
-    return tuple(dict.fromkeys(node.component for node in nodes if node.op != "Reshape" and node.component))
+    names = dict.fromkeys(node.component for node in nodes if node.op != "Reshape" and node.component)
+    foreign = _foreign(graph, part)
+    return tuple(name for name in names if name not in foreign)
+
+
+def _foreign(graph: Graph, part: GraphSegment) -> set[str]:
+    """Return components of another block that operators of a segment name because they take apart what it made."""
+    nodes = [node for i in part.nodes if (node := graph.nodes[i]).op != "Reshape" and node.component]
+    apart = [node for node in nodes if node.op in ("Split", "Slice") and node.inputs[0] == part.start]
+    own = {node.component for node in nodes if not any(node is other for other in apart)}
+    return {n.component for n in apart if own and not any(_related(n.component, name) for name in own)}
+
+
+def _related(one: str, other: str) -> bool:
+    """Whether one of two components lies in the innermost numbered module of the other."""
+    a, b = (f"{block_path(name) or ''}." for name in (one, other))
+    return a.startswith(b) or b.startswith(a)
 
 
 def _common(paths: list[str]) -> str:

@@ -29,6 +29,8 @@ _PART_OF = {"select", "slice", "index"}
 
 _PASSES = (VIEWS - _PART_OF) | ACTIVATIONS | {"mul", "div", "pad", "constant_pad_nd"}
 
+_MERGES = "merge_tokens"
+
 _NORMS = {"layer_norm", "batch_norm", "group_norm", "rms_norm"}
 _LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
 
@@ -140,8 +142,14 @@ class _Finder:
     def _bounded(self, inside: list[Node]) -> _Found:
         here = set(inside)
         source = [a for n in inside for a in n.all_input_nodes if a in self.live and a not in here]
-        sink = [n for n in inside if any(u not in here and (u in self.live or u.op == "output") for u in n.users)]
+        sink = [n for n in inside if any(u not in here and self._goes_on(n, u) for u in n.users)]
         return _Found(inside, list(dict.fromkeys(source)), sink)
+
+    def _goes_on(self, node: Node, user: Node) -> bool:
+        """Whether a value goes on through an operator; keys and sizes of merged tokens only decide what it does."""
+        if operator_name(user) == _MERGES:
+            return user.args[0] is node
+        return user in self.live or user.op == "output"
 
     def _places(self, nodes: Iterable[Node]) -> tuple[Place, ...]:
         return tuple(place for node in nodes for place in self._place(node))
@@ -222,7 +230,9 @@ class _Finder:
     def _passes(self, node: Node) -> bool:
         if node.op != "call_function" or node in self.member or self.owners[node]:
             return False
-        return operator_name(node).rstrip("_") in _PASSES or operator_name(node) == "getitem"
+        if operator_name(node) == "getitem":
+            return operator_name(node.all_input_nodes[0]) != _MERGES
+        return operator_name(node).rstrip("_") in _PASSES
 
     def _read_by_components(self, norm: str) -> bool:
         """Whether all that reads a norm's output, through activations and views, is components."""

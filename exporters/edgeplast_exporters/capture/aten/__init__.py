@@ -2,6 +2,7 @@
 
 from edgeplast_exporters.capture.aten import (
     convolutions,
+    merging,
     norms,
     pieces,
     pointwise,
@@ -12,4 +13,15 @@ from edgeplast_exporters.capture.aten import (
 )
 from edgeplast_exporters.capture.aten.table import TABLE
 
-__all__ = ["TABLE", "convolutions", "norms", "pieces", "pointwise", "products", "recurrent", "reductions", "views"]
+__all__ = [
+    "TABLE",
+    "convolutions",
+    "merging",
+    "norms",
+    "pieces",
+    "pointwise",
+    "products",
+    "recurrent",
+    "reductions",
+    "views",
+]
