@@ -86,7 +86,7 @@ def prune(
     """
     from edgeplast.compression import Target, write_pruned
     from edgeplast.compression import prune as prune_model
-    from edgeplast.models import preprocessing_of, with_head
+    from edgeplast.models import check_family, preprocessing_of, with_head
     from edgeplast.scoring import score as score_model
     from edgeplast.unwrapping import unwrapped
     from edgeplast_devices.images import ImageSet, open_images
@@ -95,6 +95,7 @@ def prune(
 
     target = Target(keep=keep, macs=macs, size_bytes=size_bytes, latency_seconds=latency_seconds)
     model = unwrapped(model)
+    check_family(model)
     if into is not None:
         claim(possible(into), force=force, folder=True)
     if not isinstance(images, ImageSet):

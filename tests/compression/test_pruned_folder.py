@@ -13,7 +13,7 @@ from compression_models import Noise, table
 from safetensors.torch import save_file
 from small_models import CLASSES, small_vit
 
-from edgeplast import verbs
+from edgeplast import compressing, verbs
 from edgeplast.compression import Pruned, Target, prune, write_pruned
 from edgeplast.errors import DamagedError, InputError, UsageError
 from edgeplast.models import describe, import_timm, load_model, source_of, with_classes
@@ -161,3 +161,12 @@ def test_a_pruned_model_takes_no_other_weights_or_sizes(folder: Path, tmp_path: 
     for options in ({"checkpoint": tmp_path / "w.pth"}, {"pretrained": True}, {"image_size": (64, 64)}):
         with pytest.raises(UsageError, match="is a pruned model and brings its own weights and sizes"):
             load_model(str(folder), **options)
+
+
+def test_a_model_without_heads_and_hidden_units_is_refused_before_anything_is_scored() -> None:
+    model = import_timm().create_model("resnet10t", num_classes=3)
+    says = (
+        r"ResNet is no plain vision transformer: it has no patch_embed and no blocks and no head\. Pruning takes models"
+    )
+    with pytest.raises(InputError, match=says):
+        compressing.prune(model, "no/such/pictures", keep=0.8)
