@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from edgeplast.adaptation import MemoryReport
@@ -133,13 +134,14 @@ def score(
         found = measured(session, pictures, wanted, pairs, seed, at_once, guard, progress)
         bundle.check_unchanged()
     seconds = time.perf_counter() - start
-    tables = {name: scores_of(moments, wanted[name], taps.outline) for name, moments in found.items()}
+    outline = _with_todays_head(taps.outline, manifest.plan.outline)
+    tables = {name: scores_of(moments, wanted[name], outline) for name, moments in found.items()}
     notes = [n for name, moments in found.items() for n in notes_on(name, list(wanted[name]), moments, pairs, "pairs")]
     return ScoreTable(
         method=method,
         components=tables.pop(method),
         others=tables,
-        outline=taps.outline,
+        outline=outline,
         graph=taps.graph,
         classes=tuple(images.classes),
         seconds=dict.fromkeys(wanted, seconds),
@@ -333,6 +335,13 @@ def measured(
             if not going:
                 break
     return found
+
+
+def _with_todays_head(exported: Outline, now: Outline) -> Outline:
+    """Return the outline of the model as it was exported, with the head that it has since classes were added."""
+    head = {c.name: c for c in now.components if c.role == "head"}
+    components = tuple(head.get(c.name, c) for c in exported.components)
+    return msgspec.structs.replace(exported, classes=now.classes, components=components)
 
 
 def _methods(names: Sequence[str], taps: ScoreTaps) -> list[str]:

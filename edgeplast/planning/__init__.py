@@ -17,7 +17,7 @@ from edgeplast.graphs.operators.record import ShapeError
 from edgeplast.graphs.recording import restored
 from edgeplast.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
 from edgeplast.planning.estimates import Estimate
-from edgeplast.planning.estimating import FLOPS_PER_SECOND, Workload
+from edgeplast.planning.estimating import FLOPS_PER_SECOND, Workload, resized
 from edgeplast.planning.explaining import (
     MORE_BYTES,
     Alternative,
@@ -128,7 +128,7 @@ def memory_alone(scores: ScoreTable) -> dict[str, int]:
     Activations kept and computed with (without recomputation), gradients, AdamW's two numbers a parameter; everything
     else stays float32.
     """
-    outline, graph = scores.outline, restored(scores.graph)
+    outline, graph = resized(scores.outline, restored(scores.graph), None)
     workload = Workload(outline, graph, dict.fromkeys(outline.names, 32))
     inference = max(line.at(1) for line in total_lines(workload.unit_costs((), "none")))
     found: dict[str, int] = {}

@@ -352,12 +352,16 @@ def process_bytes(graph_bytes: int, transient_bytes: int = 0, *, has_prefix: boo
 
 
 def resized(outline: Outline, graph: Graph, classes: int | None) -> tuple[Outline, Graph]:
-    """Return outline and graph with a new head for that many classes; None leaves them as they are.
+    """Return outline and graph with a new head for that many classes; None leaves the outline as it is.
+
+    The graph of a table that a device measured is that of the export, its outline has the classes that came later too.
 
     Raises:
         UsageError: fewer than two classes.
     """
-    if classes is None or classes == outline.classes:
+    classes = outline.classes if classes is None else classes
+    logits = graph.values.get(LOGITS)  # none in a graph that is damaged, which a walk over it says
+    if classes == outline.classes and (logits is None or logits.shape[1:] == (classes,)):
         return outline, graph
     if classes < 2:
         raise UsageError(f"classes={classes}: a head needs at least 2 classes to tell apart.")

@@ -19,6 +19,7 @@ from edgeplast.graphs.passes.dequantize import quantizable
 from edgeplast.graphs.passes.low_rank import with_low_rank
 from edgeplast.graphs.recording import recorded, restored
 from edgeplast.outline import Component, Outline, Segment
+from edgeplast.planning.estimating import resized
 from edgeplast.scores import ScoreTable
 
 FINER = ("lora:RANK", "lora-fa:RANK", "bias", "norms")
@@ -82,7 +83,7 @@ def refined(scores: ScoreTable, train: str | Sequence[str] | None) -> tuple[Scor
     theirs = {*outline.names, *(c.kind for c in outline.components)}
     if all(match is None or part in theirs for part, match in zip(parts, found, strict=True)):
         return scores, train
-    model = _Model(outline, restored(scores.graph), list(outline.components), {})
+    model = _Model(outline, resized(outline, restored(scores.graph), None)[1], list(outline.components), {})
     names: list[str] = []
     for part, match in zip(parts, found, strict=True):
         if match is None or part in theirs:

@@ -143,6 +143,23 @@ def test_pictures_need_no_labels(int8_bundle: Bundle, blobs: Path, tmp_path: Pat
     assert table.classes == () and all(entry.samples == 4 for entry in table.components.values())
 
 
+def test_a_class_that_was_added_is_in_the_table(int8_bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
+    """What is planned by it is planned for the head that there is now."""
+    how = edgeplast.TrainingOptions(epochs=1, add_classes=("lynx",), threads=1)
+    edgeplast.adapt(int8_bundle, blobs, into=tmp_path / "a", options=how)
+    unlabelled = edgeplast.ImageSet.of([*blobs.glob("train/*/*")])
+    before, now = (edgeplast.score_bundle(b, unlabelled, pairs=4) for b in (int8_bundle, tmp_path / "a"))
+    assert (before.outline.classes, now.outline.classes) == (3, 4)
+    size = before.outline.component("head").size
+    assert now.outline.component("head").size == size * 4 // 3
+    assert [c.name for c in now.outline.components] == [c.name for c in before.outline.components]
+    three, four = (edgeplast.plan(table, train="head") for table in (before, now))
+    assert (three.outline.classes, four.outline.classes) == (3, 4)
+    assert four.components["head"].parameters == now.outline.component("head").size
+    asked = edgeplast.plan(before, train="head", classes=4)
+    assert asked.predicted_peak_bytes == four.predicted_peak_bytes > three.predicted_peak_bytes  # the graph follows
+
+
 def test_too_few_pictures_and_none_are_told_apart(int8_bundle: Bundle, tmp_path: Path) -> None:
     few = blob_folder(tmp_path / "few", train=1, test=0)
     with pytest.raises(InputError, match="has 3 pictures; scoring pairs of pictures needs at least 4"):
