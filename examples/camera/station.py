@@ -39,7 +39,7 @@ class Station:
         self._held: tuple[int, np.ndarray | None] = (0, None)
         self._shown: dict[str, Any] = {"number": 0}
         self._learning: threading.Thread | None = None
-        self._said = "Nothing learned yet."
+        self._said = "Nothing learned yet." if learner.report is None else "What was learned before is here again."
 
     def watch(self) -> None:
         """Predict each frame as it comes, until stopped."""
@@ -56,7 +56,8 @@ class Station:
             else:
                 number += 1
                 probabilities = [[name, round(p, 4)] for name, p in said.probabilities.items()]
-                shown = {"number": number, "picture": _encoded(frame), "probabilities": probabilities[:8]}
+                shown: dict[str, Any] = {"number": number, "picture": _encoded(frame)}
+                shown |= {"probabilities": probabilities[:8], "known": said.known}
                 with self._lock:
                     self._kept[number], self._shown = frame, shown
                     if len(self._kept) > KEPT_FRAMES:

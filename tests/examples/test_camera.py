@@ -109,6 +109,11 @@ def test_someone_shows_it_what_it_sees_and_it_learns(camera: Callable[..., Page]
     out, err = page.process.communicate(timeout=60)
     assert page.process.returncode == 0, err
     assert str(tmp_path / "adapted") in out
+    again = camera("--memory", "none")
+    state = again.wait(lambda state: state["number"] > 0)
+    assert state["said"] == "What was learned before is here again." and set(state["examples"].values()) == {1}
+    again.process.send_signal(signal.SIGTERM)
+    assert again.process.wait(timeout=60) == 0
     assert Bundle.open(tmp_path / "adapted").manifest.adapted_from
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapted", "adapted.examples"]
 
