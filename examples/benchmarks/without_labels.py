@@ -16,6 +16,7 @@ import argparse
 import functools
 import shutil
 import tempfile
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,7 @@ def few(folder: Path, count: int, into: Path) -> Path:
     return into
 
 
-def run_once(options: argparse.Namespace, start: Path, folder: Path, method: str) -> dict[str, Any]:
+def run_once(options: argparse.Namespace, start: Path, folder: Path, method: str, seed: int) -> dict[str, Any]:
     """Adapt to the new pictures and return what counts."""
     with tempfile.TemporaryDirectory() as scratch:
         words = ["adapt", start, "--memory", options.budget, "-o", Path(scratch) / "adapted"]
@@ -131,7 +132,7 @@ def run_once(options: argparse.Namespace, start: Path, folder: Path, method: str
             data = few(folder, options.labelled, Path(scratch) / "few")
             report = said(options.device_python, *words, "--data", data, "--epochs", options.epochs)
         else:
-            words += ["--labels", "none", "--method", method, "--epochs", options.epochs_without]
+            words += ["--labels", "none", "--method", method, "--epochs", options.epochs_without, "--seed", seed]
             report = said(options.device_python, *words, "--data", folder)
     judged = report["judged"]
     return {
@@ -157,16 +158,16 @@ def measure(options: argparse.Namespace) -> None:
         for severity in options.severities:
             for kind in options.corruptions:
                 folder = corrupted(met, kind, severity)
-                for method in options.methods:
+                for method, seed in product(options.methods, options.seeds):
                     key = {
                         "set": options.set, "side": options.side, "trained": trained, "corruption": kind,
                         "severity": severity, "method": method, "epochs": options.epochs_without,
                         "pictures": options.pictures, "test_pictures": options.test_pictures,
                         "budget": options.budget, "learned_epochs": options.epochs,
-                    }  # fmt: skip
+                    } | ({"seed": seed} if seed else {})  # fmt: skip  # what ran before there were seeds had 0
                     if not holds(options.json, key):
                         with failures.noted(f"{method} of {trained} on {kind} {severity}"):
-                            print(note(options.json, key | run_once(options, start, folder, method)), flush=True)
+                            print(note(options.json, key | run_once(options, start, folder, method, seed)), flush=True)
     failures.leave()
 
 
@@ -201,6 +202,7 @@ def main() -> None:
     parser.add_argument(
         "--methods", nargs="+", default=["information", "entropy", "pseudo", "recentre", LABELLED],
     )  # fmt: skip
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of what is held back and of the order")
     parser.add_argument("--epochs", type=int, default=4, help="with labels")
     parser.add_argument("--epochs-without", type=int, default=4, help="without")
     parser.add_argument("--pictures", type=int, default=30, help="a class, at most: to learn, and as many to meet")
