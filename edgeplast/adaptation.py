@@ -140,11 +140,14 @@ class ReplayReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         mixed_in: pictures that the bundle kept before, which this run learned from too.
         kept: of each class, in the folder ``replay`` of the adapted bundle.
         bytes: that they take.
+        held_back: pictures that the bundle kept before, which joined the validation pictures: by them too the best
+            epoch was chosen.
     """
 
     mixed_in: int
     kept: dict[str, int]
     bytes: int
+    held_back: int = 0
 
 
 class RungChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

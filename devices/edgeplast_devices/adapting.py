@@ -234,7 +234,7 @@ def _adapted(
     into: Path,
     seal: Callable[[Path], None] | None,
     run_file: str,
-    mixed: int,
+    mixed: tuple[int, int],
     shares: DiskShares,
 ) -> Adaptation:
     """Train, write the adapted bundle and give it its name."""
@@ -260,9 +260,9 @@ def _adapted(
             placed=run.state.placed,
             landmarks=run.landmarks,
         )
-        if mixed or len(run.to_keep):
+        if any(mixed) or run.to_keep is not None:
             most = for_pictures(shares, folder)
-            replay = keep_pictures(run.bundle, run.splits["train"], run.to_keep, folder, mixed, most_bytes=most)
+            replay = keep_pictures(run.bundle, run.to_keep, folder, mixed, most_bytes=most)
             report = msgspec.structs.replace(report, replay=replay)
         report.write(folder / REPORT)
         if seal is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,12 @@ from edgeplast.errors import DivergedError
 from edgeplast_devices.checkpoints import read_best_into
 from edgeplast_devices.evaluating import outputs
 from edgeplast_devices.fitted_heads import head_if_linear
+from edgeplast_devices.images import ImageSet
+from edgeplast_devices.images.joined import together
+from edgeplast_devices.images.sampling import of_each_label
 from edgeplast_devices.imprinting import landmarks
 from edgeplast_devices.measuring import evaluated, nameless
-from edgeplast_devices.replaying import candidates, herded, per_class
+from edgeplast_devices.replaying import ReplayMemory, candidates, held_back_of, herded, per_class
 from edgeplast_devices.unknowns import calibrated
 
 if TYPE_CHECKING:
@@ -49,6 +53,8 @@ def calibrate(run: Run) -> None:
     elif "val" in run.splits:
         val, share = run.splits["val"], options.false_alarms
         state.temperature, state.unknown = calibrated(manifest, run.evaluation, val, share, **run.over("val"))
+        if state.unknown is not None and state.unknown.doubt:
+            run.tell(state.unknown.doubt)
 
 
 def measure_after(run: Run) -> None:
@@ -72,15 +78,27 @@ def landmarks_of(run: Run) -> dict[str, np.ndarray]:
     return landmarks(manifest, run.evaluation.features, run.splits["train"], **run.over("train")) if known else {}
 
 
-def worth_keeping(run: Run) -> np.ndarray:
-    """Return which training images are kept for later runs, int64: those that stand for their class.
+def worth_keeping(run: Run) -> ReplayMemory | None:
+    """Return which images are kept for later runs; None for none.
 
-    By their features where the head hands them back, else evenly spread.
+    Of those that were learned from the ones that stand for their class, by their features where the head hands them
+    back, else evenly spread; and of those that were held back a few, evenly spread.
     """
     count, train = (0 if run.part else per_class(run.options.replay)), run.splits["train"]
     if not count or not train.classes:
-        return np.zeros(0, np.int64)
-    order = candidates(train.labels, count)
+        return None
+    val = run.splits.get("val", train.subset([]))
+    there = np.bincount(val.labels[val.labels >= 0], minlength=len(train.classes))
+    held = {label: held_back_of(count, int(n)) for label, n in enumerate(there)}
+    learned = train.subset(_herded(run, train, {label: count - n for label, n in held.items()}))
+    measured = val.subset(of_each_label(val.labels, held))
+    flags = np.repeat([False, True], [len(learned), len(measured)])
+    return ReplayMemory(together(learned, measured, "val") if len(measured) else learned, flags)
+
+
+def _herded(run: Run, train: ImageSet, count: Mapping[int, int]) -> np.ndarray:
+    """Return which training images stand for their class, so many by label, int64, rising."""
+    order = candidates(train.labels, max(count.values()))
     rows: dict[int, tuple[list[int], list[np.ndarray]]] = {}
     if run.evaluation.feature_width:
         how, over = run.bundle.manifest.preprocessing, run.over("train")
@@ -91,8 +109,8 @@ def worth_keeping(run: Run) -> np.ndarray:
                 known = rows.setdefault(label, ([], []))
                 known[0].append(index)
                 known[1].append(row)
-        chosen = [np.asarray(known)[herded(np.stack(features), count)] for known, features in rows.values()]
-    else:
-        labels = train.labels[order]
-        chosen = [order[labels == label][:: 1 + (int((labels == label).sum()) - 1) // count] for label in set(labels)]
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
+        chosen = [
+            np.asarray(known)[herded(np.stack(features), count[label])] for label, (known, features) in rows.items()
+        ]
+        return np.sort(np.concatenate(chosen)).astype(np.int64)
+    return np.sort(of_each_label(train.labels, count))

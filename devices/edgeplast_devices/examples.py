@@ -42,6 +42,8 @@ class Examples:
     Attributes:
         folder: as given.
         keep: as given.
+        count: how many there are.
+        bytes: that they take.
 
     Raises:
         UsageError: the folder is a link or a file.
@@ -59,15 +61,26 @@ class Examples:
             raise UsageError(f"{folder} is a link or a file; examples are kept in a folder there. Move it away.")
         self.folder, self.keep = folder, keep
         self.know(classes)
-        there = [file for file in folder.glob("*/*.png") if _NAME.fullmatch(file.name)]
+        there = self.files()
         self._next = 1 + max(map(_number, there), default=0)
         self._most_bytes, self._beside = most_bytes, beside
-        self._count, self._taken = len(there), sum(file.stat().st_size for file in there)
+        self.count, self.bytes = len(there), sum(file.stat().st_size for file in there)
 
     def know(self, classes: Sequence[str]) -> None:
         """Take class names, in order, in the place of those that were known."""
         self.classes = tuple(classes)
         self._folders = [folder_name(name) for name in self.classes]
+
+    def files(self) -> list[Path]:
+        """Return the file of each."""
+        return [file for file in self.folder.glob("*/*.png") if _NAME.fullmatch(file.name)]
+
+    def remove(self, files: Sequence[Path]) -> None:
+        """Delete some, of those that :meth:`files` and :meth:`add` returned."""
+        for file in files:
+            size = file.stat().st_size
+            file.unlink()
+            self.count, self.bytes = self.count - 1, self.bytes - size
 
     @property
     def counts(self) -> dict[str, int]:
@@ -99,14 +112,14 @@ class Examples:
         with disk_errors(path):
             write_bytes(path, data.getvalue())
         self._next += 1
-        self._count, self._taken = self._count + 1, self._taken + data.tell()
+        self.count, self.bytes = self.count + 1, self.bytes + data.tell()
         return path
 
     def _left(self) -> int | None:
         """Return what one more may take; None for no limit."""
         if self._most_bytes is None:
             return None
-        return self._most_bytes - self._taken - self._beside(self._count + 1, len(self.classes))
+        return self._most_bytes - self.bytes - self._beside(self.count + 1, len(self.classes))
 
     def images(self) -> ImageSet:
         """Return them as a set, in order of class and of when they came; no picture is read."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,17 +22,20 @@ from edgeplast.outputs import finish_folder, refuse_mount, refuse_unmovable
 from edgeplast.stamps import stamp_of
 from edgeplast.telemetry import TELEMETRY
 from edgeplast.unknown import Unknown
-from edgeplast.versions import VERSIONS, Version
+from edgeplast.versions import VERSIONS, Version, history, named
 from edgeplast_devices.checkpoints import checkpoint_files
 from edgeplast_devices.growing import grow
+from edgeplast_devices.images import ImageSet
 from edgeplast_devices.linking import link
-from edgeplast_devices.replaying import carry
+from edgeplast_devices.replaying import carry, kept_by
+from edgeplast_devices.reports import report_of
 from edgeplast_devices.tensors import open_arrays
-from edgeplast_devices.versioning import restore
+from edgeplast_devices.versioning import next_number, restore, take_down
 from edgeplast_devices.workplace import unfinished, write_adapted
 
 if TYPE_CHECKING:
     from edgeplast.trust.trusting import TrustedKeys
+    from edgeplast_devices.running import Run
 
 
 def output_of(source: Bundle, into: str | Path | None, *, has_adapter: bool = False) -> Path:
@@ -110,6 +114,7 @@ def put_in_place(
     parent: str | None,
     seal: Callable[[Path], None] | None = None,
     version: Callable[[Path, Adaptation | None], None] = lambda folder, report: None,  # noqa: ARG005
+    replay: Path | None = None,
 ) -> Bundle:
     """Exchange the output for a folder with these weights, as a whole; what does not change is linked, not copied.
 
@@ -121,6 +126,7 @@ def put_in_place(
         parent: fingerprint of the bundle that was adapted.
         seal: signs the folder, before it takes its name.
         version: notes the folder as a version in it, then.
+        replay: the folder whose kept pictures are kept on; None keeps none on.
 
     Returns:
         the bundle that the Learner works with from now on.
@@ -139,7 +145,8 @@ def put_in_place(
             temperature=report.temperature, unknown=report.unknown, placed=report.new_classes,
         )  # fmt: skip
         report.write(temporary / REPORT)
-        carry(output, temporary)
+        if replay is not None:
+            carry(replay, temporary)
         if seal is not None:
             seal(temporary)
         version(temporary, report)
@@ -155,6 +162,7 @@ def grown_in_place(
     parent: str | None,
     seal: Callable[[Path], None] | None = None,
     version: Callable[[Path, Adaptation | None], None] = lambda folder, report: None,  # noqa: ARG005
+    replay: Path | None = None,
 ) -> Bundle:
     """Exchange the output for a folder with more classes, as a whole; arguments and result as above.
 
@@ -162,7 +170,7 @@ def grown_in_place(
         UsageError: see :func:`~.growing.check_new`.
         DiskFullError: the output is as it was.
     """
-    return _remade(bundle, lambda copy: grow(copy, names).manifest, output, parent, seal, version)
+    return _remade(bundle, lambda copy: grow(copy, names).manifest, output, parent, seal, version, replay)
 
 
 def recalibrated(
@@ -174,6 +182,7 @@ def recalibrated(
     parent: str | None,
     seal: Callable[[Path], None] | None = None,
     version: Callable[[Path, Adaptation | None], None] = lambda folder, report: None,  # noqa: ARG005
+    replay: Path | None = None,
 ) -> Bundle:
     """Exchange the output for a folder with another temperature and threshold; arguments and result as above.
 
@@ -181,7 +190,7 @@ def recalibrated(
         DiskFullError: the output is as it was.
     """
     made = msgspec.structs.replace(bundle.manifest, temperature=temperature, unknown=unknown)
-    return _remade(bundle, lambda _: made, output, parent, seal, version)
+    return _remade(bundle, lambda _: made, output, parent, seal, version, replay)
 
 
 def _remade(
@@ -191,6 +200,7 @@ def _remade(
     parent: str | None,
     seal: Callable[[Path], None] | None,
     version: Callable[[Path, Adaptation | None], None],
+    replay: Path | None,
 ) -> Bundle:
     with _beside(output) as temporary:
         for name in bundle.manifest.files:
@@ -198,7 +208,8 @@ def _remade(
         for name in (REPORT, TELEMETRY):
             if (output / name).is_file():
                 link(output / name, temporary / name)
-        carry(output, temporary)
+        if replay is not None:
+            carry(replay, temporary)
         manifest = msgspec.structs.replace(make(msgspec.structs.replace(bundle, path=temporary)), adapted_from=parent)
         manifest.write(temporary / MANIFEST)
         if seal is not None:
@@ -259,3 +270,93 @@ def weights_into(parameters: Mapping[str, np.ndarray], bundle: Bundle) -> None:
     with open_arrays(bundle.path / TRAINABLE) as file:
         for name, array in parameters.items():
             array[...] = file.read(name)
+
+
+class Kept:
+    """What is on disk of a Learner: the copy that it works with, and the output that is exchanged.
+
+    Attributes:
+        bundle: the copy; its weights are those that were written last.
+        writing: held while the output, the examples or a deployed file are written or read.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        output: Path,
+        parent: str | None,
+        seal: Callable[[Path], None] | None = None,
+        *,
+        origin: Path,
+        versions: int,
+        replay: bool,
+    ) -> None:
+        self.bundle, self.writing = bundle, threading.Lock()
+        self._output, self._parent, self._seal, self._versions = output, parent, seal, versions
+        self._replay = replay  # whether pictures that adapt kept are learned from too, and kept on
+        self._origin = origin  # of the copy; where its manifest lies, until there is an output
+        self.begin()
+
+    def begin(self) -> None:
+        """Let what is kept from now on be one version, however often it is kept."""
+        self._start, self._number = self.bundle, next_number(self._output)
+
+    def _version(self, by: str) -> Callable[[Path, Adaptation | None], None]:
+        before = self._folder
+        return lambda folder, report: take_down(
+            folder, before=before, start=self._start, by=by, keep=self._versions, number=self._number, report=report,
+            is_replaced=before == self._output,
+        )  # fmt: skip
+
+    @property
+    def _folder(self) -> Path:
+        """Where the model lies: the output, or before there is one what it begins with."""
+        return self._output if (self._output / MANIFEST).is_file() else self._origin
+
+    def replayed(self) -> ImageSet | None:
+        """Return the pictures of what was learned elsewhere that are to be learned from too; None for none."""
+        found = kept_by(self._folder, self.bundle.manifest.classes) if self._replay else None
+        return found.learned if found and not found.held_back.all() else None
+
+    def keep(self, run: Run) -> None:
+        """Put what a run has learned so far in the place of what the output holds."""
+        run.look()
+        with self.writing:
+            self.bundle = put_in_place(
+                self.bundle, run.parameters, report_of(run), self._output,
+                parent=self._parent, seal=self._seal, version=self._version("learn"),
+                replay=self._folder if self._replay else None,
+            )  # fmt: skip
+
+    def grow(self, names: Sequence[str]) -> Bundle:
+        """Give the output and the copy more classes; return the copy as it is then, or as it was if that fails."""
+        with self.writing:
+            self.begin()
+            self.bundle = grown_in_place(
+                self.bundle, names, self._output,
+                parent=self._parent, seal=self._seal, version=self._version("add class"),
+                replay=self._folder if self._replay else None,
+            )  # fmt: skip
+        return self.bundle
+
+    def calibrate(self, temperature: float | None, unknown: Unknown | None) -> None:
+        """Let the output and the copy have another temperature and another threshold."""
+        with self.writing:
+            self.begin()
+            self.bundle = recalibrated(
+                self.bundle, temperature, unknown, self._output,
+                parent=self._parent, seal=self._seal, version=self._version("calibrate"),
+                replay=self._folder if self._replay else None,
+            )  # fmt: skip
+
+    def versions(self) -> list[Version]:
+        """Return the versions of the output, the oldest first; none before there is one."""
+        with self.writing:
+            return history(self._output) if (self._output / MANIFEST).is_file() else []
+
+    def roll_back(self, name: str) -> Bundle:
+        """Give the output and the copy the weights of a version; return the copy as it is then."""
+        chosen = named(name, self.versions())
+        with self.writing:
+            self.bundle = rolled_back(self.bundle, self._output, chosen)
+        return self.bundle

@@ -14,12 +14,12 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, TypeVar, overload
 
 import msgspec
 
 from edgeplast.adaptation import Adaptation, MemoryReport
-from edgeplast.arguments import LABELLED, check_kind, path_of
+from edgeplast.arguments import check_kind
 from edgeplast.bundle import MANIFEST, REPORT, Bundle
 from edgeplast.errors import UsageError
 from edgeplast.evaluation import Evaluation
@@ -31,21 +31,21 @@ from edgeplast.unknown import Unknown
 from edgeplast.versions import Version
 from edgeplast_devices.deploying import deploy
 from edgeplast_devices.detaching import attached
-from edgeplast_devices.disk import beside_examples, left_for_examples
-from edgeplast_devices.examples import Examples
 from edgeplast_devices.guard import guard_for
-from edgeplast_devices.images import Augmentation, ImageSet, Picture, open_images, resized_size
+from edgeplast_devices.images import ImageSet, Picture
 from edgeplast_devices.interrupts import Interrupts, asked_to_stop
-from edgeplast_devices.learned_folder import output_of, start_of, workplace_of
+from edgeplast_devices.learned_folder import Kept, output_of, start_of, workplace_of
 from edgeplast_devices.learner_arguments import (
     adapter_of,
+    all_examples,
     budget_of,
     extent_of,
     is_one,
-    require_examples,
+    opened,
+    places_of,
     to_learn_from,
 )
-from edgeplast_devices.learning import Core, Kept, closed
+from edgeplast_devices.learning import Core, closed
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.predicting import Prediction
 from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
@@ -54,6 +54,8 @@ from edgeplast_devices.workplace import prepare
 if TYPE_CHECKING:
     from edgeplast.trust.signing import Signs
     from edgeplast.trust.trusting import Trusted
+
+Found = TypeVar("Found")
 
 _THREADS_TO_COME = 4
 """Of the program around a Learner, beside the main one: for their stacks there is room behind the wall."""
@@ -65,8 +67,9 @@ class Learner:
     Any thread may call any method. ``learn`` goes on while others predict; a prediction waits for the micro-batch in
     progress, and for predictions that were asked for before it. While one ``learn`` is in progress another is refused.
 
-    Kept on disk: the adapted bundle (``into``), as it was after the last ``learn``, and every picture that was added,
-    in ``<into>.examples``, until someone deletes them there. ``learn`` learns from all of them, old and new.
+    Kept on disk: the adapted bundle (``into``), as it was after the last ``learn``; every picture that was added, in
+    ``<into>.examples``; and those that it was calibrated on, in ``<into>.held-out``: until someone deletes them there.
+    ``learn`` learns from all examples, old and new, and from what ``adapt`` kept of what was learned before (replay).
 
     Args:
         bundle: a fresh or adapted bundle, or its folder.
@@ -80,8 +83,8 @@ class Learner:
         trusted: public keys, a file or a folder of them, of which one must have signed the bundle, and what was learned
             in ``into`` before. By default no signature is asked for.
         sign: a private key, or its file, that signs what is learned; it is trusted too.
-        notice: told what a user should know of a budget that nobody gave, and of a ``learn`` after which
-            the model could not be calibrated anew.
+        notice: told what a user should know of a budget that nobody gave, of a ``learn`` after which the model could
+            not be calibrated anew, and of pictures too few to calibrate it on.
         sessions: over the bundle's graphs.
 
     Attributes:
@@ -131,20 +134,19 @@ class Learner:
             start, parent = start_of(source, self.into, keys, fresh=fresh)
             again = self.into == Path(os.path.realpath(source.path))
             seal = None if self._signer is None else self._signer.sealing(source, again=again)
-            folder, room = workplace_of(self.into), left_for_examples(start, self._options)
+            folder = workplace_of(self.into)
+            self._examples, self._held_out = places_of(
+                self.into, start, self._options, is_tight=guard.allowed_bytes is not None
+            )
             opening.enter_context(guard.standing())
             opening.callback(shutil.rmtree, folder, ignore_errors=True)
-            versions = self._options.versions
-            self._kept = Kept(prepare(start, folder), self.into, parent, seal, origin=start.path, versions=versions)
+            versions, replay = self._options.versions, self._options.replay != "none"
+            self._kept = Kept(
+                prepare(start, folder), self.into, parent, seal, origin=start.path, versions=versions, replay=replay
+            )
             self.classes = start.manifest.classes
-            self._core = Core(self._kept, guard, self._options, sessions, notice)
+            self._core = Core(self._kept, guard, self._options, sessions, notice, self._held_out)
             opening.callback(self._core.close)
-            how, augmentation = source.manifest.preprocessing, Augmentation.named(self._options.augment)
-            sizes = (resized_size(how), augmentation.needed_size(how))
-            least = max(height for height, _ in sizes), max(width for _, width in sizes)
-            place = self.into.with_name(f"{self.into.name}.examples")
-            beside = beside_examples(start.manifest, self._options, is_tight=guard.allowed_bytes is not None)
-            self._examples = Examples(place, self.classes, least, room, beside)
             self._closing = opening.pop_all()
         self._is_open = True
 
@@ -223,20 +225,24 @@ class Learner:
             *names: of the classes.
 
         Raises:
-            UsageError: a name is known already, given twice or empty; the model's head is more than one linear layer;
-                or the Learner is learning.
+            UsageError: a name is known already, given twice or empty, or there is none; the model's head is more than
+                one linear layer; or the Learner is learning.
             DiskFullError: there is no room; nothing changed.
         """
+        if not names:
+            raise UsageError("No class was named. Give one name or several: learner.add_class('lynx').")
         self._changed(lambda: self._core.grow(names))
 
-    def _changed(self, change: Callable[[], None]) -> None:
+    def _changed(self, change: Callable[[], Found]) -> Found:
         if not self._alone.acquire(blocking=False):
             raise UsageError("This Learner is learning, in another thread. Wait until that has come back.")
         try:
             self._require_open()
-            change()
+            found = change()
             self.classes = self._kept.bundle.manifest.classes
             self._examples.know(self.classes)
+            self._held_out.know(self.classes)
+            return found
         finally:
             self._alone.release()
 
@@ -302,13 +308,13 @@ class Learner:
         options = msgspec.structs.replace(
             options, keep_within=options.keep_within if keep_within is None else keep_within
         )
-        others = {name: self._opened(given, None, progress) for name, given in (also or {}).items()}
+        others = {name: opened(given, None, progress) for name, given in (also or {}).items()}
         if not self._alone.acquire(blocking=False):
             raise UsageError("This Learner is learning already, in another thread. Wait until that has come back.")
         try:
             self._require_open()
-            images = self._examples.images()
-            require_examples(images, self._kept.bundle.manifest.waiting)
+            waiting = self._kept.bundle.manifest.waiting
+            images = all_examples(self._examples.images(), self._kept.replayed(), waiting)
             with asked_to_stop() as self._interrupts:
                 return self._core.learn(images, others, options, extent, self._interrupts, progress)
         finally:
@@ -329,17 +335,17 @@ class Learner:
             InputError: pictures have no label or one that is no class, or not one can be read.
         """
         self._require_open()
-        return self._core.evaluation_of(self._opened(images, split, progress), progress)
+        return self._core.evaluation_of(opened(images, split, progress), progress)
 
     def calibrate(
         self, images: str | Path | ImageSet, *, false_alarms: float = 0.05, progress: Progress = silent
     ) -> Unknown | None:
         """Fit on pictures that it did not learn from how sure the model is and when it does not know; kept on disk.
 
-        Both belong to the weights: as long as the Learner is open they are fitted again on the same pictures at the end
-        of each ``learn``, in a pass over them. Until then files are only remembered, and read again; arrays and PIL
-        images are held in memory. Where they are gone, both stay as they are, and the notice says so. Opened again it
-        has none, and both stay until it is calibrated anew.
+        Both belong to the weights: they are fitted again on the same pictures at the end of each ``learn``, in a pass
+        over them, also where the Learner was opened again. So the pictures are kept on disk (of more than 512 so many,
+        evenly spread) until others take their place, or someone deletes them. Where none are left, both stay as they
+        are, and the notice says so; it also says where they are few.
 
         Args:
             images: labelled pictures of known classes, as of :meth:`evaluate`.
@@ -351,14 +357,8 @@ class Learner:
         """
         self._require_open()
         msgspec.structs.replace(self._options, false_alarms=false_alarms)  # says what is allowed
-        given, found = self._opened(images, None, progress), None
-
-        def calibrate() -> None:
-            nonlocal found
-            found = self._core.calibrate(given, false_alarms, progress)
-
-        self._changed(calibrate)
-        return found
+        given = opened(images, None, progress)
+        return self._changed(lambda: self._core.calibrate(given, false_alarms, progress))
 
     @property
     def report(self) -> Adaptation | None:
@@ -387,11 +387,6 @@ class Learner:
             at = self.into if (self.into / MANIFEST).is_file() else self._source
             seal = None if self._signer is None else self._signer.sealing(self._kept.bundle, at=at)
             return deploy(self._kept.bundle, possible(into), force=force, progress=progress, seal=seal)
-
-    def _opened(self, images: str | Path | ImageSet, split: str | None, progress: Progress) -> ImageSet:
-        if isinstance(images, ImageSet):
-            return images
-        return open_images(path_of(images, "images", LABELLED), split, prefer=("test", "val"), progress=progress)
 
     def _require_open(self) -> None:
         if not self._is_open:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,12 +12,21 @@ from PIL import Image
 
 from edgeplast.arguments import ADAPTER, path_of
 from edgeplast.budget import Budget
-from edgeplast.bundle import MANIFEST
+from edgeplast.bundle import MANIFEST, Bundle
 from edgeplast.errors import InputError, UsageError
+from edgeplast.given import image_set
+from edgeplast.progress import Progress
 from edgeplast.units import parse_bytes
+from edgeplast_devices.disk import beside_examples, left_for_examples
+from edgeplast_devices.examples import Examples
 from edgeplast_devices.extent import Extent
-from edgeplast_devices.images import ImageSet, Picture, require_labels
+from edgeplast_devices.held_out import HeldOut
+from edgeplast_devices.images import Augmentation, ImageSet, Picture, require_labels, resized_size
+from edgeplast_devices.images.joined import together
 from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.replaying import REPLAY, bytes_of, kept_by
+
+_SHOWN = 12
 
 
 def adapter_of(given: str | Path | None, output: Path) -> Path | None:
@@ -47,7 +56,7 @@ def to_learn_from(
     """Return pictures with labels as a set whose labels index ``classes``; arguments as of ``Learner.add``.
 
     Raises:
-        InputError: a label is no class or missing, or something is no picture.
+        InputError: a label is no class, no text or missing, or something is no picture.
         UsageError: labels were given for a set.
     """
     if isinstance(pictures, ImageSet):
@@ -56,9 +65,25 @@ def to_learn_from(
         given = pictures
     else:
         several: Sequence[Picture] = [pictures] if is_one(pictures) else pictures  # type: ignore[list-item, assignment]
+        _require_names(labels, classes)
         given = ImageSet.of(several, labels, classes)
     require_labels(given, "learning")
     return given.aligned_to(tuple(classes))
+
+
+def _require_names(labels: object, classes: Sequence[str]) -> None:
+    """Raise where a label is anything but a text: of classes that are called 1 to 5, number 3 is the one called 4."""
+    several = isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str | bytes)
+    for label in labels if several else [labels]:  # type: ignore[attr-defined]
+        if isinstance(label, str) or (label is None and not several):
+            continue
+        named = ", ".join(map(repr, classes[:_SHOWN])) + (", …" if len(classes) > _SHOWN else "")
+        counts = isinstance(label, numbers.Integral) and not isinstance(label, bool) and 0 <= int(label) < len(classes)
+        meant = f" Number {label} of them is {classes[int(label)]!r}." if counts else ""
+        raise InputError(
+            f"The label {label!r} is of the kind {type(label).__name__}; a label is the name of a class, a text. The "
+            f"classes are {named}.{meant} For numbers, give a set: ImageSet.of(pictures, numbers, learner.classes)."
+        )
 
 
 def budget_of(memory: str | int | None) -> Budget | None:
@@ -89,21 +114,62 @@ def extent_of(
     return Extent(steps=steps, seconds=seconds, step_seconds=step_seconds), options
 
 
-def require_examples(images: ImageSet, waiting: Collection[str]) -> None:
-    """Raise unless there is something to learn from.
+def all_examples(images: ImageSet, replayed: ImageSet | None, waiting: Collection[str]) -> ImageSet:
+    """Return what there is to learn from.
 
     Args:
         images: the examples.
+        replayed: pictures that the model kept of what it learned before; None for none.
         waiting: classes that wait for their first picture, of which one is enough.
 
     Raises:
-        InputError: there are none, or all are of one class that is known already.
+        InputError: there are no examples, or all pictures are of one class that is known already.
     """
-    present = images.present_classes()
-    if not present:
+    if not len(images):
         raise InputError("There is nothing to learn from yet. Add pictures first: learner.add(picture, label).")
+    if replayed is not None:
+        images = together(images, replayed, REPLAY)
+    present = images.present_classes()
     if len(present) < 2 and not {*present} & {*waiting}:
         raise InputError(
             f"All {len(images)} pictures show {present[0]!r}; from one class alone a model learns to say nothing "
             "else. Add pictures of a second class."
         )
+    return images
+
+
+def places_of(output: Path, start: Bundle, options: TrainingOptions, *, is_tight: bool) -> tuple[Examples, HeldOut]:
+    """Return where a Learner keeps what it is shown: examples, and pictures to be calibrated on.
+
+    Args:
+        output: the folder that is written.
+        start: the bundle that it begins with.
+        options: of the training; ``disk``, ``replay`` and ``augment`` count.
+        is_tight: whether its memory is limited.
+
+    Raises:
+        DiskFullError: ``disk`` is too little for what lies beside them.
+        UsageError: one of the folders is a link or a file.
+    """
+    manifest, room = start.manifest, left_for_examples(start, options)
+    nameless = beside_examples(manifest, options, is_tight=is_tight)
+    before = kept_by(start.path, manifest.classes) if options.replay != "none" else None
+    replayed, taken = (len(before.learned), bytes_of(start.path)) if before else (0, 0)
+    augmentation = Augmentation.named(options.augment)
+    sizes = (resized_size(manifest.preprocessing), augmentation.needed_size(manifest.preprocessing))
+    least = max(height for height, _ in sizes), max(width for _, width in sizes)
+
+    def place(called: str, also: Callable[[int, int], int]) -> Examples:
+        return Examples(output.with_name(f"{output.name}.{called}"), manifest.classes, least, room, also)
+
+    def beside(count: int, classes: int) -> int:
+        return nameless(count + replayed, classes) + taken
+
+    examples = place("examples", lambda count, classes: beside(count, classes) + held_out.bytes)
+    held_out = place("held-out", lambda _, classes: beside(examples.count, classes) + examples.bytes)
+    return examples, HeldOut(held_out)
+
+
+def opened(images: str | Path | ImageSet, split: str | None, progress: Progress) -> ImageSet:
+    """Return a labelled set, opened where a path is given: one of its splits, by default ``test``, else ``val``."""
+    return image_set(images, progress, split=split, prefer=("test", "val"))

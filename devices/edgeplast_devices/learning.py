@@ -6,36 +6,30 @@ import contextlib
 import io
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
 from PIL import Image
 
 from edgeplast.adaptation import Adaptation, MemoryReport
-from edgeplast.bundle import MANIFEST, Bundle
+from edgeplast.bundle import Bundle
 from edgeplast.errors import DivergedError, EdgeplastError, InputError, InterruptedRunError, UsageError
 from edgeplast.evaluation import Evaluation
 from edgeplast.footprint import PICTURE_BYTES
 from edgeplast.progress import Progress
 from edgeplast.unknown import Unknown
-from edgeplast.versions import Version, history, named
+from edgeplast.versions import named
 from edgeplast_devices.checkpoints import clear
 from edgeplast_devices.energy import is_known
 from edgeplast_devices.evaluating import labelled, measure
 from edgeplast_devices.extent import Extent
 from edgeplast_devices.growing import check_new
 from edgeplast_devices.guard import Guard
+from edgeplast_devices.held_out import HeldOut
 from edgeplast_devices.images import ImageSet, Splits, Unreadable, UnreadableImageError, batches, preload, preprocess
 from edgeplast_devices.images.planes import Planes
 from edgeplast_devices.interrupts import Interrupts
-from edgeplast_devices.learned_folder import (
-    grown_in_place,
-    put_in_place,
-    recalibrated,
-    rolled_back,
-    weights_into,
-)
+from edgeplast_devices.learned_folder import Kept, weights_into
 from edgeplast_devices.memory import peak_bytes, resident_bytes
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.predicting import Prediction, prediction
@@ -47,86 +41,9 @@ from edgeplast_devices.standing import Standing
 from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
 from edgeplast_devices.turns import Turns, taking_turns
 from edgeplast_devices.unknowns import calibrated
-from edgeplast_devices.versioning import next_number, take_down
 from edgeplast_devices.weights import head_is_new
 
 _ANY_BYTES = 1 << 62
-
-
-class Kept:
-    """What is on disk of a Learner: the copy that it works with, and the output that is exchanged.
-
-    Attributes:
-        bundle: the copy; its weights are those that were written last.
-        writing: held while the output, the examples or a deployed file are written or read.
-    """
-
-    def __init__(
-        self,
-        bundle: Bundle,
-        output: Path,
-        parent: str | None,
-        seal: Callable[[Path], None] | None = None,
-        *,
-        origin: Path,
-        versions: int,
-    ) -> None:
-        self.bundle, self.writing = bundle, threading.Lock()
-        self._output, self._parent, self._seal, self._versions = output, parent, seal, versions
-        self._origin = origin  # of the copy; where its manifest lies, until there is an output
-        self.begin()
-
-    def begin(self) -> None:
-        """Let what is kept from now on be one version, however often it is kept."""
-        self._start, self._number = self.bundle, next_number(self._output)
-
-    def _version(self, by: str) -> Callable[[Path, Adaptation | None], None]:
-        own = (self._output / MANIFEST).is_file()
-        before = self._output if own else self._origin
-        return lambda folder, report: take_down(
-            folder, before=before, start=self._start, by=by, keep=self._versions, number=self._number, report=report,
-            is_replaced=own,
-        )  # fmt: skip
-
-    def keep(self, run: Run) -> None:
-        """Put what a run has learned so far in the place of what the output holds."""
-        run.look()
-        with self.writing:
-            self.bundle = put_in_place(
-                self.bundle, run.parameters, report_of(run), self._output,
-                parent=self._parent, seal=self._seal, version=self._version("learn"),
-            )  # fmt: skip
-
-    def grow(self, names: Sequence[str]) -> Bundle:
-        """Give the output and the copy more classes; return the copy as it is then, or as it was if that fails."""
-        with self.writing:
-            self.begin()
-            self.bundle = grown_in_place(
-                self.bundle, names, self._output,
-                parent=self._parent, seal=self._seal, version=self._version("add class"),
-            )  # fmt: skip
-        return self.bundle
-
-    def calibrate(self, temperature: float | None, unknown: Unknown | None) -> None:
-        """Let the output and the copy have another temperature and another threshold."""
-        with self.writing:
-            self.begin()
-            self.bundle = recalibrated(
-                self.bundle, temperature, unknown, self._output,
-                parent=self._parent, seal=self._seal, version=self._version("calibrate"),
-            )  # fmt: skip
-
-    def versions(self) -> list[Version]:
-        """Return the versions of the output, the oldest first; none before there is one."""
-        with self.writing:
-            return history(self._output) if (self._output / MANIFEST).is_file() else []
-
-    def roll_back(self, name: str) -> Bundle:
-        """Give the output and the copy the weights of a version; return the copy as it is then."""
-        chosen = named(name, self.versions())
-        with self.writing:
-            self.bundle = rolled_back(self.bundle, self._output, chosen)
-        return self.bundle
 
 
 class Core:
@@ -137,18 +54,25 @@ class Core:
         guard: of the budget, which stands.
         options: of the training; memory, threads, build and provider count here.
         sessions: over the bundle's graphs.
-        notice: told why what was learned could not be calibrated anew.
+        notice: told why what was learned could not be calibrated anew, or how little was there to do it on.
+        held_out: what it was calibrated on, to be again after each learn.
 
     Raises:
         BudgetError: the budget is not enough to learn in.
     """
 
     def __init__(
-        self, kept: Kept, guard: Guard, options: TrainingOptions, sessions: Sessions, notice: Callable[[str], None]
+        self,
+        kept: Kept,
+        guard: Guard,
+        options: TrainingOptions,
+        sessions: Sessions,
+        notice: Callable[[str], None],
+        held_out: HeldOut,
     ) -> None:
         self._kept, self._guard, self._turns, self._notice = kept, guard, Turns(), notice
-        self._growing = threading.Lock()
-        self._held_out: tuple[ImageSet, float] | None = None  # what it was calibrated on, to be again after each learn
+        self._growing, self._held_out, self._options = threading.Lock(), held_out, options
+        self._told_stale = False
         plan = kept.bundle.manifest.plan
         self._standing = Standing(
             kept.bundle,
@@ -180,24 +104,32 @@ class Core:
         self._exchange(lambda: self._kept.grow(names))
 
     def calibrate(self, images: ImageSet, false_alarms: float, progress: Progress) -> Unknown | None:
-        """Fit the temperature, and when the model does not know, on pictures that it did not learn from; keep both.
+        """Fit the temperature, and when the model does not know, on pictures that it did not learn from; keep all.
 
-        They are fitted on the same pictures again after each ``learn``, as far as these can be read then.
+        Both are fitted on the same pictures again after each ``learn``.
         """
-        temperature, unknown = self._calibrated(images, false_alarms, progress)
-        self._kept.calibrate(temperature, unknown)
-        self._held_out = images, false_alarms
+        given = labelled(images, self._kept.bundle.manifest.classes)
+        temperature, unknown = self._calibrated(given, false_alarms, progress)
+        with self._held_out.exchanged(given, lambda images, index: self.picture(images, index, self._held_out.keep)):
+            self._kept.calibrate(temperature, unknown)
+        if unknown is None:
+            self._notice(f"{len(given)} pictures are too few to tell when the model does not know. Hold out more.")
+        elif unknown.doubt:
+            self._notice(unknown.doubt)
         return unknown
 
     def _calibrated(
         self, images: ImageSet, false_alarms: float, progress: Progress
     ) -> tuple[float | None, Unknown | None]:
-        manifest, session = self._kept.bundle.manifest, self._open_evaluation()
+        manifest, session, unreadable = self._kept.bundle.manifest, self._open_evaluation(), Unreadable()
         known = self._limited(labelled(images, manifest.classes))
-        return calibrated(
+        found = calibrated(
             manifest, session, known, false_alarms,
-            micro_batch=self._micro_batch, unreadable=Unreadable(), progress=progress,
+            micro_batch=self._micro_batch, unreadable=unreadable, progress=progress,
         )  # fmt: skip
+        if unreadable.count >= len(known):
+            raise InputError(f"Not one of the {len(known)} pictures to calibrate on can be read. Give others.")
+        return found
 
     def roll_back(self, name: str) -> None:
         """Let the model be a version of it, in the copy that it works with and in the output; predictions wait.
@@ -315,15 +247,24 @@ class Core:
         if run.state.stopped_because == "diverged":
             raise DivergedError("Learning diverged; the model is as it was before. Try a lower learning rate.")
         self._kept.keep(run)  # before it is calibrated: whatever stops that, what was learned is there
-        if self._held_out is not None:
-            self._recalibrate(run, *self._held_out)
+        held_out = self._held_out.images()
+        if held_out is not None:
+            self._recalibrate(run, held_out)
+        elif (run.state.temperature or run.state.unknown) and not self._told_stale:
+            self._told_stale = True
+            self._notice(
+                "What was learned is not calibrated: how sure the model says it is, and when it does not know, were "
+                "fitted to weights before these, and nothing is held out to fit them anew. Give pictures that it does "
+                "not learn from: learner.calibrate(pictures)."
+            )
 
-    def _recalibrate(self, run: Run, images: ImageSet, false_alarms: float) -> None:
+    def _recalibrate(self, run: Run, images: ImageSet) -> None:
         """Fit temperature and threshold to what was learned and keep them; where that fails they are as they were."""
         state, progress = run.state, run.over("train")["progress"]  # stops it where someone asked for that
         was = state.temperature, state.unknown
+        allowed = self._options.false_alarms if state.unknown is None else state.unknown.allowed
         try:
-            state.temperature, state.unknown = self._calibrated(images, false_alarms, progress)
+            state.temperature, state.unknown = self._calibrated(images, allowed, progress)
             self._kept.keep(run)
         except InterruptedRunError:
             raise

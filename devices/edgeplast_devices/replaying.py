@@ -1,8 +1,9 @@
 """Replay: a few pictures of what was learned, kept in the adapted folder and mixed into later runs.
 
 A model forgets what it is no longer shown. Some pictures of each class, those whose mean comes closest to the class's
-(herding: Welling, ICML 2009; Rebuffi et al., *iCaRL*, arXiv 1611.07725), keep most of it. Nothing is kept unless it was
-asked for: pictures are private, and ``forget`` deletes them.
+(herding: Welling, ICML 2009; Rebuffi et al., *iCaRL*, arXiv 1611.07725), keep most of it. A share of those that are
+kept was held back and stays so: it joins the validation pictures of later runs, whose best epoch would else be chosen
+by what is new alone. Nothing is kept unless it was asked for: pictures are private, and ``forget`` deletes them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -37,22 +40,64 @@ _QUALITY = 92
 _CANDIDATES = 3
 """For each picture that is kept so many are looked at, evenly spread."""
 
+_HELD_BACK = "-held-back"
+"""At the end of the name of a kept picture that was not learned from."""
+
+_SHARE_HELD_BACK = 0.15
+"""Of those that are kept of a class, as of a data set without a split of its own."""
+
+
+@dataclass(frozen=True)
+class ReplayMemory:
+    """Pictures that are kept of what was learned, or are to be.
+
+    Attributes:
+        images: all of them, labelled.
+        held_back: which of them were not learned from, bool (n,).
+    """
+
+    images: ImageSet
+    held_back: np.ndarray
+
+    @property
+    def learned(self) -> ImageSet:
+        """Those that were learned from."""
+        return self.images.subset(np.flatnonzero(~self.held_back))
+
+    @property
+    def measured(self) -> ImageSet:
+        """Those that were held back."""
+        return self.images.subset(np.flatnonzero(self.held_back))
+
 
 def per_class(replay: str | None) -> int:
     """Return how many pictures of each class an option such as ``20/class`` keeps; 0 for ``none``."""
     return int(replay.partition("/")[0]) if replay and replay != "none" else 0
 
 
-def kept_by(bundle: Bundle) -> ImageSet | None:
-    """Return the pictures that a bundle keeps of what it learned; None for none."""
-    folder = bundle.path / REPLAY
-    if folder.is_symlink() or not folder.is_dir():
+def kept_by(folder: Path, classes: Sequence[str]) -> ReplayMemory | None:
+    """Return the pictures that a bundle keeps of what it learned; None for none.
+
+    Args:
+        folder: of the bundle.
+        classes: of it, in order.
+    """
+    place = folder / REPLAY
+    if place.is_symlink() or not place.is_dir():
         return None
-    found = Examples(folder, bundle.manifest.classes, (1, 1)).images()
-    return found if len(found) else None
+    found = Examples(place, classes, (1, 1)).images()
+    held_back = [Path(found.name(i)).stem.endswith(_HELD_BACK) for i in range(len(found))]
+    return ReplayMemory(found, np.asarray(held_back, bool)) if len(found) else None
 
 
-def with_replay(options: TrainingOptions, bundle: Bundle, images: Splits) -> tuple[TrainingOptions, Splits, int]:
+def bytes_of(folder: Path) -> int:
+    """Return what the pictures take that a bundle keeps."""
+    return sum(file.stat().st_size for file in (folder / REPLAY).glob("*/*.jpg"))
+
+
+def with_replay(
+    options: TrainingOptions, bundle: Bundle, images: Splits
+) -> tuple[TrainingOptions, Splits, tuple[int, int]]:
     """Return options that say how many are kept, and the pictures of a run with those that the bundle keeps.
 
     Args:
@@ -61,16 +106,25 @@ def with_replay(options: TrainingOptions, bundle: Bundle, images: Splits) -> tup
         images: of the run.
 
     Returns:
-        also how many pictures were mixed in.
+        also how many pictures join those that are learned from, and how many those that are held back.
     """
-    before = kept_by(bundle) if options.labels == "given" else None
+    before = kept_by(bundle.path, bundle.manifest.classes) if options.labels == "given" else None
     if options.replay is None:
-        most = 0 if before is None else int(np.bincount(before.labels).max())
+        most = 0 if before is None else int(np.bincount(before.images.labels).max())
         options = msgspec.structs.replace(options, replay=f"{most}/class" if most else "none")
     if before is None or options.replay == "none":
-        return options, images, 0
-    mixed = together(images.train, before, REPLAY)
-    return options, Splits(mixed, images.val, images.test, images.also), len(before)
+        return options, images, (0, 0)
+    if images.val is None:  # no epoch is chosen then; by old classes alone it would be the one that learned least
+        before = ReplayMemory(before.images, np.zeros(len(before.images), bool))
+    learned, measured = before.learned, before.measured
+    train = together(images.train, learned, REPLAY)
+    val = together(images.val, measured, REPLAY) if images.val is not None and len(measured) else images.val
+    return options, Splits(train, val, images.test, images.also), (len(learned), len(measured))
+
+
+def held_back_of(count: int, there: int) -> int:
+    """Return how many of so many pictures that are kept of a class are held back, of those that were held back."""
+    return min(int(count * _SHARE_HELD_BACK + 0.5), there)
 
 
 def candidates(labels: np.ndarray, count: int) -> np.ndarray:
@@ -98,10 +152,9 @@ def herded(features: np.ndarray, count: int) -> list[int]:
 
 def keep_pictures(
     bundle: Bundle,
-    images: ImageSet,
-    chosen: np.ndarray,
+    chosen: ReplayMemory | None,
     folder: Path,
-    mixed: int,
+    mixed: tuple[int, int],
     *,
     most_bytes: int | None = None,
 ) -> ReplayReport:
@@ -111,10 +164,9 @@ def keep_pictures(
 
     Args:
         bundle: whose classes the labels are.
-        images: that were learned from.
-        chosen: indices; those that cannot be read, or have two, four or more channels, are left out.
+        chosen: those that cannot be read, or have two, four or more channels, are left out; None for none.
         folder: of the adapted bundle.
-        mixed: how many kept pictures were learned from, for the report.
+        mixed: how many kept pictures were learned from, and how many measured on, for the report.
         most_bytes: that they may take; None for no limit.
 
     Raises:
@@ -126,9 +178,10 @@ def keep_pictures(
     place, total = folder / REPLAY, 0
     counts: dict[str, int] = {}
     shutil.rmtree(place, ignore_errors=True)
-    for number, index in enumerate(_in_turns(images.labels[chosen], chosen)):
+    for number, index in enumerate(_in_turns(chosen.images.labels) if chosen else []):
+        assert chosen is not None
         try:
-            picture = images.open(index, at_least=least)
+            picture = chosen.images.open(index, at_least=least)
         except UnreadableImageError:
             continue
         if isinstance(picture, Planes):
@@ -136,8 +189,9 @@ def keep_pictures(
         times = min(picture.height // least[0], picture.width // least[1])
         if times > 1:
             picture = picture.reduce(times)
-        name = bundle.manifest.classes[int(images.labels[index])]
-        path = place / folder_name(name) / f"{number:06d}.jpg"
+        name = bundle.manifest.classes[int(chosen.images.labels[index])]
+        end = _HELD_BACK if chosen.held_back[index] else ""
+        path = place / folder_name(name) / f"{number:06d}{end}.jpg"
         data = io.BytesIO()
         picture.convert("RGB").save(data, "JPEG", quality=_QUALITY)
         if most_bytes is not None and total + data.tell() > most_bytes:
@@ -146,15 +200,15 @@ def keep_pictures(
             write_bytes(path, data.getvalue())
         counts[name] = counts.get(name, 0) + 1
         total += data.tell()
-    return ReplayReport(mixed_in=mixed, kept=counts, bytes=total)
+    return ReplayReport(mixed_in=mixed[0], held_back=mixed[1], kept=counts, bytes=total)
 
 
-def _in_turns(labels: np.ndarray, chosen: np.ndarray) -> list[int]:
-    """Return chosen pictures so that classes take turns."""
-    turn = np.zeros(len(chosen), np.int64)
+def _in_turns(labels: np.ndarray) -> list[int]:
+    """Return pictures so that classes take turns."""
+    turn = np.zeros(len(labels), np.int64)
     for label in np.unique(labels):
         turn[labels == label] = np.arange(int((labels == label).sum()))
-    found: list[int] = chosen[np.lexsort((chosen, turn))].tolist()
+    found: list[int] = np.argsort(turn, kind="stable").tolist()
     return found
 
 

@@ -38,6 +38,7 @@ from edgeplast_devices.options import Interval, TrainingOptions
 from edgeplast_devices.outlook import outlook
 from edgeplast_devices.probing import probe
 from edgeplast_devices.reheading import REHEADS, check_can_rehead
+from edgeplast_devices.replaying import ReplayMemory
 from edgeplast_devices.rescoring import begin_sets, rescore
 from edgeplast_devices.retention import has_forgotten
 from edgeplast_devices.run_state import Best, Lost
@@ -73,7 +74,7 @@ class Run:
 
     Attributes:
         state: where the run stands.
-        to_keep: which training images are kept for later runs; none before the end.
+        to_keep: which images are kept for later runs; none before the end.
         landmarks: see ``imprinting.landmarks``; none before the end.
         most_wrong: pictures that were named wrong with the most confidence; none before the end, or in private.
         parameters: what trains, by name; float32, changed in place.
@@ -125,9 +126,8 @@ class Run:
         self.placement, self.device_memory, threads = stands.placement, stands.device_memory, stands.threads
         self.resident_bytes, self.shares = stands.resident_bytes, stands.shares
         self.rungs = stands.trainer.rungs if stands.trainer else stands.rungs
-        first = self.rungs[0]
         began = checkpoint.state.began.partition(":")[0] if checkpoint else ""
-        tier = next((tier for tier in bundle.manifest.tiers if tier.name == began), first.tier)
+        tier = next((tier for tier in bundle.manifest.tiers if tier.name == began), self.rungs[0].tier)
         self.options = filled_in(options, bundle, tier, self.batch, self.optimizer, threads)
         self.kept = Kept(bundle, self.splits, self.options, folder)
         self.rows_in_memory = True  # features that a head is fitted on
@@ -142,7 +142,7 @@ class Run:
         self.predicted = self.shares.predicted_bytes
         now = (bundle.fingerprint, fingerprints, self.options, self.allowed_bytes, self.shares.picture_bytes)
         if checkpoint is None:
-            self.state = begun(*now, first)
+            self.state = begun(*now, self.rungs[0])
             if keep is not None:  # it goes on as it was until it is calibrated again: nothing is held back here
                 self.state.temperature, self.state.unknown = bundle.manifest.temperature, bundle.manifest.unknown
         else:
@@ -153,7 +153,7 @@ class Run:
         begin_sets(self, options)
         self._seconds_before, self.saved = self.state.seconds, Saved.of(self.state)
         self.landmarks: dict[str, np.ndarray] = {}
-        self.to_keep = np.zeros(0, np.int64)
+        self.to_keep: ReplayMemory | None = None
         self.most_wrong: tuple[WrongImage, ...] = ()
 
     def open(self) -> None:

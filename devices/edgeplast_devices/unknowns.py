@@ -39,7 +39,8 @@ def fit_unknown(logits: np.ndarray, false_alarms: float) -> Unknown | None:
     found = np.sort(energies(logits))
     below = int(false_alarms * len(found))
     energy = float(found[below])
-    return Unknown(energy=energy, false_alarms=float((found < energy).mean()), images=len(found))
+    alarms = float((found < energy).mean())
+    return Unknown(energy=energy, false_alarms=alarms, images=len(found), allowed=false_alarms)
 
 
 def calibrated(

@@ -76,14 +76,18 @@ def when_unknown(report: Adaptation) -> str:
     found = report.unknown
     if found is None:
         return "cannot tell: too few pictures held out to fit it on"
-    return f"below energy {found.energy:.2f}: {found.false_alarms:.1%} of {found.images} known pictures (false alarms)"
+    return (
+        f"below energy {found.energy:.2f}: {found.false_alarms:.1%} of {found.images} known pictures (false alarms; of "
+        f"others {found.most_alarms:.1%} at most)"
+    )
 
 
 def what_is_kept(report: Adaptation, output: Path) -> str:
     """Say which pictures lie in the output, that nobody is surprised, and how to be rid of them."""
     found = report.replay
     assert found is not None
-    mixed = f"{found.mixed_in} kept pictures were learned from too; " if found.mixed_in else ""
+    judged = f" and {found.held_back} validated on" if found.held_back else ""
+    mixed = f"{found.mixed_in} kept pictures were learned from{judged} too; " if found.mixed_in else ""
     count = sum(found.kept.values())
     if not count:
         return f"{mixed}none is kept now"

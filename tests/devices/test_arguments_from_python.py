@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from small_models import blob
+from small_models import CLASSES, blob
 
 import edgeplast
 from edgeplast.bundle import Bundle
 from edgeplast.errors import InputError, UsageError
 from edgeplast_devices.images import open_images
+from edgeplast_devices.learner_arguments import to_learn_from
 from edgeplast_devices.options import TrainingOptions
 
 
@@ -118,3 +119,20 @@ def test_an_opened_set_is_enough_to_adapt(bundle: Bundle, blobs: Path, tmp_path:
     images = open_images(blobs, "train")
     report = edgeplast.adapt(bundle, images, into=tmp_path / "out", options=TrainingOptions(epochs=1))
     assert report.epochs
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.int64(1), r"The label np\.int64\(1\) is of the kind int64; .* Number 1 of them is 'green'"),
+        (np.array([0]), "is of the kind int64; .* Number 0 of them is 'blue'"),
+        ([2], r"The label 2 is of the kind int; a label is the name of a class, a text\. .* Number 2 of them is 'red'"),
+        (True, r"The label True is of the kind bool; .* 'red'\. For numbers, give a set: ImageSet\.of"),
+        (b"red", "The label b'red' is of the kind bytes"),
+        ([None], "The label None is of the kind NoneType"),
+    ],
+)
+def test_what_a_learner_is_told_of_a_picture_is_the_name_of_its_class(labels: object, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        to_learn_from([np.zeros((8, 8, 3), np.uint8)], labels, CLASSES)  # type: ignore[arg-type]
+    assert to_learn_from([np.zeros((8, 8, 3), np.uint8)], np.array(["red"]), CLASSES).labels.tolist() == [2]  # type: ignore[arg-type]

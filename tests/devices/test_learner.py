@@ -193,7 +193,7 @@ class TestWhatIsTaken:
             (b"\xff\xd8", "red", "pictures is of the kind bytes"),
             ([_frame(), 5], "red", r"images\[1\] is of the kind int; allowed are"),
             (np.zeros((0, 8, 3), np.uint8), "red", r"array of uint8 of shape \(0, 8, 3\)"),
-            (_frame(), 7, "7 is no class. .* numbers 0 to 2"),
+            (_frame(), 7, r"The label 7 is of the kind int; .* The classes are 'blue', 'green', 'red'\. For numbers"),
         ],
     )
     def test_what_is_no_example_is_refused_and_nothing_taken(

@@ -287,6 +287,7 @@ class TestLearner:
                 (("blue",), "known already"),
                 (("x", "x"), "given twice"),
                 (("",), "no name of a class"),
+                ((), r"No class was named. Give one name or several: learner\.add_class"),
             ):
                 with pytest.raises(UsageError, match=said):
                     learner.add_class(*names)

@@ -14,7 +14,7 @@ from wrapped_sessions import whole_and_resumed
 import edgeplast
 from edgeplast.bundle import Bundle
 from edgeplast.errors import InputError, UsageError
-from edgeplast_devices.images import ImageSet
+from edgeplast_devices.images import ImageSet, Splits
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.replaying import candidates, herded
 
@@ -53,7 +53,8 @@ def test_so_many_of_each_class_are_kept_small_and_without_their_names(keeping: P
     assert report.replay is not None and report.replay.kept == {"blue": 5, "green": 5} and report.replay.mixed_in == 0
     found = pictures(keeping)
     assert len(found) == 10 and sum(p.stat().st_size for p in found) == report.replay.bytes < 10 * 5000
-    assert all(p.stem.isdigit() and Image.open(p).format == "JPEG" for p in found)
+    assert all(p.stem.removesuffix("-held-back").isdigit() and Image.open(p).format == "JPEG" for p in found)
+    assert sorted(p.parent.name for p in found if p.stem.endswith("-held-back")) == ["blue", "green"]
     assert Bundle.open(keeping).manifest.classes == KNOWN
 
 
@@ -72,10 +73,44 @@ def test_a_new_class_that_comes_alone_is_learned_beside_what_was_kept(
     report = edgeplast.adapt(keeping, reds(12), into=tmp_path / "a", also=[known], options=how)
     assert without.stopped_because == "placed" and without.replay is None and not pictures(tmp_path / "none")
     assert report.steps > 0 and report.replay is not None and report.replay.mixed_in == 10
-    assert report.images["train"] == 12 + 10 and report.replay.kept == {"blue": 5, "green": 5, "red": 5}
+    assert report.images["train"] == 12 + 10 and "val" not in report.images  # no epoch is chosen by old classes alone
+    assert report.replay.kept == {"blue": 5, "green": 5, "red": 5}
     assert report.also[str(known)].lost_points < 40
     again = edgeplast.adapt(tmp_path / "a", reds(4), into=tmp_path / "b", options=options(replay="2/class", epochs=1))
     assert again.replay is not None and again.replay.mixed_in == 15 and set(again.replay.kept.values()) == {2}
+
+
+def test_the_best_epoch_is_chosen_by_what_was_held_back_of_old_classes_too(
+    keeping: Path, known: Path, tmp_path: Path
+) -> None:
+    """What was held back once is never learned from; what is new is held back for the runs to come."""
+    before = {p.read_bytes() for p in pictures(keeping) if "held-back" in p.stem}
+    new = Splits(reds(20), ImageSet.of([blob("red", 50 + i) for i in range(3)], ["red"] * 3), None)
+    how = options(new_classes="add", epochs=3, replay="8/class")
+    report = edgeplast.adapt(keeping, new, into=tmp_path / "a", also=[known], options=how)
+    assert report.replay is not None and (report.replay.mixed_in, report.replay.held_back) == (8, 2)
+    assert report.images["val"] == 3 + 2 and report.measured_on == "val"
+    assert report.evaluation is not None
+    assert [report.evaluation.per_class[name].images for name in CLASSES] == [1, 1, 3]  # of old classes as well
+    kept = [p for p in pictures(tmp_path / "a") if "held-back" in p.stem]
+    assert [p.parent.name for p in kept] == [*CLASSES]
+    assert len(before) == 2 and report.replay.kept == {"blue": 5, "green": 5, "red": 8}
+
+
+def test_a_learner_learns_from_what_adapt_kept_too(keeping: Path, tmp_path: Path) -> None:
+    how: dict = {"memory": "none", "options": options(epochs=2)}
+    with edgeplast.Learner(keeping, into=tmp_path / "a", **how) as learner:
+        with pytest.raises(InputError, match="nothing to learn from yet"):
+            learner.learn()
+        learner.add_class("red")
+        learner.add([blob("red", i) for i in range(6)], "red")
+        report = learner.learn()
+        assert report.steps and report.images == {"train": 6 + 8} and report.new_classes == {"red": 6}
+        assert len(pictures(tmp_path / "a")) == 10 == len(pictures(keeping))
+        assert learner.examples == {"blue": 0, "green": 0, "red": 6}
+    with edgeplast.Learner(keeping, into=tmp_path / "b", memory="none", options=options(replay="none")) as learner:
+        learner.add([blob("blue", 1), blob("green", 2)], ["blue", "green"])
+        assert learner.learn(steps=1).images == {"train": 2} and not pictures(tmp_path / "b")
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_same_pictures(keeping: Path, tmp_path: Path) -> None:

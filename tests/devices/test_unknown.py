@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
@@ -14,14 +15,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import CLASSES, blob, blob_folder
+from small_models import CLASSES, blob, blob_folder, small_bundle, truncated_png
 
 import edgeplast
 from edgeplast.bundle import MANIFEST, Bundle
 from edgeplast.documents import Document
-from edgeplast.errors import InputError, InterruptedRunError, UsageError
+from edgeplast.errors import DiskFullError, InputError, InterruptedRunError, UsageError
 from edgeplast.unknown import Unknown
+from edgeplast_devices.disk import left_for_examples
 from edgeplast_devices.energy import energies, is_known
+from edgeplast_devices.images import open_splits
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.unknowns import fit_unknown
 from edgeplast_devices.weights import read_trainable
@@ -101,6 +104,17 @@ def test_bundle_deployed_file_and_learner_say_the_same(made: Path, tmp_path: Pat
         assert [p.known for p in learner.predict([*pictures, *noise])] == [p.known for p in from_bundle]
 
 
+def test_pictures_of_a_class_left_out_are_called_unknown_more_often(tmp_path: Path) -> None:
+    fresh = small_bundle(tmp_path / "fresh", classes=CLASSES[:2])
+    known = blob_folder(tmp_path / "known", train=60, test=30, classes=CLASSES[:2])
+    edgeplast.adapt(fresh, known, into=tmp_path / "a", options=options(epochs=8, false_alarms=0.2))
+    edgeplast.deploy(tmp_path / "a", tmp_path / "a.onnx")
+    shown, left_out = [*known.glob("test/*/*")], [blob("red", i) for i in range(60)]
+    for model in (tmp_path / "a", tmp_path / "a.onnx"):
+        alarms, caught = (np.mean([not p.known for p in edgeplast.predict(model, each)]) for each in (shown, left_out))
+        assert alarms < 0.4 and caught > 2 * alarms, (alarms, caught)
+
+
 def test_where_nothing_tells_nothing_is_said(bundle: Bundle, made: Path, blobs: Path, tmp_path: Path) -> None:
     assert edgeplast.predict(bundle, blob("red", 1))[0].known is None
     pictures = edgeplast.ImageSet.of(
@@ -172,18 +186,72 @@ def test_what_was_learned_is_kept_when_calibrating_it_is_stopped(
         learner.close()
 
 
+def fed(learner: edgeplast.Learner) -> None:
+    learner.add([blob(c, i) for c in CLASSES for i in range(8)], [c for c in CLASSES for _ in range(8)])
+
+
+def test_opened_again_it_is_calibrated_again_after_each_learn(bundle: Bundle, tmp_path: Path) -> None:
+    held_out = [blob(c, 100 + i) for c in CLASSES for i in range(12)]
+    labels, said = [c for c in CLASSES for _ in range(12)], list[str]()
+    how: dict = {"memory": "none", "options": options(), "notice": said.append}
+    with edgeplast.Learner(bundle, into=tmp_path / "a", **how) as learner:
+        fed(learner)
+        learner.learn(steps=1)
+        found = learner.calibrate(edgeplast.ImageSet.of(held_out, labels), false_alarms=0.1)
+    kept = tmp_path / "a.held-out"
+    assert found is not None and found.allowed == 0.1 and len([*kept.glob("*/*.png")]) == 36
+    with edgeplast.Learner(tmp_path / "a", **how) as learner:
+        report = learner.learn(epochs=8)
+        assert report.unknown is not None and report.unknown.energy != found.energy
+        assert (report.unknown.images, report.unknown.allowed) == (36, 0.1) and report.images == {"train": 24}
+        alarms = np.mean([not p.known for p in learner.predict(held_out)])
+        assert alarms == pytest.approx(report.unknown.false_alarms) and not said
+        again = learner.calibrate(edgeplast.ImageSet.of(held_out[::2], labels[::2]))
+        assert again is not None and again.images == 18 == len([*kept.glob("*/*.png")])  # others in their place
+        assert len(said) == 1 and "fitted on 18 pictures alone" in said[0]
+    assert edgeplast.evaluate(tmp_path / "a", kept).images == 18  # a data set like any other
+
+
+def test_where_there_is_no_room_for_what_it_is_calibrated_on_nothing_changes(bundle: Bundle, tmp_path: Path) -> None:
+    pictures = edgeplast.ImageSet.of(
+        [blob(c, i) for c in CLASSES for i in range(12)], [c for c in CLASSES for _ in range(12)]
+    )
+    with edgeplast.Learner(
+        bundle, into=tmp_path / "a", memory="none", options=options(disk=of_a_learner(bundle))
+    ) as learner:
+        fed(learner)
+        learner.learn(steps=1)
+        assert learner.calibrate(pictures.subset(range(0, 36, 6))) is not None
+        before, kept = Bundle.open(tmp_path / "a").fingerprint, sorted((tmp_path / "a.held-out").glob("*/*"))
+        with pytest.raises(DiskFullError, match="is left for examples"):
+            learner.calibrate(pictures)
+        assert Bundle.open(tmp_path / "a").fingerprint == before
+        assert sorted((tmp_path / "a.held-out").glob("*/*")) == kept and learner.predict(blob("red", 1)).label
+
+
+def of_a_learner(bundle: Bundle) -> str:
+    """Return a disk for a bundle's Learner, 24 examples and as many pictures more, of which six are held out twice."""
+    needed, picture = left_for_examples(bundle, options(disk="1GiB")), io.BytesIO()
+    blob("red", 1).save(picture, "PNG", compress_level=1)
+    assert needed is not None
+    return f"{(1 << 30) - needed + 48 * picture.tell()}B"
+
+
 def test_where_the_pictures_to_calibrate_on_are_gone_it_learns_all_the_same_and_says_so(
     bundle: Bundle, tmp_path: Path
 ) -> None:
-    held_out, said = blob_folder(tmp_path / "held", train=0, test=6), list[str]()
+    held_out, said = blob_folder(tmp_path / "held", train=0, test=8), list[str]()
     opened = edgeplast.Learner(bundle.path, into=tmp_path / "a", memory="none", options=options(), notice=said.append)
     with opened as learner:
-        learner.add([blob(c, i) for c in CLASSES for i in range(8)], [c for c in CLASSES for _ in range(8)])
+        fed(learner)
         learner.learn(steps=1)
         found = learner.calibrate(held_out)
-        before = Bundle.open(tmp_path / "a")
-        weights = read_trainable(before)
         shutil.rmtree(held_out)
+        assert learner.learn(steps=1).unknown != found and not said  # it keeps them itself
+        found, before = learner.report.unknown, Bundle.open(tmp_path / "a")  # type: ignore[union-attr]
+        weights = read_trainable(before)
+        for file in (tmp_path / "a.held-out").glob("*/*"):
+            file.write_bytes(truncated_png())
         report = learner.learn(epochs=2)
         kept = Bundle.open(tmp_path / "a")
         after = read_trainable(kept)
@@ -195,10 +263,11 @@ def test_where_the_pictures_to_calibrate_on_are_gone_it_learns_all_the_same_and_
         assert learner.predict(blob("red", 1)).label
 
 
-def test_a_learner_that_is_opened_again_goes_on_with_the_threshold_that_there_was(made: Path, tmp_path: Path) -> None:
-    was = Bundle.open(made / "a").manifest
-    with edgeplast.Learner(made / "a", into=tmp_path / "b", memory="none", options=options()) as learner:
-        learner.add([blob(c, i) for c in CLASSES for i in range(8)], [c for c in CLASSES for _ in range(8)])
+def test_a_threshold_that_nothing_is_held_out_for_stays_and_is_said_to_be_old(made: Path, tmp_path: Path) -> None:
+    was, said = Bundle.open(made / "a").manifest, list[str]()
+    opened = edgeplast.Learner(made / "a", into=tmp_path / "b", memory="none", options=options(), notice=said.append)
+    with opened as learner:
+        fed(learner)
         for learn in (
             lambda: learner.learn(steps=1),
             lambda: learner.add_class("lynx"),
@@ -208,8 +277,28 @@ def test_a_learner_that_is_opened_again_goes_on_with_the_threshold_that_there_wa
             kept = Bundle.open(tmp_path / "b").manifest
             assert (kept.unknown, kept.temperature) == (was.unknown, was.temperature)
             assert learner.predict(blob("red", 1)).known is not None
+        assert len(said) == 1 and "What was learned is not calibrated" in said[0] and "learner.calibrate(" in said[0]
         learner.deploy(tmp_path / "b.onnx")
     assert edgeplast.predict(tmp_path / "b.onnx", blob("red", 1))[0].known is not None
+
+
+def test_too_few_pictures_are_told(bundle: Bundle, tmp_path: Path) -> None:
+    few, said = [blob(c, i) for c in CLASSES for i in range(4)], list[str]()
+    labels = [c for c in CLASSES for _ in range(4)]
+    opened = edgeplast.Learner(bundle, into=tmp_path / "a", memory="none", options=options(), notice=said.append)
+    with opened as learner:
+        assert learner.calibrate(edgeplast.ImageSet.of(few, labels)) is not None
+        assert "fitted on 12 pictures alone: of other known ones up to 24% may be called unknown" in said[-1]
+        assert "where 0.05 of them are allowed. Hold out 20 or more" in said[-1]
+        assert learner.calibrate(edgeplast.ImageSet.of(few[:4], labels[:4])) is None
+        assert said[-1] == "4 pictures are too few to tell when the model does not know. Hold out more."
+    for images, allowed, wants in ((19, 0.05, 20), (99, 0.01, 100), (19, 0.0, 20), (19, 0.5, 20)):
+        found = Unknown(energy=0.0, false_alarms=0.0, images=images, allowed=allowed)
+        assert found.wants == wants and found.doubt and not msgspec.structs.replace(found, images=wants).doubt
+    said.clear()
+    twelve = open_splits(blob_folder(tmp_path / "data", train=24, test=3), seed=0)
+    edgeplast.adapt(bundle, twelve, into=tmp_path / "b", options=options(epochs=1), notice=said.append)
+    assert any("fitted on 12 pictures alone" in text for text in said)
 
 
 def test_what_makes_no_sense_is_refused(made: Path, tmp_path: Path) -> None:
