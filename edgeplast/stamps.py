@@ -126,6 +126,7 @@ def hashed(file: Pieces, into: BinaryIO | None = None) -> str:
         digest.update(piece)
         if into is not None:
             into.write(piece)
+        del piece  # or it would stay until the next one is there
     return digest.hexdigest()
 
 

@@ -42,7 +42,7 @@ def accumulate(session, *given, **how):
         open(MARK, "w").close()
         endless = runtime.import_onnxruntime().InferenceSession({ENDLESS!r}, providers=["CPUExecutionProvider"])
         try:
-            endless.run(None, {{"x": np.zeros(1, np.float32)}}, session._how if HEARS else None)
+            endless.run(None, {{"x": np.zeros(1, np.float32)}}, session._stop.how if HEARS else None)
         except Exception as error:
             raise runtime.OutOfMemoryError(str(error)) from error
     return real(session, *given, **how)

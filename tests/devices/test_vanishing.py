@@ -95,7 +95,8 @@ def test_for_a_moment(world: World, whole: Adaptation, gone: str) -> None:
     world.at_step(7, world.vanish)
     world.on_sleep = lambda: world.come_back() if world.slept == 3 else None
     same(world.adapt(), whole)
-    assert world.slept == 3 and len(world.told) == 1
+    assert world.slept == 3 and len(world.told) == 2
+    assert world.told[1].startswith("When the model does not know was fitted on 6 pictures alone")
     assert "cannot be reached (no such file" in world.told[0]
     assert world.told[0].endswith("Bring it back. Waiting for it, 60 seconds at most.")
 
