@@ -70,6 +70,15 @@ def test_fused_integer_products_compute_what_the_written_graph_says(plain: Path,
     assert np.abs(fused - reference).max() < 0.02 * np.abs(reference).max()
 
 
+def test_sums_of_two_products_fit_into_16_bits_on_every_processor(plain: Path, tmp_path: Path):
+    quantize(plain, tmp_path / "integer.onnx", Noise())
+    stored = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "integer.onnx").graph.initializer]
+    weights = [array for array in stored if array.dtype == np.int8 and array.ndim == 2]
+    assert weights
+    for array in weights:
+        assert 2 * 255 * np.abs(array.astype(int)).max() < 1 << 15
+
+
 def test_a_layer_with_an_outlier_in_its_input_stays_float(with_outlier: Path, tmp_path: Path):
     model = onnx.load(with_outlier)
     images = [Noise().tensor(i)[None] for i in range(4)]
