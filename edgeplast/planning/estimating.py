@@ -360,12 +360,13 @@ def resized(outline: Outline, graph: Graph, classes: int | None) -> tuple[Outlin
         UsageError: fewer than two classes.
     """
     classes = outline.classes if classes is None else classes
-    logits = graph.values.get(LOGITS)  # none in a graph that is damaged, which a walk over it says
-    if classes == outline.classes and (logits is None or logits.shape[1:] == (classes,)):
+    logits = graph.values.get(LOGITS)  # none in a graph that is damaged or another model's, which a walk over it says
+    head = [parameter for c in outline.components if c.role == "head" for parameter in c.parameters]
+    is_same = logits is None or logits.shape[1:] == (classes,) or not graph.values.keys() >= {*head}
+    if classes == outline.classes and is_same:
         return outline, graph
     if classes < 2:
         raise UsageError(f"classes={classes}: a head needs at least 2 classes to tell apart.")
-    head = [parameter for c in outline.components if c.role == "head" for parameter in c.parameters]
     graph = with_classes(graph, head, LOGITS, classes)
     components = tuple(
         msgspec.structs.replace(c, parameters={p: graph.values[p].shape for p in c.parameters})
