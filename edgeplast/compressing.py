@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     import torch
 
     from edgeplast.compression import Pruned
-    from edgeplast.graphs.graph import Graph
     from edgeplast.trust.signing import Signs
     from edgeplast.trust.trusting import Trusted
     from edgeplast_devices.images import ImageSet, Splits
@@ -191,6 +190,7 @@ def choose_bits(
 
     from edgeplast.drawing import draw_pictures
     from edgeplast.models import preprocessing_of, with_classes
+    from edgeplast.planning import peak_of
     from edgeplast.unwrapping import unwrapped
     from edgeplast_devices.images import ImageSet, open_images
     from edgeplast_exporters.automatic_bits import choose_bits as choose
@@ -229,7 +229,7 @@ def choose_bits(
     peaks: list[int] = []
 
     def fits(tried: Plan) -> bool:
-        peaks.append(_peak_bytes(tried, graph))
+        peaks.append(peak_of(tried, graph))
         return budget.memory_bytes is None or peaks[-1] <= budget.memory_bytes
 
     chosen = choose(network, planned, fits=fits, **how)
@@ -265,14 +265,6 @@ def _accuracy_target(
         held_out_labels=labels[list(rest)],
         probe=probe if outputs is None else None,
     )
-
-
-def _peak_bytes(plan: Plan, graph: Graph) -> int:
-    from edgeplast.planning.estimating import Workload
-
-    bits = {name: component.weight_bits for name, component in plan.components.items()}
-    workload = Workload(plan.outline, graph, bits, plan.optimizer, plan.batch_size)
-    return workload.measured(plan.trainable, plan.micro_batch_size, plan.recompute).peak_bytes
 
 
 def deploy_quantized(

@@ -5,7 +5,6 @@ Like :mod:`edgeplast.compressing`: rooms are imported when called.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -100,13 +99,11 @@ def blocks_before(plan: Plan) -> int:
 
 def _peak_bytes(model: torch.nn.Module, plan: Plan) -> int:
     """Return the predicted peak of a plan's step by the graph of the merged model."""
-    from edgeplast.planning.estimating import Workload
+    from edgeplast.planning import peak_of
     from edgeplast_exporters.capture import capture
     from edgeplast_exporters.refining import regrouped, with_factors
     from edgeplast_exporters.writer import check_fit
 
     captured = regrouped(capture(model, plan.outline.input_shape, name=plan.outline.model), plan.outline)
     check_fit(plan, captured.outline)
-    bits: Mapping[str, int] = {name: component.weight_bits for name, component in plan.components.items()}
-    workload = Workload(plan.outline, with_factors(captured).graph, bits, plan.optimizer, plan.batch_size)
-    return workload.measured(plan.trainable, plan.micro_batch_size, plan.recompute).peak_bytes
+    return peak_of(plan, with_factors(captured).graph)

@@ -29,7 +29,7 @@ from edgeplast_devices.images import ImageSet
 from edgeplast_devices.linking import link
 from edgeplast_devices.replaying import carry, kept_by
 from edgeplast_devices.reports import report_of
-from edgeplast_devices.tensors import open_arrays
+from edgeplast_devices.tensors import fill_arrays
 from edgeplast_devices.versioning import next_number, restore, take_down
 from edgeplast_devices.workplace import unfinished, write_adapted
 
@@ -266,10 +266,8 @@ def _taken_back(bundle: Bundle, manifest: Manifest, output: Path, names: Sequenc
 
 
 def weights_into(parameters: Mapping[str, np.ndarray], bundle: Bundle) -> None:
-    """Read a bundle's weights into arrays that are there, one at a time: that takes no memory for all of them."""
-    with open_arrays(bundle.path / TRAINABLE) as file:
-        for name, array in parameters.items():
-            array[...] = file.read(name)
+    """Read a bundle's weights into arrays that are there."""
+    fill_arrays(bundle.path / TRAINABLE, parameters)
 
 
 class Kept:
@@ -313,9 +311,15 @@ class Kept:
         """Where the model lies: the output, or before there is one what it begins with."""
         return self._output if (self._output / MANIFEST).is_file() else self._origin
 
+    @property
+    def _replayed_from(self) -> Path | None:
+        """The folder whose kept pictures are learned from too, and kept on; None where none are."""
+        return self._folder if self._replay else None
+
     def replayed(self) -> ImageSet | None:
         """Return the pictures of what was learned elsewhere that are to be learned from too; None for none."""
-        found = kept_by(self._folder, self.bundle.manifest.classes) if self._replay else None
+        folder = self._replayed_from
+        found = None if folder is None else kept_by(folder, self.bundle.manifest.classes)
         return found.learned if found and not found.held_back.all() else None
 
     def keep(self, run: Run) -> None:
@@ -325,7 +329,7 @@ class Kept:
             self.bundle = put_in_place(
                 self.bundle, run.parameters, report_of(run), self._output,
                 parent=self._parent, seal=self._seal, version=self._version("learn"),
-                replay=self._folder if self._replay else None,
+                replay=self._replayed_from,
             )  # fmt: skip
 
     def grow(self, names: Sequence[str]) -> Bundle:
@@ -335,7 +339,7 @@ class Kept:
             self.bundle = grown_in_place(
                 self.bundle, names, self._output,
                 parent=self._parent, seal=self._seal, version=self._version("add class"),
-                replay=self._folder if self._replay else None,
+                replay=self._replayed_from,
             )  # fmt: skip
         return self.bundle
 
@@ -346,7 +350,7 @@ class Kept:
             self.bundle = recalibrated(
                 self.bundle, temperature, unknown, self._output,
                 parent=self._parent, seal=self._seal, version=self._version("calibrate"),
-                replay=self._folder if self._replay else None,
+                replay=self._replayed_from,
             )  # fmt: skip
 
     def versions(self) -> list[Version]:

@@ -13,6 +13,7 @@ import msgspec
 
 from edgeplast.budget import Budget
 from edgeplast.errors import InputError
+from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.operators.record import ShapeError
 from edgeplast.graphs.recording import restored
 from edgeplast.optimizers import DEFAULT_OPTIMIZER, OPTIMIZERS
@@ -51,6 +52,7 @@ __all__ = [
     "contest",
     "explain",
     "memory_alone",
+    "peak_of",
     "plan",
 ]
 
@@ -119,6 +121,18 @@ def plan(
         progress=progress,
     )
     return planner.plan(budget, strategy, parts, asked=train)
+
+
+def peak_of(plan: Plan, graph: Graph) -> int:
+    """Return the predicted peak in bytes of the step that a plan describes, by a graph of the model that will run.
+
+    Args:
+        plan: says what trains, how the rest is stored, and how the step is taken.
+        graph: from images to logits, what trains as the plan groups it.
+    """
+    bits = {name: component.weight_bits for name, component in plan.components.items()}
+    workload = Workload(plan.outline, graph, bits, plan.optimizer, plan.batch_size)
+    return workload.measured(plan.trainable, plan.micro_batch_size, plan.recompute).peak_bytes
 
 
 @_damage_named()
