@@ -6,6 +6,7 @@ command ``edgeplast adapt`` as users type it, over pictures of noise that the sc
 * ``sweep``: budgets × seeds: peak (``VmHWM``) against budget and prediction, the rung that was chosen;
 * ``smallest``: the smallest budget at which anything trains, for ViT-Tiny, -Small and -Base, tried out;
 * ``losses``: the losses of 20 steps at batch 16 in micro-batches of 16, 4 and 1;
+* ``outlook``: seconds that the line before the first step says are to come, against those that came, on each build;
 * ``life``: 200 runs drawn at random, see ``budget_life.py``;
 * ``overhead``: what guard, watcher, moving the wall and telemetry take of a step.
 
@@ -39,6 +40,8 @@ from edgeplast.recomputation import IN_WORDS
 BUDGETS_MIB = (105, 124, 153, 191, 248, 334, 477)
 SMALLEST = ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224")
 CLASSES = ("a", "b")
+OUTLOOK_MIB = (91, 127, 200, 256)
+OUTLOOK_TRAINS = "attn"
 MIB = 1 << 20
 
 
@@ -139,6 +142,56 @@ def smallest(python: str, folder: Path, data: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def outlooks(pythons: list[str], bundle: Path, data: Path) -> list[dict[str, Any]]:
+    """Go through budgets and builds in turns: what ``adapt`` says is to come, and what came until the process ended."""
+    rows = []
+    for budget in OUTLOOK_MIB:
+        for python in pythons:
+            row: dict[str, Any] = {"budget_bytes": budget * MIB, "python": python}
+            row |= outlook(python, bundle, data, f"{budget}MiB")
+            rows.append(row)
+            if "error" in row:
+                print(f"{budget:4} MiB  {python}  {row['error']}", flush=True)
+                continue
+            away = row["told_seconds"] / row["seconds"] - 1
+            print(
+                f"{budget:4} MiB  {python}  tier {row['tier']:8} micro-batch {row['micro_batch']:2}  "
+                f"about {row['told_seconds']:.0f} s, it took {row['seconds']:.0f} s: {away:+.0%}",
+                flush=True,
+            )
+    return rows
+
+
+def outlook(python: str, bundle: Path, data: Path, memory: str) -> dict[str, Any]:
+    """Run ``edgeplast adapt`` and return what it said before its first step, and the seconds from there to its end."""
+    with tempfile.TemporaryDirectory() as into:
+        command = [python, "-m", "edgeplast", "adapt", str(bundle), "--data", str(data), "-o", f"{into}/a"]
+        command += ["--memory", memory, "--epochs", "3", "--batch", "16", "--no-probe"]
+        said, told, began = [], None, 0.0
+        with subprocess.Popen(command, stderr=subprocess.STDOUT, stdout=subprocess.PIPE, text=True) as run:
+            assert run.stdout
+            for line in run.stdout:
+                said.append(line)
+                if found := re.match(r"Tier (\S+), micro-batch (\d+), .* about (.+)\.$", line):
+                    told, began = found, time.perf_counter()
+        ended = time.perf_counter()
+    if told is None or run.returncode:
+        return {"exit_code": run.returncode, "error": "".join(said).strip()[-300:]}
+    return {
+        "exit_code": run.returncode,
+        "tier": told[1],
+        "micro_batch": int(told[2]),
+        "told_seconds": in_seconds(told[3]),
+        "seconds": ended - began,
+    }
+
+
+def in_seconds(told: str) -> float:
+    """Read what :func:`edgeplast.units.format_seconds` wrote."""
+    units = {"ms": 0.001, "s": 1, "min": 60, "h": 3600}
+    return sum(float(number) * units[unit] for number, unit in re.findall(r"([\d.]+) (ms|s|min|h)\b", told))
+
+
 def losses(python: str, bundle: Bundle, data: Path) -> dict[str, float]:
     """Return the largest difference of a loss from that of micro-batch 16, over 20 steps."""
     found = {
@@ -196,7 +249,7 @@ def main() -> None:
     parser.add_argument("--train", default="all", help="what the plan trains, by name")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--python", default=sys.executable, help="of the device environment")
-    parser.add_argument("--pythons", nargs="+", help="of several device environments, for the part life")
+    parser.add_argument("--pythons", nargs="+", help="of several device environments, for the parts outlook and life")
     parser.add_argument("--runs", type=int, default=200, help="of the part life")
     parser.add_argument("--seed", type=int, default=0, help="of the draws of the part life")
     parser.add_argument("--parts", default="sweep,smallest,losses,overhead")
@@ -217,6 +270,10 @@ def main() -> None:
         if "losses" in parts:
             with failures.noted("losses"):
                 results["losses"] = losses(options.python, bundle, make_pictures(root / "few", 16, 2))
+        if "outlook" in parts:
+            plan = make_bundle(options.model, OUTLOOK_TRAINS, root / "outlook", options.checkpoint)
+            pythons = options.pythons or [options.python]
+            results["outlook"] = outlooks(pythons, plan.path, make_pictures(root / "many", 96, 24))
         if "life" in parts:
             bundles = {
                 train: make_bundle(options.model, train, root / f"life-{i}", options.checkpoint).path

@@ -10,8 +10,9 @@ A run is one JSON line; one that the journal holds is skipped, so the script can
 
 ``python examples/benchmarks/equal_memory.py --json runs.jsonl --device-python .venv/stock/bin/python`` (a run takes ten
 to twenty seconds of one core at 112 px, four times that at 224), then ``… --json runs.jsonl --table``: means over
-seeds, and differences to the first contestant over pairs of the same set, budget and seed, with 95 % intervals
-(Student's t); ``--plot accuracy.png`` draws accuracy against measured peak.
+seeds, differences to the first contestant over pairs of the same set, budget and seed with 95 % intervals (Student's
+t), and what is left of the pretrained head's answers (``kept_answers.py``); ``--plot accuracy.png`` draws accuracy
+against measured peak.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ import subprocess
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from failures import Failures
 from journaled import journaled
+from kept_answers import answers
+from paired import draw, table
 
 import edgeplast
 from edgeplast.budget import Budget
@@ -50,6 +54,8 @@ SETS = {
 }
 CLASSES = {"aerial": 7, "cells": 3, "xrays": 2, "cifar": 10}
 TEST_PER_CLASS = 100
+OTHERS = 60
+"""Pictures of each other set, about, that a body is asked about after it learned: what is left of what it came with."""
 
 
 class Contestant(NamedTuple):
@@ -96,6 +102,7 @@ CONTESTANTS: dict[str, Contestant] = {
     "head, the body's rate": _plan("--head-learning-rate", BODY_RATE, train="head"),
     "head fitted": _plan("--head", "fitted", "--epochs", 0, train="head"),
     "best, fitted head first": _plan("--head", "fitted", strategy="best"),
+    "fc1": _plan(train="fc1,norm,head"),
     "all": _plan(strategy="uniform"),
 } | {
     f"{word}:0.{tenth}": _plan(strategy=f"{word}:0.{tenth}")
@@ -182,15 +189,18 @@ def said(python: Path, *words: object) -> Any:
     return json.loads(ended.stdout)
 
 
-def run_once(python: Path, bundle: Path, folder: Path, *words: object) -> dict[str, Any]:
-    """Adapt in a process of its own, test, and return what counts."""
+def run_once(
+    python: Path, bundle: Path, folder: Path, *words: object, look: Callable[[Path], dict[str, Any]] = lambda _: {}
+) -> dict[str, Any]:
+    """Adapt in a process of its own, test, and return what counts, with what ``look`` finds in the adapted bundle."""
     with tempfile.TemporaryDirectory() as scratch:
         into = Path(scratch) / "adapted"
         report = said(python, "adapt", bundle, "--data", folder / "train", *words, "--no-probe", "-o", into)
         parts = [part for part in ("test", "spare") if (folder / part).exists()]
         result = {part: said(python, "evaluate", into, "--data", folder / part) for part in parts}
+        seen = look(into)
     test = result.pop("test")
-    return {
+    measured = {
         "accuracy": test["accuracy"],
         "loss": test["loss"],
         "calibration_error": test["expected_calibration_error"],
@@ -198,7 +208,8 @@ def run_once(python: Path, bundle: Path, folder: Path, *words: object) -> dict[s
         "seconds": report["seconds"]["total"],
         "tier": report["tier"],  # what trained: all of the plan in "full", else the device had stepped down
         "learning_rate": report["options"]["learning_rate"],
-    } | {f"{part}_loss": found["loss"] for part, found in result.items()}
+    }
+    return measured | {f"{part}_loss": found["loss"] for part, found in result.items()} | seen
 
 
 def planned(contestant: str, scores: ScoreTable, budget: str) -> Plan:
@@ -271,10 +282,20 @@ class Contest:
             if twin is None:
                 asked = ("--learning-rate", rate * self.default_rate(key)) if rate != 1 else ()
                 given = ("--memory", budget, "--seed", seed, "--epochs", options.epochs, *asked, *words)
-                found = run_once(options.device_python, bundle, folder, *given)
+                look = partial(self.kept_answers, name, bundle)
+                found = run_once(options.device_python, bundle, folder, *given, look=look)
             else:
                 found = {k: v for k, v in twin.items() if k not in key | facts}
             print(note(options.json, key | facts | found), flush=True)
+
+    def kept_answers(self, name: str, bundle: Path, adapted: Path) -> dict[str, Any]:
+        """Return the share of the pretrained head's answers on the other sets that the body still gives."""
+        options = self.options
+        others = [
+            pictures(other, 1, options.work, -(-OTHERS // CLASSES[other])) / "test" for other in SETS if other != name
+        ]
+        before, after = (answers(folder, others, options.weights) for folder in (bundle, adapted))
+        return {"kept_answers": float((before == after).mean())}
 
     def default_rate(self, key: dict[str, Any]) -> float:
         """Return the rate that a contestant took by default."""
@@ -313,74 +334,9 @@ def picked(runs: list[dict[str, Any]], contestant: str, budget: str, name: str) 
     return min(tried)[1] if tried else 1.0
 
 
-def table(runs: list[dict[str, Any]], contestants: list[str]) -> str:
-    """Markdown: a row a contestant, a column a set and budget, and the mean difference to the first over pairs.
-
-    A star says that the device stepped down in a run: it trained less than the contestant's plan.
-    """
-    cases = list(dict.fromkeys((run["set"], run["budget"]) for run in runs))
-    rows = []
-    for contestant in contestants:
-        own = [run for run in runs if run["contestant"] == contestant]
-        cells = []
-        for case in cases:
-            here = [run for run in own if (run["set"], run["budget"]) == case]
-            less = "*" if any(run.get("tier", "full") != "full" for run in here) else ""
-            found = [run["accuracy"] for run in here]
-            cells.append(f"{100 * np.mean(found):.1f} ({len(found)}){less}" if found else "–")
-        if own:
-            error = f"{np.mean([run['calibration_error'] for run in own]):.3f}"
-            peak = f"{max(run['peak_bytes'] for run in own) / (1 << 20):.0f}"
-            rows.append([contestant, *cells, _difference(runs, contestant, contestants[0]), error, peak])
-    head = ["trained", *(f"{s}, {b}" for s, b in cases), f"over {contestants[0]}", "calibration error", "peak, MiB"]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
-
-
-def draw(runs: list[dict[str, Any]], contestants: list[str], into: Path) -> None:
-    """Draw each contestant's accuracy over the first's, and the interval of that, against its measured peak."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5.5), layout="constrained")
-    for number, contestant in enumerate(contestants):
-        own = [run["peak_bytes"] / (1 << 20) for run in runs if run["contestant"] == contestant]
-        pairs = _pairs(runs, contestant, contestants[0])
-        if len(pairs) > 1:  # one pair alone says nothing
-            place = max(own), pairs.mean()
-            axes.errorbar(*place, yerr=_half(pairs), fmt="o", capsize=2, color="0.3", ecolor="0.75", elinewidth=0.7)
-            beside = {"xytext": (-6, 3), "ha": "right"} if number % 2 else {"xytext": (6, 3)}
-            axes.annotate(contestant, place, textcoords="offset points", fontsize=8, **beside)
-    axes.axhline(0, color="0.8", zorder=0)
-    axes.margins(x=0.15)
-    axes.set(xlabel="measured peak, MiB (highest)", ylabel=f"accuracy over {contestants[0]!r}, points, 95 %")
-    figure.savefig(into, dpi=110)
-
-
-def _difference(runs: list[dict[str, Any]], contestant: str, rival: str) -> str:
-    """Mean and 95 % interval of the paired difference in accuracy, in points."""
-    pairs = _pairs(runs, contestant, rival)
-    if contestant == rival or len(pairs) < 2:
-        return "–"
-    return f"{pairs.mean():+.1f} ± {_half(pairs):.1f} ({len(pairs)})"
-
-
-def _pairs(runs: list[dict[str, Any]], contestant: str, rival: str) -> np.ndarray:
-    """Return differences in accuracy, in points, of runs on the same set, budget and seed."""
-
-    def by_case(name: str) -> dict[Any, float]:
-        return {(r["set"], r["budget"], r["seed"]): r["accuracy"] for r in runs if r["contestant"] == name}
-
-    mine, theirs = by_case(contestant), by_case(rival)
-    return 100 * np.array([mine[case] - theirs[case] for case in mine.keys() & theirs.keys()])
-
-
-def _half(pairs: np.ndarray) -> float:
-    """Return half of the 95 % interval of a mean (Student's t)."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, len(pairs) - 1) * pairs.std(ddof=1) / np.sqrt(len(pairs)))
+def at_picked_rates(runs: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """Return the runs of each contestant at its own rate, as picked on a set; others were only tried."""
+    return [run for run in runs if run["rate"] == picked(runs, run["contestant"], run["budget"], name)]
 
 
 def main() -> None:
@@ -403,9 +359,11 @@ def main() -> None:
     if options.rates[0] != 1:
         parser.error("the first of --rates is 1: others are counted from the default one")
     if options.table:
-        print(table(read(options.json), options.contestants))
+        runs = at_picked_rates(read(options.json), options.sets[0])
+        runs = [run for run in runs if run["set"] in options.sets and run["budget"] in options.budgets]
+        print(table(runs, options.contestants))
         if options.plot:
-            draw(read(options.json), options.contestants, options.plot)
+            draw(runs, options.contestants, options.plot)
     else:
         Contest(options).all()
 

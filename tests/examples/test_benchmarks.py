@@ -118,3 +118,31 @@ def test_rescorings_table_has_a_row_for_each_way_and_its_difference_to_static() 
         "| best | static | fc1 0-11, norm, head | 70.5 (2) | – | – | 150 |",
         "| best | every epoch | fc1 0-11, norm, head, late | 72.5 (2) | +2.0 ± 0.0 (2) | 5.0 | 150 |",
     ]
+
+
+def test_a_contestant_is_shown_at_the_rate_that_was_picked_for_it() -> None:
+    from equal_memory import at_picked_rates
+    from paired import table
+
+    run: dict[str, Any] = {"set": "aerial", "budget": "160MB", "contestant": "attn", "seed": 0, "accuracy": 0.5}
+    run |= {"calibration_error": 0.1, "peak_bytes": 150 << 20, "rate": 1.0, "kept_answers": 0.4}
+    tried = [
+        run | {"spare_loss": 0.9},
+        run | {"spare_loss": 0.7, "rate": 0.3, "accuracy": 0.6, "kept_answers": 0.8},
+        run | {"seed": 1, "accuracy": 0.1},  # of before the search
+        run | {"seed": 1, "rate": 0.3, "accuracy": 0.8},
+        run | {"contestant": "head", "accuracy": 0.3},  # nothing else was tried
+    ]
+    rows = table(at_picked_rates(tried, "aerial"), ["attn", "head"]).splitlines()
+    assert rows[0].endswith("| over attn | calibration error | answers kept | peak, MiB |")
+    assert rows[2] == "| attn | 70.0 (2) | – | 0.100 | 60 % | 150 |"
+    assert rows[3].startswith("| head | 30.0 (1) |")
+
+
+@pytest.mark.parametrize("seconds", [0.03, 0.55, 41.0, 200.0, 7500.0])
+def test_seconds_that_adapt_told_are_read_as_they_were_written(seconds: float) -> None:
+    from budget_sweep import in_seconds
+
+    from edgeplast.units import format_seconds
+
+    assert in_seconds(format_seconds(seconds)) == pytest.approx(seconds)
