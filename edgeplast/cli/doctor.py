@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +12,7 @@ import typer
 from edgeplast.bundle import Bundle
 from edgeplast.cli.console import print_as_is, print_json, print_table, progress_bar, say
 from edgeplast.cli.options import ProviderOption, TrustedOption, budget_of, provider_of, trusted_of
+from edgeplast.cli.wrapping import columns_of
 from edgeplast.errors import EdgeplastError, UsageError
 from edgeplast.printable import printable
 from edgeplast.units import format_bytes, format_seconds
@@ -102,7 +103,7 @@ def _budget_of(
 
 def _show(finding: Finding) -> None:
     """One finding as soon as it is made: mark, name, message, and on a line of its own what to do."""
-    columns = min(shutil.get_terminal_size().columns, _MOST_COLUMNS)
+    columns = min(columns_of(sys.stdout), _MOST_COLUMNS)
     mark, colour = _MARKS[finding.status]
     indent = " " * (_NAME_WIDTH + 3)
     lines = textwrap.wrap(printable(finding.message), max(columns - len(indent), 30), break_on_hyphens=False)

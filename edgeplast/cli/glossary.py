@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import sys
 import textwrap
 from difflib import get_close_matches
 from typing import Annotated
@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from edgeplast.cli.console import print_json, say
+from edgeplast.cli.wrapping import columns_of
 from edgeplast.errors import UsageError
 
-_WIDEST = 100
+_NARROWEST, _WIDEST = 30, 98
 
 
 def glossary(
@@ -36,6 +37,6 @@ def glossary(
     if as_json:
         print_json("glossary", {"words": found})
         return
-    width = min(shutil.get_terminal_size().columns, _WIDEST)
+    width = max(min(columns_of(sys.stdout) - 2, _WIDEST), _NARROWEST)
     for heading, text in found.items():
-        say(f"{heading}\n{textwrap.fill(text, width - 2, initial_indent='  ', subsequent_indent='  ')}\n")
+        say(f"{heading}\n{textwrap.fill(text, width, initial_indent='  ', subsequent_indent='  ')}\n")

@@ -19,14 +19,18 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def columns_of(stream: TextIO | None) -> int:
-    """Return how wide a terminal is: what the environment says (``COLUMNS``), else what it says itself."""
+    """Return how wide a terminal is: what the environment says (``COLUMNS``), else what it says itself.
+
+    80 where neither says anything: a terminal that nobody told its size (a serial console, ``docker run -t``) says 0.
+    """
     given = os.environ.get("COLUMNS", "")
     if given.isdecimal() and int(given):
         return int(given)
     try:
-        return os.get_terminal_size(stream.fileno()).columns if stream is not None else _FALLBACK_COLUMNS
+        told = os.get_terminal_size(stream.fileno()).columns if stream is not None else 0
     except (OSError, ValueError):
-        return _FALLBACK_COLUMNS
+        told = 0
+    return told or _FALLBACK_COLUMNS
 
 
 def wrapped(text: str, columns: int, hanging: int = 0) -> str:

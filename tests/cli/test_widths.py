@@ -46,9 +46,8 @@ def test_a_shell_completes_verbs_and_options(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs a terminal of its own")
-@pytest.mark.parametrize(("columns", "least", "most"), [(200, 110, 200), (80, 60, 80)])
-def test_help_is_as_wide_as_the_terminal(columns: int, least: int, most: int) -> None:
+def widest_in_a_terminal(columns: int, *words: str) -> int:
+    """Return how long the longest line of a command is in a terminal that says it has so many columns."""
     import fcntl
     import pty
     import struct
@@ -60,7 +59,7 @@ def test_help_is_as_wide_as_the_terminal(columns: int, least: int, most: int) ->
         "PYTHONPATH": ":".join(filter(None, sys.path))
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "edgeplast", "adapt", "--help"], stdin=outer, stdout=outer, stderr=outer, env=settings
+        [sys.executable, "-m", "edgeplast", *words], stdin=outer, stdout=outer, stderr=outer, env=settings
     )
     os.close(outer)
     said = b""
@@ -68,5 +67,15 @@ def test_help_is_as_wide_as_the_terminal(columns: int, least: int, most: int) ->
         while piece := os.read(inner, 1 << 16):
             said += piece
     os.close(inner)
-    assert process.wait() == 0
-    assert least <= max(len(line) for line in said.decode().splitlines()) <= most
+    process.wait()
+    return max(len(line) for line in said.decode().splitlines())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a terminal of its own")
+@pytest.mark.parametrize(("columns", "least", "most"), [(200, 110, 200), (80, 60, 80), (0, 60, 80)])
+def test_what_is_printed_is_as_wide_as_the_terminal(columns: int, least: int, most: int) -> None:
+    """One that nobody told its size, a serial console or a container's, says that it has 0 columns."""
+    assert least <= widest_in_a_terminal(columns, "adapt", "--help") <= most
+    assert 60 <= widest_in_a_terminal(columns, "glossary", "rung") <= min(most, 100)
+    nowhere = "no/folder/of/this/name/and/no/model.onnx"
+    assert least <= widest_in_a_terminal(columns, "predict", nowhere, "photos/") <= most

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -85,3 +86,18 @@ def test_how_wide_a_stream_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert columns_of(None) == 80
     with open("/dev/null") as no_terminal:  # noqa: PTH123
         assert columns_of(no_terminal) == 80
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no pty")
+def test_a_terminal_that_nobody_told_its_size_is_taken_to_have_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    inner, outer = pty.openpty()
+    with os.fdopen(inner, "rb", 0), os.fdopen(outer, "w") as terminal:
+        assert os.get_terminal_size(outer).columns == 0 and columns_of(terminal) == 80
+        fcntl.ioctl(outer, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 40, 0, 0))
+        assert columns_of(terminal) == 40

@@ -39,6 +39,8 @@ def test_a_terminal_has_them(capsys: pytest.CaptureFixture, monkeypatch: pytest.
     shown = capsys.readouterr().out
     assert shown.startswith("summed score\n  The scores of all components that train")
     assert max(map(len, shown.splitlines())) <= 60
+    monkeypatch.setenv("COLUMNS", "1")
+    assert run(["glossary", "summed", "score"]) == 0 and "The scores of all" in capsys.readouterr().out
     assert run(["glossary"]) == 0 and capsys.readouterr().out.count("\n\n") == len(words.glossary())
     assert run(["glossary", "teir"]) == 2
     error = capsys.readouterr().err
