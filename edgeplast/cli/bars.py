@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 from edgeplast.cli.wrapping import columns_of
 from edgeplast.printable import printable
@@ -45,22 +45,28 @@ class Line:
     What stands for a second begins to move, twice a second, with the seconds beside it: work that tells nothing until
     it is done, such as loading torch, is seen to go on. A timer of the system's interrupts it for that (SIGALRM),
     because a thread would map a stack that no budget has counted.
+
+    It moves and is erased where it stands, also while something else takes the place of standard error: torch.export
+    is kept quiet in that way, and is the longest of what tells nothing.
     """
 
     def __init__(self) -> None:
         self._text = self._shown = ""
         self._since = 0.0
+        self._stream: TextIO = sys.stderr
+        self._terminal: tuple[int, int] | None = None
 
     def show(self, text: str) -> None:
         """Put a text in the place of the one before, cut where the terminal ends."""
         if text == self._text:
             return
         if not self._text:
+            self._stream, self._terminal = sys.stderr, _file_of(sys.stderr)
             _every(_TICK_SECONDS, self._tick, first=_STILL_SECONDS)
         self._text, self._since = text, time.monotonic()
         shown = self._fitting(text)
-        sys.stderr.write(f"\r{shown.ljust(len(self._shown))}")
-        sys.stderr.flush()
+        self._stream.write(f"\r{shown.ljust(len(self._shown))}")
+        self._stream.flush()
         self._shown = shown
 
     def erase(self) -> None:
@@ -68,25 +74,35 @@ class Line:
         if self._text:
             _every(0, None)
             self._text, shown, self._shown = "", self._shown, ""
-            sys.stderr.write(f"\r{' ' * len(shown)}\r")
-            sys.stderr.flush()
+            self._stream.write(f"\r{' ' * len(shown)}\r")
+            self._stream.flush()
 
     def _tick(self, *_: object) -> None:
         """Let it move; called between any two instructions of Python's, so the stream's buffer is let alone."""
         seconds = time.monotonic() - self._since
-        if not self._text or seconds < _STILL_SECONDS:
+        if not self._text or seconds < _STILL_SECONDS or self._terminal is None:
+            return
+        if _file_of(self._stream) != self._terminal:  # its descriptor was closed, or leads elsewhere by now
             return
         at = int(seconds / _TICK_SECONDS) % (_CELLS + _LIT)
         cells = "".join("━" if at - _LIT <= i < at else " " for i in range(_CELLS))
         shown = self._fitting(f"{self._text} {cells} {seconds:.0f} s")
         with contextlib.suppress(OSError, ValueError):
-            line = f"\r{shown.ljust(len(self._shown))}".encode(sys.stderr.encoding or "ascii", "replace")
-            os.write(sys.stderr.fileno(), line)
+            line = f"\r{shown.ljust(len(self._shown))}".encode(self._stream.encoding or "ascii", "replace")
+            os.write(self._stream.fileno(), line)
             self._shown = shown
 
-    @staticmethod
-    def _fitting(text: str) -> str:
-        return printable(text)[: max(columns_of(sys.stderr) - 1, 1)]
+    def _fitting(self, text: str) -> str:
+        return printable(text)[: max(columns_of(self._stream) - 1, 1)]
+
+
+def _file_of(stream: TextIO) -> tuple[int, int] | None:
+    """Return which file a stream's descriptor leads to; None where it has none, or it is closed."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _every(seconds: float, call: Callable[..., None] | None, first: float = 0.0) -> None:
@@ -148,7 +164,8 @@ class Bars:
     """A line from the first thing that is told, and rich's bar once the verb has worked for two seconds.
 
     From then on there is always one, as long as a verb works: what follows a long activity need not be short, and a bar
-    that is full stays until something else is told. Of work that tells nothing until it is done there is the line.
+    that is full stays until something else is told. Of work that tells nothing until it is done there is the line, and
+    so there is of what has one piece, such as opening a model.
     """
 
     def __init__(self) -> None:
@@ -163,7 +180,7 @@ class Bars:
         if activity != self._activity or not total:
             self._stop()
             self._activity = activity
-        if self._bar is None and total and done < total and now - self._begun > _PATIENCE_SECONDS:
+        if self._bar is None and total > 1 and done < total and now - self._begun > _PATIENCE_SECONDS:
             LINE.erase()
             self._open(total)
         if self._bar is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeplast.bundle import Bundle
 from edgeplast.cli.app import run
 
 MODEL = "vit_tiny_patch16_224"
@@ -259,6 +260,60 @@ def test_what_tells_nothing_for_a_second_is_seen_to_go_on() -> None:
     before, after = said.split("1 thread")
     assert before.endswith(" \r") and "loading" not in after  # it was erased, and nothing ticks behind a line
     assert after.strip() == "the end"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such timer")
+def test_a_line_moves_and_is_erased_where_it_stands_while_standard_error_is_something_else() -> None:
+    """As torch.export is kept quiet."""
+    said = in_a_terminal(
+        "import contextlib, io, time\n"
+        "bars._STILL_SECONDS, bars._TICK_SECONDS = 0.05, 0.02\n"
+        "def work():\n"
+        "    start = time.monotonic()\n"
+        "    while time.monotonic() - start < 0.7: pass\n"
+        "with console.progress_bar(doing='tracing'):\n"
+        "    with contextlib.redirect_stderr(io.StringIO()) as quiet:\n"
+        "        work()\n"
+        "        print('noise', file=quiet)\n"
+        "        console.say('the result')\n"
+        "    assert quiet.getvalue() == 'noise\\n'",
+    )
+    before, after = said.split("the result")
+    assert len(set(re.findall(r"\rtracing … ([ ━]{16}) \d s", before))) > 5, said
+    assert before.endswith(" \r") and not after.strip()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such timer")
+@pytest.mark.parametrize(
+    "gone", ["os.dup2(os.open(FILE, os.O_RDWR | os.O_CREAT), 2)", "os.close(2)", "sys.stderr.close()"]
+)
+def test_a_line_writes_nowhere_else_once_its_descriptor_leads_elsewhere(gone: str, tmp_path: Path) -> None:
+    said = in_a_terminal(
+        "import os, sys, time\n"
+        f"FILE = {str(tmp_path / 'file')!r}\n"
+        "bars._STILL_SECONDS, bars._TICK_SECONDS = 0.05, 0.02\n"
+        "bars.LINE.show('loading')\n"
+        f"{gone}\n"
+        "opened = open(FILE, 'a')\n"  # takes the descriptor's number, where that is free
+        "start = time.monotonic()\n"
+        "while time.monotonic() - start < 0.5: pass\n"
+        "os.write(1, b'the end')\n"
+        "os._exit(0)"
+    )
+    assert said.endswith("the end") and "Traceback" not in said
+    assert (tmp_path / "file").read_text() == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no pty")
+def test_no_bar_stays_below_predictions_that_are_printed_one_by_one(bundle: Bundle, blobs: Path) -> None:
+    said = in_a_terminal(
+        "from edgeplast.cli.app import run\n"
+        "bars._PATIENCE_SECONDS = 0.0\n"  # as where opening takes longer than that
+        f"run(['predict', {str(bundle.path)!r}, {str(blobs / 'test')!r}])"
+    )
+    before, after = said.split("most likely")
+    assert "loading runtime and model" in before and "━" in before  # of verifying the bundle
+    assert after.count(".png ") == 36 and "loading" not in after and "━" not in after, after
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no pty")
