@@ -54,6 +54,8 @@ from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
 from edgeplast_devices.versioning import take_down
 from edgeplast_devices.workplace import prepare, unfinished, write_adapted
 
+_LAST_IS_WHOLE = "Its last checkpoint is whole: go on with the same command and --resume."
+
 
 def adapt(
     bundle: Bundle,
@@ -150,6 +152,7 @@ def adapt(
         )
         run.state.replaces |= force
         interrupts.end_call = lambda reason: run.guard.stop_run(reason) if run.guard.stop_run else None
+        interrupts.kept = lambda: _LAST_IS_WHOLE if checkpoint or run.saved.anything else "Nothing was saved yet."
         if checkpoint is not None:
             heard(f"Resumed at step {checkpoint.state.steps}.")
         elif folder.is_dir():

@@ -2,7 +2,7 @@
 
 Python runs the handler of a signal when the call in progress returns. A graph that never ends does not return; so the
 system also writes each signal into a pipe (``signal.set_wakeup_fd``), and a small thread reads there. At the second
-signal it ends the graph's run, and the process where that does not help: the last checkpoint is whole on the disk.
+signal it ends the graph's run, and the process where that does not help: what is on the disk is whole.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -29,11 +30,13 @@ class Interrupts:
     Attributes:
         requested: the name of the first signal that came, or None.
         end_call: ends the call in progress, from another thread; None where nothing could.
+        kept: says what of the run is on the disk, and how to go on from there; asked from another thread, and last.
     """
 
     def __init__(self) -> None:
         self.requested: str | None = None
         self.end_call: Callable[[str], None] | None = None
+        self.kept: Callable[[], str] = lambda: "What was written before is whole."
 
     def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         """Take note of a signal; the second one interrupts at once."""
@@ -97,9 +100,15 @@ def _watch(pipe: int, numbers: list[int], interrupts: Interrupts) -> None:
         seen += sum(number in numbers for number in came)
     if interrupts.end_call is not None:
         interrupts.end_call("interrupted")
-    if seen == 2 and select.select([pipe], [], [], GRACE_SECONDS)[0] and not os.read(pipe, 64):
-        return  # the main thread came back and left
-    with contextlib.suppress(OSError):
-        os.write(2, b"error: Interrupted; a call did not come back, so the process ends here. Its last checkpoint is "
-                    b"whole: go on with --resume.\n")  # fmt: skip
-    os._exit(_INTERRUPTED)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while seen == 2 and select.select([pipe], [], [], max(deadline - time.monotonic(), 0.0))[0]:
+        came = os.read(pipe, 64)
+        if not came:
+            return  # the main thread came back and left
+        seen += sum(number in numbers for number in came)  # others that Python handles come too: those of a timer, say
+    try:
+        text = f"error: Interrupted; a call did not come back, so the process ends here. {interrupts.kept()}\n"
+        below = "\n" if os.isatty(2) else ""  # a line that moves, and the terminal's own ^C
+        os.write(2, f"{below}{text}".encode("utf-8", "replace"))
+    finally:
+        os._exit(_INTERRUPTED)

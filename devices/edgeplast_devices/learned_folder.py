@@ -300,21 +300,21 @@ class Kept:
         self._start, self._number = self.bundle, next_number(self._output)
 
     def _version(self, by: str) -> Callable[[Path, Adaptation | None], None]:
-        before = self._folder
+        before = self.folder
         return lambda folder, report: take_down(
             folder, before=before, start=self._start, by=by, keep=self._versions, number=self._number, report=report,
             is_replaced=before == self._output,
         )  # fmt: skip
 
     @property
-    def _folder(self) -> Path:
+    def folder(self) -> Path:
         """Where the model lies: the output, or before there is one what it begins with."""
         return self._output if (self._output / MANIFEST).is_file() else self._origin
 
     @property
     def _replayed_from(self) -> Path | None:
         """The folder whose kept pictures are learned from too, and kept on; None where none are."""
-        return self._folder if self._replay else None
+        return self.folder if self._replay else None
 
     def replayed(self) -> ImageSet | None:
         """Return the pictures of what was learned elsewhere that are to be learned from too; None for none."""

@@ -224,6 +224,7 @@ class Core:
             keep=self._kept.keep,
         )
         interrupts.end_call = lambda reason: self._guard.stop_run(reason) if self._guard.stop_run else None
+        interrupts.kept = lambda: f"The model in {self._kept.folder} is whole, as it was written last."
         try:
             run.open()
             with contextlib.closing(TelemetryWriter(bundle.path)) as telemetry:

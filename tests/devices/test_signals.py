@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -99,6 +100,67 @@ def test_a_graph_that_never_ends(bundle: Bundle, blobs: Path, tmp_path: Path, wh
     assert found is not None and found.state.steps == 7
     resumed = edgeplast.adapt(bundle, blobs, into=into, resume=True)
     assert resumed.losses == whole.losses and resumed.resumed_at == (7,)
+
+
+def test_nothing_is_promised_where_nothing_was_saved(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
+    into, mark = tmp_path / "adapted", tmp_path / "mark"
+    script = NEVER_ENDS.replace("HEARS", "False").replace("state.steps == 7", "state.steps == 0")
+    process = start(["-c", script, *words(bundle, blobs, into), str(mark)], stderr=subprocess.PIPE)
+    until(mark.exists, process)
+    for _ in range(3):  # the third waits no longer
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and last_checkpoint(unfinished(into)) is None
+    assert "a call did not come back, so the process ends here. Nothing was saved yet." in err and "resume" not in err
+
+
+AFTER_TWO = """
+import hashlib, os, signal
+from edgeplast.cli import bars
+from edgeplast_devices import interrupts
+
+bars._STILL_SECONDS, bars._TICK_SECONDS, interrupts.GRACE_SECONDS = 0.02, 0.02, 60.0
+with interrupts.asked_to_stop():
+    bars.LINE.show("writing")  # from now on the line's timer sends a signal of its own
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        if THIRD:
+            os.kill(os.getppid(), signal.SIGUSR1)
+        for _ in range(ROUNDS):  # as when a checkpoint is being written: calls that take their time
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000)
+print("came back")
+"""
+
+
+def test_only_a_third_signal_cuts_the_grace_short() -> None:
+    """A line that moves sends signals too (SIGALRM), which nobody asked to stop by."""
+    process = start(["-c", AFTER_TWO.replace("THIRD", "False").replace("ROUNDS", "20")], stdout=subprocess.PIPE)
+    assert process.communicate(timeout=60)[0] == "came back\n" and process.returncode == 0
+
+
+def test_a_third_signal_ends_a_call_that_does_not_come_back() -> None:
+    import pty
+
+    terminal, outer = pty.openpty()
+    came = threading.Event()
+    before = signal.signal(signal.SIGUSR1, lambda *_: came.set())
+    try:
+        script = AFTER_TWO.replace("THIRD", "True").replace("ROUNDS", "10**6")
+        process = start(["-c", script], stdout=subprocess.PIPE, stderr=outer)
+        until(came.is_set, process)
+        process.send_signal(signal.SIGTERM)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        os.close(outer)
+    with os.fdopen(terminal, "rb", 0) as reading:
+        err = reading.read(1 << 16).decode()
+    assert process.returncode == 130 and not said and "writing" in err
+    assert "\r\nerror: Interrupted; a call did not come back, so the process ends here. " in err  # below the line
+    assert err.endswith("What was written before is whole.\r\n")
 
 
 def test_a_terminal_that_hangs_up_saves(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
