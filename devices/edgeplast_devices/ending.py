@@ -52,7 +52,8 @@ def calibrate(run: Run) -> None:
         state.temperature, state.unknown = manifest.temperature, manifest.unknown
     elif "val" in run.splits:
         val, share = run.splits["val"], options.false_alarms
-        state.temperature, state.unknown = calibrated(manifest, run.evaluation, val, share, **run.over("val"))
+        fitted = calibrated(manifest, run.evaluation, val, share, **run.over("val"))
+        state.temperature, state.unknown = fitted.temperature, fitted.unknown
         if state.unknown is not None and state.unknown.doubt:
             run.tell(state.unknown.doubt)
 

@@ -84,7 +84,7 @@ class Learner:
             in ``into`` before. By default no signature is asked for.
         sign: a private key, or its file, that signs what is learned; it is trusted too.
         notice: told what a user should know of a budget that nobody gave, of a ``learn`` after which the model could
-            not be calibrated anew, and of pictures too few to calibrate it on.
+            not be calibrated anew, and of pictures that it cannot be calibrated on: too few, unreadable, not kept.
         sessions: over the bundle's graphs.
 
     Attributes:
@@ -345,7 +345,8 @@ class Learner:
         Both belong to the weights: they are fitted again on the same pictures at the end of each ``learn``, in a pass
         over them, also where the Learner was opened again. So the pictures are kept on disk (of more than 512 so many,
         evenly spread) until others take their place, or someone deletes them. Where none are left, both stay as they
-        are, and the notice says so; it also says where they are few.
+        are, and the notice says so; it also says where they are few, or cannot be read. None are kept of two, four or
+        more channels, which files of pictures cannot hold: ``notice`` says that too.
 
         Args:
             images: labelled pictures of known classes, as of :meth:`evaluate`.

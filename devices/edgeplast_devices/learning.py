@@ -40,10 +40,11 @@ from edgeplast_devices.sessions import Evaluates, Sessions
 from edgeplast_devices.standing import Standing
 from edgeplast_devices.telemetry import TelemetryWriter, cut_telemetry
 from edgeplast_devices.turns import Turns, taking_turns
-from edgeplast_devices.unknowns import calibrated
+from edgeplast_devices.unknowns import Fitted, calibrated
 from edgeplast_devices.weights import head_is_new
 
 _ANY_BYTES = 1 << 62
+_CHANNELS_OF_FILES = (1, 3)
 
 
 class Core:
@@ -106,30 +107,36 @@ class Core:
     def calibrate(self, images: ImageSet, false_alarms: float, progress: Progress) -> Unknown | None:
         """Fit the temperature, and when the model does not know, on pictures that it did not learn from; keep all.
 
-        Both are fitted on the same pictures again after each ``learn``.
+        Both are fitted on the same pictures again after each ``learn``, where files of pictures can hold them.
         """
-        given = labelled(images, self._kept.bundle.manifest.classes)
-        temperature, unknown = self._calibrated(given, false_alarms, progress)
-        with self._held_out.exchanged(given, lambda images, index: self.picture(images, index, self._held_out.keep)):
-            self._kept.calibrate(temperature, unknown)
-        if unknown is None:
-            self._notice(f"{len(given)} pictures are too few to tell when the model does not know. Hold out more.")
-        elif unknown.doubt:
-            self._notice(unknown.doubt)
-        return unknown
+        manifest = self._kept.bundle.manifest
+        given, channels = labelled(images, manifest.classes), manifest.preprocessing.channels
+        fitted = self._calibrated(given, false_alarms, progress)
+        kept = given if channels in _CHANNELS_OF_FILES else given.subset([])
+        with self._held_out.exchanged(kept, lambda images, index: self.picture(images, index, self._held_out.keep)):
+            self._kept.calibrate(fitted.temperature, fitted.unknown)
+        if fitted.doubt:
+            self._notice(fitted.doubt)
+        if kept is not given:
+            self._notice(
+                f"Pictures of {channels} channels cannot be kept as files, so what was fitted on them is not fitted "
+                "again after a learn. Calibrate again then."
+            )
+        return fitted.unknown
 
-    def _calibrated(
-        self, images: ImageSet, false_alarms: float, progress: Progress
-    ) -> tuple[float | None, Unknown | None]:
-        manifest, session, unreadable = self._kept.bundle.manifest, self._open_evaluation(), Unreadable()
-        known = self._limited(labelled(images, manifest.classes))
-        found = calibrated(
+    def _calibrated(self, images: ImageSet, false_alarms: float, progress: Progress) -> Fitted:
+        manifest, session = self._kept.bundle.manifest, self._open_evaluation()
+        known, unreadable = self._limited(labelled(images, manifest.classes)), Unreadable(private=self._options.private)
+        fitted = calibrated(
             manifest, session, known, false_alarms,
             micro_batch=self._micro_batch, unreadable=unreadable, progress=progress,
         )  # fmt: skip
-        if unreadable.count >= len(known):
-            raise InputError(f"Not one of the {len(known)} pictures to calibrate on can be read. Give others.")
-        return found
+        if not fitted.images:
+            unreadable.check(unreadable.count)
+            raise InputError("There are no pictures to calibrate on. Give some of each class.")
+        for line in unreadable.lines():
+            self._notice(line)
+        return fitted
 
     def roll_back(self, name: str) -> None:
         """Let the model be a version of it, in the copy that it works with and in the output; predictions wait.
@@ -265,8 +272,11 @@ class Core:
         was = state.temperature, state.unknown
         allowed = self._options.false_alarms if state.unknown is None else state.unknown.allowed
         try:
-            state.temperature, state.unknown = self._calibrated(images, allowed, progress)
+            fitted = self._calibrated(images, allowed, progress)
+            state.temperature, state.unknown = fitted.temperature, fitted.unknown
             self._kept.keep(run)
+            if was[1] is not None and fitted.unknown is None:
+                self._notice(fitted.doubt)
         except InterruptedRunError:
             raise
         except EdgeplastError as error:
@@ -316,7 +326,8 @@ class Core:
         preload(())
         small = Image.new("RGB", (8, 8))
         small.save(io.BytesIO(), "PNG")
-        preprocess(small, self._kept.bundle.manifest.preprocessing)
+        how = self._kept.bundle.manifest.preprocessing
+        preprocess(small if how.channels in _CHANNELS_OF_FILES else Planes((small.convert("L"),) * how.channels), how)
         np.random.default_rng()
         return resident_bytes() + PICTURE_BYTES
 

@@ -8,6 +8,8 @@ with 0.57. Energy needs no pass of its own, nothing stored but a number, and wor
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from edgeplast.bundle import Manifest
@@ -22,6 +24,37 @@ from edgeplast_devices.temperatures import fit_temperature, order_to_fit_on
 
 LEAST_PICTURES = 5
 """Held-out pictures; from fewer no threshold can be told."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was fitted on held-out pictures.
+
+    Attributes:
+        temperature: that logits are divided by; None where none could be told.
+        unknown: when the model does not know; None where that cannot be told.
+        images: how many could be read, so were fitted on.
+        is_finite: whether all their logits are finite numbers.
+    """
+
+    temperature: float | None
+    unknown: Unknown | None
+    images: int
+    is_finite: bool
+
+    @property
+    def doubt(self) -> str:
+        """What a user should know where these tell nothing, or little; empty where they were enough."""
+        if self.unknown is not None:
+            return self.unknown.doubt
+        if not self.is_finite:
+            return (
+                f"The model's outputs for the {self.images} pictures to calibrate it on are not all finite numbers, so "
+                "neither how sure it is nor when it does not know could be fitted. Take one from a run that did not "
+                "diverge."
+            )
+        many = "1 picture that can be read is" if self.images == 1 else f"{self.images} pictures that can be read are"
+        return f"{many} too few to tell when the model does not know; it takes {LEAST_PICTURES}. Hold out more."
 
 
 def fit_unknown(logits: np.ndarray, false_alarms: float) -> Unknown | None:
@@ -53,8 +86,8 @@ def calibrated(
     unreadable: Unreadable,
     progress: Progress,
     source: Source = batches,
-) -> tuple[float | None, Unknown | None]:
-    """Return the temperature of a bundle's current weights and when they do not know, from pictures not trained on.
+) -> Fitted:
+    """Fit the temperature of a bundle's current weights, and when they do not know, on pictures not trained on.
 
     Of very many images some are used, evenly spread.
 
@@ -73,7 +106,8 @@ def calibrated(
     over = images, how, micro_batch, unreadable, progress, said
     found = [*outputs(session.logits, *over, order=order, source=source)]
     if not found:
-        return None, None
+        return Fitted(None, None, 0, is_finite=True)
     parts, labels, _ = zip(*found, strict=True)
     logits = np.concatenate(parts)
-    return fit_temperature(logits, np.concatenate(labels)), fit_unknown(logits, false_alarms)
+    temperature, unknown = fit_temperature(logits, np.concatenate(labels)), fit_unknown(logits, false_alarms)
+    return Fitted(temperature, unknown, len(logits), is_finite=bool(np.isfinite(logits).all()))

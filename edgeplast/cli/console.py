@@ -141,11 +141,10 @@ def print_table(
 
 def name_unreadable(count: int, examples: Sequence[tuple[str, str]]) -> None:
     """Say on standard error which pictures were left out, and why."""
-    for name, reason in examples:
-        say(f"left out: {name}: {reason}", err=True)
-    rest = count - len(examples)
-    if rest > 0:
-        say(f"left out: {rest} {'more ' if examples else ''}picture{'' if rest == 1 else 's'}", err=True)
+    from edgeplast_devices.images.batching import left_out
+
+    for line in left_out(count, examples):
+        say(line, err=True)
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from edgeplast_devices.disk import left_for_examples
 from edgeplast_devices.energy import energies, is_known
 from edgeplast_devices.images import open_splits
 from edgeplast_devices.options import TrainingOptions
+from edgeplast_devices.runtime import EvaluationSession
 from edgeplast_devices.unknowns import fit_unknown
 from edgeplast_devices.weights import read_trainable
 
@@ -291,7 +292,9 @@ def test_too_few_pictures_are_told(bundle: Bundle, tmp_path: Path) -> None:
         assert "fitted on 12 pictures alone: of other known ones up to 24% may be called unknown" in said[-1]
         assert "where 0.05 of them are allowed. Hold out 20 or more" in said[-1]
         assert learner.calibrate(edgeplast.ImageSet.of(few[:4], labels[:4])) is None
-        assert said[-1] == "4 pictures are too few to tell when the model does not know. Hold out more."
+        assert said[-1] == (
+            "4 pictures that can be read are too few to tell when the model does not know; it takes 5. Hold out more."
+        )
     for images, allowed, wants in ((19, 0.05, 20), (99, 0.01, 100), (19, 0.0, 20), (19, 0.5, 20)):
         found = Unknown(energy=0.0, false_alarms=0.0, images=images, allowed=allowed)
         assert found.wants == wants and found.doubt and not msgspec.structs.replace(found, images=wants).doubt
@@ -299,6 +302,58 @@ def test_too_few_pictures_are_told(bundle: Bundle, tmp_path: Path) -> None:
     twelve = open_splits(blob_folder(tmp_path / "data", train=24, test=3), seed=0)
     edgeplast.adapt(bundle, twelve, into=tmp_path / "b", options=options(epochs=1), notice=said.append)
     assert any("fitted on 12 pictures alone" in text for text in said)
+
+
+def damaged(folder: Path, keep: int) -> Path:
+    """Cut off all pictures of a folder but a few."""
+    for file in sorted(folder.rglob("*.png"))[keep:]:
+        file.write_bytes(truncated_png())
+    return folder
+
+
+def test_pictures_to_calibrate_on_that_cannot_be_read_are_named_and_not_counted(bundle: Bundle, tmp_path: Path) -> None:
+    held_out, said = damaged(blob_folder(tmp_path / "held", train=0, test=5), keep=3), list[str]()
+    how: dict = {"memory": "none", "notice": said.append}
+    with edgeplast.Learner(bundle, into=tmp_path / "a", options=options(), **how) as learner:
+        assert learner.calibrate(held_out) is None
+        named, rest, doubt = said[:10], said[10], said[11]
+        assert all(line.startswith("left out: ") and ".png: " in line for line in named)
+        assert rest == "left out: 2 more pictures" and doubt.startswith("3 pictures that can be read are too few")
+        assert len(said) == 12 and len([*(tmp_path / "a.held-out").glob("*/*.png")]) == 3
+        said.clear()
+        with pytest.raises(InputError, match=r"None of the 15 pictures could be read \(test/.*png: "):
+            learner.calibrate(damaged(held_out, keep=0))
+    said.clear()
+    with edgeplast.Learner(bundle, into=tmp_path / "b", options=options(private=True), **how) as learner:
+        learner.calibrate(damaged(blob_folder(tmp_path / "more", train=0, test=5), keep=4))
+        assert said[0] == "left out: 11 pictures" and len(said) == 2
+
+
+def test_what_is_lost_of_the_pictures_it_was_calibrated_on_is_told_when_it_is_calibrated_again(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    said = list[str]()
+    opened = edgeplast.Learner(bundle, into=tmp_path / "a", memory="none", options=options(), notice=said.append)
+    with opened as learner:
+        fed(learner)
+        learner.learn(steps=1)
+        assert learner.calibrate(blob_folder(tmp_path / "held", train=0, test=8)) is not None and not said
+        damaged(tmp_path / "a.held-out", keep=4)
+        assert learner.learn(steps=1).unknown is None
+        assert said[-2] == "left out: 10 more pictures"
+        assert said[-1].startswith("4 pictures that can be read are too few to tell when the model does not know")
+
+
+def test_outputs_that_are_no_finite_numbers_are_told_as_such(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, real = list[str](), EvaluationSession.logits
+    opened = edgeplast.Learner(bundle, into=tmp_path / "a", memory="none", options=options(), notice=said.append)
+    with opened as learner:
+        monkeypatch.setattr(EvaluationSession, "logits", lambda *given: real(*given) * np.float32("nan"))
+        assert learner.calibrate(blob_folder(tmp_path / "held", train=0, test=8)) is None
+    assert len(said) == 1 and "outputs for the 24 pictures to calibrate it on are not all finite" in said[0]
+    assert "too few" not in said[0] and "Take one from a run that did not diverge" in said[0]
 
 
 def test_what_makes_no_sense_is_refused(made: Path, tmp_path: Path) -> None:

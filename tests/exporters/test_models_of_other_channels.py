@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import edgeplast
+from edgeplast.bundle import Bundle
 from edgeplast.errors import InputError
 from edgeplast.models import import_timm, input_shape_of, preprocessing_of
 from edgeplast.preprocessing import Preprocessing
@@ -40,3 +41,23 @@ def test_five_channels_of_arrays_from_scores_to_predictions(tmp_path: Path) -> N
     edgeplast.deploy(tmp_path / "adapted", into=tmp_path / "model.onnx")
     found = edgeplast.predict(tmp_path / "model.onnx", list(images[:4]))
     assert [next(iter(one.probabilities)) for one in found] == ["0", "1", "0", "1"]
+    _predicts_in_a_learner(tmp_path / "adapted", tmp_path / "set.npz", images)
+
+
+def _predicts_in_a_learner(adapted: Path, pictures: Path, images: np.ndarray) -> None:
+    """It is calibrated too, and keeps nothing: no file of a picture holds five channels."""
+    said = list[str]()
+    with edgeplast.Learner(adapted, memory="none", notice=said.append) as learner:
+        assert [label for label, _ in learner.predict(list(images[:4]))] == ["0", "1", "0", "1"]
+        assert learner.evaluate(pictures, split="train").accuracy == 1.0
+        with pytest.raises(
+            InputError, match=r"has 5 channels; a Learner keeps examples of one.*an \.npz of them with adapt"
+        ):
+            learner.add(images[0], "0")
+        found = learner.calibrate(pictures, false_alarms=0.1)
+        assert found is not None and found.images == 24 and learner.versions()[-1].by == "calibrate"
+    assert Bundle.open(adapted).manifest.unknown == found and not [*adapted.parent.glob("*.held-out/*")]
+    assert said == [
+        "Pictures of 5 channels cannot be kept as files, so what was fitted on them is not fitted again after a learn. "
+        "Calibrate again then."
+    ]

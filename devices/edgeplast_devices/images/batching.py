@@ -56,6 +56,10 @@ class Unreadable:
             if len(self.examples) < self._most:
                 self.examples.append((error.name, error.reason))
 
+    def lines(self) -> list[str]:
+        """Return what a user is told of them, a line each: the first few by name, and how many more there are."""
+        return left_out(self.count, self.examples)
+
     def check(self, total: int) -> None:
         """Raise if not one of ``total`` pictures could be read.
 
@@ -69,6 +73,20 @@ class Unreadable:
                 f"{'not ' if total == 1 else ''}be read{f' ({some})' if some else ''}. Check that the data set "
                 "is complete and that its files are pictures."
             )
+
+
+def left_out(count: int, examples: Sequence[tuple[str, str]]) -> list[str]:
+    """Return what a user is told of pictures that could not be read, a line each.
+
+    Args:
+        count: how many there are.
+        examples: the first few of them, name and reason.
+    """
+    lines = [f"left out: {name}: {reason}" for name, reason in examples]
+    rest = count - len(examples)
+    if rest > 0:
+        lines.append(f"left out: {rest} {'more ' if examples else ''}picture{'' if rest == 1 else 's'}")
+    return lines
 
 
 @dataclass(frozen=True)
