@@ -31,7 +31,7 @@ class Version(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
         digest: SHA-256 of its manifest.
         parent: that of the version that it came from; None where there is none.
         made_at: when.
-        by: ``bundle`` (as it came), ``adapt``, ``learn`` or ``add class``.
+        by: ``bundle`` (as it came), ``adapt``, ``learn``, ``add class`` or ``calibrate``.
         classes: how many it knows.
         new_classes: those that it knows and its parent did not.
         steps: optimizer steps that made it.

@@ -47,7 +47,7 @@ def take_down(
         folder: of the bundle, complete but for its versions.
         before: folder of the bundle that it was made from, with the versions before.
         start: that bundle; where it had no version, it becomes the first one. Its weights may lie elsewhere by now.
-        by: what made it: ``adapt``, ``learn`` or ``add class``.
+        by: what made it: ``adapt``, ``learn``, ``add class`` or ``calibrate``.
         keep: how many versions are kept beside the bundle as it came; 0 keeps none at all.
         number: that it gets, in place of a version of this number; the next one by default.
         report: of what was learned.

@@ -175,6 +175,29 @@ def test_a_learner_goes_back_and_forth(bundle: Bundle, blobs: Path, tmp_path: Pa
         assert learner.classes == CLASSES and learner.versions()[-1].name == "v6"
 
 
+def test_a_learner_that_writes_elsewhere_counts_on_from_the_versions_that_it_takes_along(
+    three: list[Path], tmp_path: Path
+) -> None:
+    """Whatever makes the version, and where so few are kept that it would else be the first to go."""
+    before, after = history(three[1]), {}
+    pictures, labels = [blob(c, i) for c in CLASSES for i in range(4)], [c for c in CLASSES for _ in range(4)]
+    for name, keep in (("all", 8), ("few", 2)):
+        how: dict = {"memory": "none", "options": options(versions=keep)}
+        with edgeplast.Learner(three[1], into=tmp_path / name, **how) as learner:
+            learner.add(pictures, labels)
+            learner.learn(steps=2)
+            after[name] = learner.versions()
+            learner.calibrate(edgeplast.ImageSet.of(pictures, labels))
+            last = learner.versions()[-1]
+        assert (last.name, last.by, last.parent) == ("v4", "calibrate", after[name][-1].digest)
+    assert [(v.name, v.by) for v in after["all"]][3:] == [("v3", "learn")] and after["all"][:3] == before
+    assert after["all"][3].parent == before[2].digest and not same(three[1], tmp_path / "all")
+    assert [v.name for v in after["few"]] == ["v0", "v2", "v3"] and after["few"][1] == before[2]
+    with edgeplast.Learner(three[1], into=tmp_path / "grown", memory="none", options=options()) as learner:
+        learner.add_class("lynx")
+        assert [(v.name, v.by) for v in learner.versions()][2:] == [("v2", "adapt"), ("v3", "add class")]
+
+
 def test_a_learner_leaves_the_bundle_that_it_starts_from_as_it_was(bundle: Bundle, blobs: Path, tmp_path: Path) -> None:
     """A link to a file changes its times, and whoever has the bundle open would take it for damaged."""
     how = TrainingOptions(epochs=1, threads=1, augment="none")
