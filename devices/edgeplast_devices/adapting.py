@@ -44,7 +44,7 @@ from edgeplast_devices.images import Splits
 from edgeplast_devices.interrupts import asked_to_stop
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.patience import Patience
-from edgeplast_devices.replaying import keep_pictures, with_replay
+from edgeplast_devices.replaying import keep_pictures, kept_on, with_replay
 from edgeplast_devices.reports import report_of
 from edgeplast_devices.rescoring import check_can_rescore
 from edgeplast_devices.running import Run
@@ -263,10 +263,12 @@ def _adapted(
             placed=run.state.placed,
             landmarks=run.landmarks,
         )
+        most = for_pictures(shares, folder)
         if any(mixed) or run.to_keep is not None:
-            most = for_pictures(shares, folder)
             replay = keep_pictures(run.bundle, run.to_keep, folder, mixed, most_bytes=most)
             report = msgspec.structs.replace(report, replay=replay)
+        elif run.options.labels == "none" and run.options.replay != "none":
+            report = msgspec.structs.replace(report, replay=kept_on(bundle, folder, most_bytes=most))
         report.write(folder / REPORT)
         if seal is not None:
             seal(folder)

@@ -101,14 +101,18 @@ def with_replay(
     """Return options that say how many are kept, and the pictures of a run with those that the bundle keeps.
 
     Args:
-        options: as they were given; without a word on replay a bundle that keeps pictures goes on so.
+        options: as they were given; without a word on replay a bundle that keeps pictures goes on so. Without labels
+            nothing is learned from those, and none of a class is kept beside them: what there is is kept on as it is,
+            and a word on replay stays left out.
         bundle: to adapt.
         images: of the run.
 
     Returns:
         also how many pictures join those that are learned from, and how many those that are held back.
     """
-    before = kept_by(bundle.path, bundle.manifest.classes) if options.labels == "given" else None
+    before = kept_by(bundle.path, bundle.manifest.classes)
+    if before is not None and options.labels == "none":
+        return options, images, (0, 0)
     if options.replay is None:
         most = 0 if before is None else int(np.bincount(before.images.labels).max())
         options = msgspec.structs.replace(options, replay=f"{most}/class" if most else "none")
@@ -201,6 +205,33 @@ def keep_pictures(
         counts[name] = counts.get(name, 0) + 1
         total += data.tell()
     return ReplayReport(mixed_in=mixed[0], held_back=mixed[1], kept=counts, bytes=total)
+
+
+def kept_on(bundle: Bundle, folder: Path, *, most_bytes: int | None = None) -> ReplayReport | None:
+    """Keep on in a finished folder what a bundle keeps, of which the run learned nothing and to which it adds nothing.
+
+    Args:
+        bundle: that was adapted.
+        folder: of the adapted bundle.
+        most_bytes: as above; where there is no room for all, each class has as many as the others.
+
+    Returns:
+        what is kept; None where the bundle keeps nothing.
+
+    Raises:
+        DiskFullError: there is no room.
+    """
+    before = kept_by(bundle.path, bundle.manifest.classes)
+    if before is None:
+        return None
+    total = bytes_of(bundle.path)
+    if most_bytes is not None and total > most_bytes:
+        return keep_pictures(bundle, before, folder, (0, 0), most_bytes=most_bytes)
+    shutil.rmtree(folder / REPLAY, ignore_errors=True)
+    with disk_errors(folder):
+        carry(bundle.path, folder)
+    classes, counts = bundle.manifest.classes, np.bincount(before.images.labels).tolist()
+    return ReplayReport(mixed_in=0, kept={classes[i]: count for i, count in enumerate(counts) if count}, bytes=total)
 
 
 def _in_turns(labels: np.ndarray) -> list[int]:

@@ -14,7 +14,8 @@ from wrapped_sessions import whole_and_resumed
 import edgeplast
 from edgeplast.bundle import Bundle
 from edgeplast.errors import InputError, UsageError
-from edgeplast_devices.images import ImageSet, Splits
+from edgeplast_devices import adapting
+from edgeplast_devices.images import ImageSet, Splits, open_splits_without_labels
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.replaying import candidates, herded
 
@@ -137,6 +138,47 @@ def test_what_was_kept_stays_through_versions_and_goes_when_it_is_to_go(
     assert edgeplast.forget_replay(tmp_path / "a") == 0 and Bundle.open(tmp_path / "a").fingerprint == before
     report = edgeplast.adapt(tmp_path / "a", known, into=tmp_path / "b", options=options(epochs=1))
     assert report.replay is None
+
+
+def test_what_was_kept_stays_through_runs_without_labels_too(keeping: Path, known: Path, tmp_path: Path) -> None:
+    """Byte for byte, for they add nothing to it; until it is to go."""
+    before = {p.relative_to(keeping): p.read_bytes() for p in pictures(keeping)}
+    for number, how in enumerate(({"epochs": 1}, {"method": "recentre"}, {"epochs": 1, "disk": "1GiB"})):
+        into = tmp_path / str(number)
+        report = edgeplast.adapt(keeping, known, into=into, options=options(labels="none", **how))
+        assert {p.relative_to(into): p.read_bytes() for p in pictures(into)} == before
+        assert report.replay is not None and report.replay.kept == {"blue": 5, "green": 5}
+        assert (report.replay.mixed_in, report.replay.held_back) == (0, 0)
+        assert report.replay.bytes == sum(map(len, before.values()))
+        assert report.images["train"] == 27  # nothing is learned from it
+    again = edgeplast.adapt(tmp_path / "0", known, into=tmp_path / "labelled", options=options(epochs=1))
+    assert again.replay is not None and again.replay.mixed_in == 8
+    gone = edgeplast.adapt(
+        keeping, known, into=tmp_path / "gone", options=options(epochs=1, labels="none", replay="none")
+    )
+    assert gone.replay is None and not (tmp_path / "gone" / "replay").exists()
+
+
+def test_without_labels_what_was_kept_takes_no_more_of_the_disk_than_there_is(
+    keeping: Path, known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each class keeps as many as the others then."""
+    monkeypatch.setattr(adapting, "for_pictures", lambda *_: 6000)
+    report = edgeplast.adapt(keeping, known, into=tmp_path / "a", options=options(epochs=1, labels="none"))
+    assert report.replay is not None and 0 < report.replay.bytes <= 6000
+    assert sum(p.stat().st_size for p in pictures(tmp_path / "a")) == report.replay.bytes
+    counts = report.replay.kept.values()
+    assert len(counts) == 2 and max(counts) - min(counts) <= 1 and sum(counts) < 10
+
+
+def test_a_run_without_labels_that_was_stopped_keeps_them_too(
+    keeping: Path, known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgeplast.evaluation.NOTHING_TO_MEND", 9.0)
+    how = options(labels="none", checkpoint_every="1steps", batch=8, epochs=2)
+    loose = open_splits_without_labels(known, seed=0).train
+    whole, again = whole_and_resumed(Bundle.open(keeping), loose, tmp_path, how)
+    assert again.replay == whole.replay is not None and len(pictures(tmp_path / "cut")) == 10
 
 
 def test_herding_takes_what_together_lies_nearest_to_the_mean() -> None:
