@@ -28,7 +28,8 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     Attributes:
         before: of the weights as they came.
         after: of those that were kept.
-        moved: how far these lie from those, in L2 over all that trains, as a share of the norm of those.
+        moved: how far these lie from those, in L2 over all that trains, as a share of the norm of those that were to
+            train.
     """
 
     before: Judgement

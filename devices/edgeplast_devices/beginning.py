@@ -61,7 +61,14 @@ def learn_from_before(run: Run) -> None:
     _place_new(run)
     run.trainer.teacher = taught(run)
     if (length := run.options.move_at_most) is not None:
-        run.trainer.tether = Tether(run.bundle, length)
+        run.trainer.tether = Tether(run.bundle, length, _to_train(run))
+
+
+def _to_train(run: Run) -> list[str]:
+    """Return the parameters that a run is to train: of the tier that it began on, and of sets that scores choose."""
+    manifest, tiers = run.bundle.manifest, {run.state.began.partition(":")[0], *run.state.sets}
+    components = {name for tier in manifest.tiers if tier.name in tiers for name in tier.components}
+    return [name for name in run.parameters if manifest.parameters[name].component in components]
 
 
 def _place_new(run: Run) -> None:

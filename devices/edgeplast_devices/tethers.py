@@ -8,7 +8,7 @@ they came are read from their file, a piece at a time: they take no memory besid
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -24,14 +24,18 @@ class Tether:
 
     Args:
         bundle: whose weights the run began with.
-        length: distance that is allowed, in L2 over all that trains, as a share of the L2 norm of those weights.
+        length: distance that is allowed, in L2 over all weights, as a share of the L2 norm of those of ``trained``.
+        trained: the parameters that the run is to train: those of the tier that it began on, and where scores choose
+            among sets those of all of them. A bundle holds more where alternatives lie beside its plan; by their norm
+            too the same plan would have a longer tether there. What trains beside these, as where lack of memory leads
+            from an alternative into the plan, is held within the same distance.
     """
 
-    def __init__(self, bundle: Bundle, length: float) -> None:
-        self._file, self.length = bundle.path / TRAINABLE, length
+    def __init__(self, bundle: Bundle, length: float, trained: Collection[str]) -> None:
+        self._file, self.length, self._trained = bundle.path / TRAINABLE, length, frozenset(trained)
 
     def moved(self, parameters: Mapping[str, np.ndarray]) -> float:
-        """Return how far weights lie from those of the bundle, as a share of the norm of the latter.
+        """Return how far weights lie from those of the bundle, as a share of the norm of those that were to train.
 
         Args:
             parameters: float32, by name.
@@ -40,10 +44,10 @@ class Tether:
             DamagedError: the file does not hold them.
         """
         away = norm = 0.0
-        for now, before in self._pairs(parameters):
+        for name, now, before in self._pairs(parameters):
             difference = now - before
             away += float(np.dot(difference, difference))
-            norm += float(np.dot(before, before))
+            norm += float(np.dot(before, before)) if name in self._trained else 0.0
         return math.sqrt(away / norm) if norm else 0.0
 
     def hold(self, parameters: Mapping[str, np.ndarray]) -> None:
@@ -52,15 +56,15 @@ class Tether:
         if not moved > self.length:
             return
         share = np.float32(self.length / moved)
-        for now, before in self._pairs(parameters):
+        for _, now, before in self._pairs(parameters):
             now -= before
             now *= share
             now += before
 
-    def _pairs(self, parameters: Mapping[str, np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _pairs(self, parameters: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
         with open_arrays(self._file) as file:
             for name, array in parameters.items():
                 now, start = array.reshape(-1), 0
                 for before in file.pieces(name, _PIECE):
-                    yield now[start : start + before.size], before
+                    yield name, now[start : start + before.size], before
                     start += before.size

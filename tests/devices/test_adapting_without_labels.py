@@ -93,7 +93,7 @@ def test_weights_stay_within_their_tether_however_far_steps_would_go(
 ) -> None:
     how = options(learning_rate=0.3, epochs=1, clip=0.0, schedule="constant", warmup=0.0)
     seen: list[float] = []
-    tether, wrapped = Tether(learned, 0.03), Wrapped(tmp_path / "a")
+    tether, wrapped = Tether(learned, 0.03, learned.manifest.parameters), Wrapped(tmp_path / "a")
     wrapped.before = lambda session, images: seen.append(tether.moved(session.parameters))
     report = adapt_over(wrapped, learned, dark / "loose", tmp_path / "a", how)
     assert report.judged is not None

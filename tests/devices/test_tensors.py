@@ -159,7 +159,8 @@ def test_an_array_comes_in_pieces_too(tmp_path: Path, most: int) -> None:
 def test_a_tether_takes_no_memory_beside_what_it_holds(tmp_path: Path) -> None:
     came = {"large": np.ones(3_000_001, np.float32), "small": np.zeros((2, 3), np.float32)}
     write_arrays(tmp_path / TRAINABLE, came)
-    tether, now = Tether(SimpleNamespace(path=tmp_path), 0.25), {name: array * 2 for name, array in came.items()}  # type: ignore[arg-type]
+    tether = Tether(SimpleNamespace(path=tmp_path), 0.25, {*came})  # type: ignore[arg-type]
+    now = {name: array * 2 for name, array in came.items()}
     assert tether.moved(now) == pytest.approx(1)
     tracemalloc.start()
     tether.hold(now)
