@@ -146,7 +146,7 @@ class Run:
             if keep is not None:  # it goes on as it was until it is calibrated again: nothing is held back here
                 self.state.temperature, self.state.unknown = bundle.manifest.temperature, bundle.manifest.unknown
         else:
-            self.state = taken_up(checkpoint.state, *now, self.unreadable)
+            self.state = taken_up(checkpoint.state, *now, self.unreadable, self.tell)
         if self.state.picture_bytes is not None:
             for split in self.splits.values():
                 split.decode_limit_bytes = min(split.decode_limit_bytes, self.state.picture_bytes)

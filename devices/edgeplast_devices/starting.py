@@ -12,6 +12,8 @@ from edgeplast.errors import InputError, UsageError
 from edgeplast.footprint import PICTURE_BYTES
 from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
+from edgeplast.progress import unheard
+from edgeplast.units import format_bytes
 from edgeplast_devices.checkpoints import check_same_run
 from edgeplast_devices.growing import present
 from edgeplast_devices.guard import Guard
@@ -35,7 +37,7 @@ from edgeplast_devices.options import (
 )
 from edgeplast_devices.retention import aligned_others, check_keeps
 from edgeplast_devices.run_state import Lost, RunState
-from edgeplast_devices.rungs import Manner, Rung, choose, ladder
+from edgeplast_devices.rungs import STARTS_DIFFER_BYTES, Manner, Rung, choose, ladder, predicted_peak
 from edgeplast_devices.runtime import read_in
 from edgeplast_devices.weights import head_is_new
 
@@ -140,13 +142,23 @@ def rungs_from_here(
         here = names.index(state.tier) if state.tier in names else 0  # of another bundle, which is refused soon
         rungs = [rung for rung in rungs if names.index(rung.tier.name) >= here]
         if state.allowed_bytes == allowed_bytes:
-            # The same rung again: then the result is the same bit for bit.
+            # The same rung again: then the result is the same bit for bit. Not where this process holds far more.
             same = (state.tier, state.recompute, state.micro_batch)
             at = [i for i, r in enumerate(rungs) if (r.tier.name, r.graph.recompute, r.micro_batch) == same]
-            if at:
+            if at and _fits_again(manifest, rungs[at[0]], optimizer, held, allowed_bytes, manners):
                 return rungs[at[0] :]
     first = choose(manifest, rungs, optimizer, held, allowed_bytes, manners)
     return prefer(rungs[rungs.index(first) :])
+
+
+def _fits_again(
+    manifest: Manifest, rung: Rung, optimizer: str, held: int, allowed: int | None, manners: tuple[Manner, ...]
+) -> bool:
+    """Say whether a rung fits that fitted once, in a process that holds what this one does."""
+    if allowed is None:
+        return True
+    least = min(predicted_peak(manifest, rung, optimizer, held, manner) for manner in manners)
+    return least <= allowed + STARTS_DIFFER_BYTES
 
 
 def begun(
@@ -216,8 +228,11 @@ def taken_up(
     allowed_bytes: int | None,
     picture_bytes: int | None,
     unreadable: Mapping[str, Unreadable],
+    tell: Callable[[str], None] = unheard,
 ) -> RunState:
     """Return a checkpoint's state, as this process goes on from it: in the same budget it reads pictures as before.
+
+    Not so where it holds so much more than the process before it that this would take memory which is not left.
 
     Args:
         state: of the checkpoint; changed.
@@ -227,13 +242,22 @@ def taken_up(
         allowed_bytes: now.
         picture_bytes: the most that decoding one picture may take by what is resident now.
         unreadable: takes over what was found by then.
+        tell: told where pictures are read otherwise.
 
     Raises:
         InputError: it is of another run.
     """
     check_same_run(state, bundle, images, options)
     # What is resident differs a little from one process to the next: by it alone, photos would be read at other scales.
-    if state.allowed_bytes != allowed_bytes or state.picture_bytes is None:
+    if state.allowed_bytes != allowed_bytes or state.picture_bytes is None or picture_bytes is None:
+        state.picture_bytes = picture_bytes
+    elif state.picture_bytes > picture_bytes + STARTS_DIFFER_BYTES:
+        tell(
+            f"This process holds more beside the run than the one before it did: decoding a photo may take "
+            f"{format_bytes(picture_bytes)} of the budget now, where it was {format_bytes(state.picture_bytes)}. Some "
+            "large photos are read at a smaller scale, so the result may differ from that of one run. To go on just as "
+            "before, resume in a process that holds as little, such as the command line."
+        )
         state.picture_bytes = picture_bytes
     state.options, state.allowed_bytes = options, allowed_bytes
     state.resumed_at.append(state.steps)
