@@ -48,6 +48,12 @@ def check_can_rescore(bundle: Bundle, options: TrainingOptions) -> None:
         )
 
 
+def read_in() -> None:
+    """Load what measures scores and chooses by them, so that it is counted as resident before memory is shared out."""
+    import edgeplast.alternatives  # noqa: F401
+    import edgeplast_devices.sets  # noqa: F401  # and with it what measures
+
+
 def pairs_of(pictures: int) -> int:
     """Return how many pairs are measured where so many pictures are learned from in an epoch."""
     return min(max(round(_SHARE * 3 * pictures / 2), LEAST_PAIRS), MOST_PAIRS)
@@ -178,8 +184,7 @@ def _choose(run: Run, outline: Outline, scores: dict[str, ComponentScore]) -> No
     now = trainer.rung
     limits = manifest, run.batch, run.options.micro_batch
     ways = {name: rungs for name, key in state.sets.items() if (rungs := rungs_of(*limits, name, key))}
-    if trainer.is_down:  # there is no more memory than this
-        most = predicted_peak(manifest, now, run.optimizer, 0)
+    if (most := trainer.most_bytes) is not None:  # there is no more memory than this
         ways = {n: rungs for n, rungs in ways.items() if predicted_peak(manifest, rungs[0], run.optimizer, 0) <= most}
     ways[now.tier.name] = trainer.rungs
     chosen = favoured(

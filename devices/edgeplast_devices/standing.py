@@ -25,6 +25,7 @@ from edgeplast_devices.memory import available_bytes, usable_threads
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.placing import place
 from edgeplast_devices.preference import Preference
+from edgeplast_devices.rescoring import read_in
 from edgeplast_devices.run_state import RunState
 from edgeplast_devices.rungs import Rung, predicted_peak, region_bytes, shares
 from edgeplast_devices.runtime import release_arena, reserve_arena, runtime_name
@@ -92,6 +93,8 @@ class Standing:
         self.placement = place(options.runtime, options.provider, guard.allowed_bytes)
         self.device_memory = DeviceMemory(self.placement)
         self.threads = options.threads or usable_threads()
+        if options.rescore != "none":
+            read_in()  # what scores; where nobody asks, it is not loaded
         self.resident_bytes = held(self.threads)
         allowed = guard.allowed_bytes
         most = available_bytes() // 2 if allowed is None else allowed - self.resident_bytes
@@ -125,7 +128,7 @@ class Standing:
         self._of_tries = shares(bundle.manifest, hungriest, optimizer, self.resident_bytes, allowed, self.manner)
         self.sets: Sets | None = None
         if options.rescore != "none":
-            from edgeplast_devices.sets import House, sets_that_fit  # where nobody asks, it is not loaded
+            from edgeplast_devices.sets import House, sets_that_fit
 
             house = House(bundle.manifest, optimizer, self.resident_bytes, allowed, self.manner)
             self.sets = sets_that_fit(house, began[0], hungriest, batch, options.micro_batch, known)

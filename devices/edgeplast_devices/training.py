@@ -68,6 +68,7 @@ class Trainer:
     Attributes:
         teacher: what the model is held to beside labels; None for labels alone.
         tether: holds its weights near those that the run began with; None with labels.
+        most_bytes: that a rung may need beside what is held before it, where memory was short and is not seen again.
     """
 
     def __init__(
@@ -97,6 +98,8 @@ class Trainer:
         self.prefer: Callable[[list[Rung]], list[Rung]] = lambda rungs: rungs  # by what was measured here
         self.make_room: Callable[[], None] = lambda: None  # closes what is not to be open beside the training graph
         self._left: list[list[Rung]] = []  # where the way down came from, to climb back
+        self._short_of: list[list[Rung]] = []  # likewise, of sets that train no more: not to climb back, but a limit
+        self.most_bytes: int | None = None
         self._session: Trains | None = None
         self.bundle = bundle
         self.gradients = {name: np.zeros_like(parameters[name]) for name in self._trained(rungs[0])}
@@ -146,7 +149,7 @@ class Trainer:
     @property
     def is_down(self) -> bool:
         """Whether memory was short before, and there may be more of it again."""
-        return bool(self._left)
+        return self.most_bytes is not None
 
     @property
     def rung(self) -> Rung:
@@ -203,8 +206,8 @@ class Trainer:
         self._take_note()
 
     def turn_to(self, rungs: list[Rung], reason: str) -> None:
-        """Train what the first of some rungs trains from now on; what both sets train goes on as it was."""
-        self._left.clear()
+        """Train what the first of some rungs trains from now on; what both sets train, and lack of memory, go on."""
+        self._short_of, self._left = [*self._short_of, *self._left], []
         self.move(rungs, reason)
         self._set_rates()
 
@@ -346,21 +349,27 @@ class Trainer:
             raise self._at_the_end(reason)
         self._left.append(self.rungs)
         self.move(self.prefer(smaller), reason)
+        self.most_bytes = self._need(self.rung)
         self.is_new_here = True
         self._climbing.fell(self.state.steps)
 
     def _climb(self) -> None:
-        """Go one rung back up after a while of headroom."""
-        if not self._left or not self._climbing.is_due(self.state.steps):
+        """Go one rung back up after a while of headroom; where another set trains now, let as much be taken again."""
+        if self.most_bytes is None or not self._climbing.is_due(self.state.steps):
             return
-        manifest, name = self.bundle.manifest, self.optimizer.name
-        above = self._left[-1][0]
-        more = predicted_peak(manifest, above, name, 0) - predicted_peak(manifest, self.rung, name, 0)
-        if self.guard.has_room_for(more):
-            self._climbing.rose(self.state.steps)
-            self.move(self._left.pop(), "there is memory again")
-        else:
+        left = self._left or self._short_of
+        above = self._need(left[-1][0])
+        if not self.guard.has_room_for(above - self._need(self.rung)):
             self._climbing.wait(self.state.steps)
+            return
+        self._climbing.rose(self.state.steps)
+        rungs, is_a_way_back = left.pop(), left is self._left
+        self.most_bytes = max(self.most_bytes, above) if self._left or self._short_of else None
+        if is_a_way_back:
+            self.move(rungs, "there is memory again")
+
+    def _need(self, rung: Rung) -> int:
+        return predicted_peak(self.bundle.manifest, rung, self.optimizer.name, 0)
 
     def move(self, rungs: list[Rung], reason: str) -> None:
         """Put the first of some rungs in force, and note why it is another one."""

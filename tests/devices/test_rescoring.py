@@ -24,11 +24,11 @@ from edgeplast.budget import Budget
 from edgeplast.bundle import TRAINABLE, Bundle
 from edgeplast.errors import InterruptedRunError, UsageError
 from edgeplast.versions import history
-from edgeplast_devices import scoring
+from edgeplast_devices import scoring, training
 from edgeplast_devices.images import open_splits
 from edgeplast_devices.options import TrainingOptions
 from edgeplast_devices.rescoring import LEAST_PAIRS
-from edgeplast_devices.rungs import ladder
+from edgeplast_devices.rungs import Climbing, ladder
 from edgeplast_devices.runtime import OutOfMemoryError
 from edgeplast_devices.tensors import read_arrays
 from edgeplast_devices.versioning import roll_back
@@ -244,6 +244,52 @@ class TestGoingOn:
             adapt(resume=True, rescore="once")
 
 
+class TestShort:
+    """After a way down for lack of memory, until there is seen to be more of it."""
+
+    @pytest.fixture
+    def offered(
+        self, adapt: Adapt, wrapped: Wrapped, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[int], tuple[list[set[str]], Adaptation]]:
+        """Adapt in four epochs, the second of which changes the set; return the sets that each was offered.
+
+        Memory runs out in the first epoch, in one step, for all but the smallest micro-batch; so many steps later it is
+        asked for again.
+        """
+        given: list[set[str]] = []
+
+        def favoured(outline: object, scores: object, sets: dict, *rest: object) -> str:
+            now = str(rest[-1])
+            given.append({*sets})
+            others = [name for name in sets if name != now]
+            return others[0] if len(given) == 2 else now
+
+        monkeypatch.setattr(alternatives, "favoured", favoured)
+
+        def scarce(_: object, images: np.ndarray) -> None:
+            if wrapped.told("step") == 2 and len(images) > 1:
+                raise OutOfMemoryError("there was less of it")
+
+        wrapped.before = scarce
+
+        def run(patience: int) -> tuple[list[set[str]], Adaptation]:
+            monkeypatch.setattr(training, "Climbing", lambda: Climbing(patience=patience))
+            return given, adapt(epochs=4)
+
+        return run
+
+    def test_sets_that_need_more_are_not_offered_after_a_change_of_set_either(self, offered: Callable) -> None:
+        given, report = offered(1000)
+        assert len(given[0]) > len(given[1]) > 1 and given[2] == given[3] == given[1] - {"full"}
+        reasons = [change.reason for change in report.rung_changes]
+        assert reasons[-1] == "scores favour it" and {*reasons[:-1]} == {"there was less of it"}
+
+    def test_they_are_offered_once_there_is_memory_again(self, offered: Callable) -> None:
+        given, report = offered(4)
+        assert len(given[0]) > len(given[1]) and given[3] == given[0]
+        assert report.rung_changes[-1].reason == "scores favour it"  # the set that trains goes on as it does
+
+
 class TestBudget:
     def test_a_process_of_its_own_keeps_to_its_budget(
         self, alternatives_bundle: Bundle, blobs: Path, tmp_path: Path
@@ -262,6 +308,38 @@ class TestBudget:
         memory = report["memory"]
         assert memory["measured_peak_bytes"] <= memory["predicted_peak_bytes"] <= memory["budget_bytes"]
         assert [s["why_none"] for s in report["scored"]] == ["", ""] and report["tier"] != "full"
+
+
+def test_what_measures_scores_is_loaded_before_what_is_resident_is_asked(
+    alternatives_bundle: Bundle, blobs: Path, tmp_path: Path
+) -> None:
+    """What is loaded later takes memory that was promised elsewhere by then; and nobody pays who did not ask."""
+    code = """
+import sys
+import edgeplast
+from edgeplast_devices import starting
+
+measured, loaded = starting.resident_bytes, []
+
+def resident_bytes():
+    loaded.append({*sys.modules})
+    return measured()
+
+starting.resident_bytes = resident_bytes
+options = edgeplast.TrainingOptions(epochs=1, threads=1, probe=False, rescore=sys.argv[4])
+edgeplast.adapt(sys.argv[1], sys.argv[2], into=sys.argv[3], options=options)
+print(*sorted(name for name in {*sys.modules} - loaded[0] if name.startswith("edgeplast")))
+print(*sorted(name for name in loaded[0] if name.startswith("edgeplast")))
+"""
+    found = {}
+    for word in ("once", "none"):
+        given = [sys.executable, "-c", code, str(alternatives_bundle.path), str(blobs), str(tmp_path / word), word]
+        done = subprocess.run(given, capture_output=True, text=True, env=dict(os.environ), timeout=120)
+        assert done.returncode == 0, done.stderr
+        found[word] = [{*line.split()} for line in done.stdout.splitlines()[-2:]]
+    scoring_alone = {"edgeplast_devices.scoring", "edgeplast_devices.sets", "edgeplast.alternatives"}
+    assert found["once"][0] <= found["none"][0]  # the others know no scores
+    assert scoring_alone <= found["once"][1] and not scoring_alone & (found["none"][0] | found["none"][1])
 
 
 class TestRefused:
