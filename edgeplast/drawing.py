@@ -56,14 +56,15 @@ def draw_pairs(images: Examples, reference: Examples | None, pairs: int, seed: i
     rng = np.random.default_rng(seed)
     drawn: list[tuple[Picture, Picture]] = []
     while len(drawn) < pairs:
+        left = pairs - len(drawn)  # of a pass over many pictures no more become objects than are wanted
         if reference is None:
-            order = rng.permutation(len(images))
+            order = rng.permutation(len(images))[: 2 * left]
             first, second = order[0 : len(order) // 2 * 2 : 2], order[1::2]
             drawn += [((images, int(i)), (images, int(j))) for i, j in zip(first, second, strict=True)]
         else:
-            first, second = rng.permutation(len(reference)), rng.permutation(len(images))
+            first, second = rng.permutation(len(reference))[:left], rng.permutation(len(images))[:left]
             drawn += [((reference, int(i)), (images, int(j))) for i, j in zip(first, second, strict=False)]
-    return drawn[:pairs]
+    return drawn
 
 
 def draw_pictures(images: Examples, count: int, seed: int) -> list[int]:

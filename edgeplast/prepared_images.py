@@ -67,7 +67,7 @@ class PreparedImages:
         from edgeplast_devices.images import UnreadableImageError, preprocess, resized_size
 
         reason = None
-        for other in np.roll(np.arange(len(self)), -index).tolist():
+        for other in ((index + step) % len(self) for step in range(len(self))):
             if self.labels[other] != self.labels[index]:
                 continue
             try:
