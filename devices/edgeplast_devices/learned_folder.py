@@ -297,7 +297,7 @@ class Kept:
 
     def begin(self) -> None:
         """Let what is kept from now on be one version, however often it is kept."""
-        self._start, self._number = self.bundle, next_number(self._folder)  # after those that it takes along
+        self._start, self._number = self.bundle, next_number(self.folder)  # after those that it takes along
 
     def _version(self, by: str) -> Callable[[Path, Adaptation | None], None]:
         before = self.folder
