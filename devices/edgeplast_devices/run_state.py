@@ -154,6 +154,11 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     replaces: bool = False
 
     @property
+    def rung(self) -> str:
+        """The rung in force (``Rung.key``)."""
+        return f"{self.tier}:{self.micro_batch}:{self.recompute}"
+
+    @property
     def has_learned(self) -> bool:
         """Whether anything would be lost if it ended now."""
         begun = self.options.head == "fitted" or self.options.method in WITHOUT_TRAINING or bool(self.placed)

@@ -118,7 +118,9 @@ class Standing:
 
         self._begun = begun
         self.rungs = begun(bundle.manifest)
-        began, known = self.rungs, stood.sets if stood and stood.allowed_bytes == allowed else {}
+        # The same sets again, unless this process holds so much more that it goes on with another rung.
+        again = stood is not None and stood.allowed_bytes == allowed and stood.rung == self.rungs[0].key
+        began, known = self.rungs, stood.sets if stood is not None and again else {}
         if known:  # on another set, maybe
             from edgeplast_devices.sets import rungs_of
 

@@ -143,8 +143,7 @@ def rungs_from_here(
         rungs = [rung for rung in rungs if names.index(rung.tier.name) >= here]
         if state.allowed_bytes == allowed_bytes:
             # The same rung again: then the result is the same bit for bit. Not where this process holds far more.
-            same = (state.tier, state.recompute, state.micro_batch)
-            at = [i for i, r in enumerate(rungs) if (r.tier.name, r.graph.recompute, r.micro_batch) == same]
+            at = [i for i, rung in enumerate(rungs) if rung.key == state.rung]
             if at and _fits_again(manifest, rungs[at[0]], optimizer, held, allowed_bytes, manners):
                 return rungs[at[0] :]
     first = choose(manifest, rungs, optimizer, held, allowed_bytes, manners)

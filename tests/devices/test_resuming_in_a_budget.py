@@ -112,12 +112,14 @@ def test_a_larger_process_promises_no_memory_that_is_gone(
             assert "To go on just as before, resume in a process that holds as little" in note
 
 
-def test_a_larger_process_takes_a_rung_that_fits_there(
-    bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("rescore", ["none", "every-epoch"])
+def test_a_larger_process_takes_a_rung_and_sets_that_fit_there(
+    alternatives_bundle: Bundle, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rescore: str
 ) -> None:
+    bundle = alternatives_bundle
     held = [resident_bytes() + (64 << 20)]
     monkeypatch.setattr(starting, "resident_bytes", lambda: held[0])
-    options = msgspec.structs.replace(OPTIONS, batch=40, micro_batch=40)
+    options = msgspec.structs.replace(OPTIONS, batch=40, micro_batch=40, rescore=rescore)
     largest, *smaller = ladder(bundle.manifest, 40, micro_batch=40)
 
     def peak(rung: Rung, manner: Manner) -> int:
