@@ -11,8 +11,8 @@ A run is one JSON line; one that the journal holds is skipped, so the script can
 ``python examples/benchmarks/equal_memory.py --json runs.jsonl --device-python .venv/stock/bin/python`` (a run takes ten
 to twenty seconds of one core at 112 px, four times that at 224), then ``… --json runs.jsonl --table``: means over
 seeds, differences to the first contestant over pairs of the same set, budget and seed with 95 % intervals (Student's
-t), and what is left of the pretrained head's answers (``kept_answers.py``); ``--plot accuracy.png`` draws accuracy
-against measured peak.
+t), and what is left of the pretrained head's answers (``kept_answers.py``), at default rates or, given the ``--rates``
+of the search, at those picked; ``--plot accuracy.png`` draws accuracy against measured peak.
 """
 
 from __future__ import annotations
@@ -298,8 +298,8 @@ class Contest:
         return {"kept_answers": float((before == after).mean())}
 
     def default_rate(self, key: dict[str, Any]) -> float:
-        """Return the rate that a contestant took by default."""
-        wanted = key | {"rate": 1.0}
+        """Return the rate that a contestant took by default, with whichever seed and on whichever set."""
+        wanted = {k: v for k, v in key.items() if k not in ("set", "seed")} | {"rate": 1.0}
         return next(r["learning_rate"] for r in read(self.options.json) if all(r[k] == v for k, v in wanted.items()))
 
 
@@ -359,7 +359,11 @@ def main() -> None:
     if options.rates[0] != 1:
         parser.error("the first of --rates is 1: others are counted from the default one")
     if options.table:
-        runs = at_picked_rates(read(options.json), options.sets[0])
+        runs = read(options.json)
+        if len(options.rates) > 1:
+            runs = at_picked_rates(runs, options.sets[0])
+        else:
+            runs = [run for run in runs if run["rate"] == options.rates[0]]
         runs = [run for run in runs if run["set"] in options.sets and run["budget"] in options.budgets]
         print(table(runs, options.contestants))
         if options.plot:
