@@ -5,20 +5,15 @@ The order is known here, for Python and the command line alike; each step is the
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from edgeplast import compressing, merging, verbs
-from edgeplast.alternatives import alternatives as alternatives_of
-from edgeplast.alternatives import held_beside
 from edgeplast.budget import Budget
 from edgeplast.bundle import Bundle
-from edgeplast.errors import BudgetError, UsageError, one_of
+from edgeplast.errors import UsageError, one_of
 from edgeplast.files import possible
 from edgeplast.given import whom
 from edgeplast.outline import Outline
@@ -26,7 +21,6 @@ from edgeplast.plans import Plan
 from edgeplast.preprocessing import Preprocessing
 from edgeplast.progress import Progress, silent, unheard
 from edgeplast.scores import DEFAULT_METHOD
-from edgeplast.units import format_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -174,12 +168,16 @@ def make_bundle(
             batch_size=batch_size,
             weight_bits=weight_bits,
             frozen_compute=frozen_compute,
+            alternatives=alternatives,
+            merge_tokens=merge_tokens,
             seed=seed,
             force=force,
             progress=progress,
             notice=notice,
         )
     elif plan is None:
+        from edgeplast.planning import with_room
+
         assert images is not None
         scores = verbs.score(
             model, images, method=method, pairs=pairs, seed=seed, preprocessing=preprocessing, progress=progress
@@ -203,7 +201,9 @@ def make_bundle(
         plan = made(budget or Budget())
         plan = with_room(plan, made) if alternatives else plan
     elif alternatives:
-        plan = with_room(plan)
+        from edgeplast.planning import with_room
+
+        with_room(plan)  # raises where there is none
     if merge_tokens:
         progress("merging tokens", 0, 0)
         model, plan = merging.merge_tokens(model, plan, merge_tokens, keep_head=keep_head)
@@ -268,39 +268,6 @@ def check_alternatives(alternatives: bool, *, automatic: bool, train: str | None
             f"Alternatives are sets of whole components, and --train names a finer part ({finer.strip()}). Leave out "
             "one of them."
         )
-
-
-def with_room(plan: Plan, made: Callable[[Budget], Plan] | None = None) -> Plan:
-    """Return a plan that fits its budget beside the weights of alternatives, which a device holds in 32 bits.
-
-    Args:
-        plan: made without them.
-        made: makes one anew for another budget; None where the plan was given.
-
-    Raises:
-        BudgetError: there is no room; the message says how much they take.
-        UsageError: see :func:`edgeplast.alternatives.alternatives`.
-    """
-    budget, first = plan.budget, held_beside(plan, alternatives_of(plan))
-    needed = plan.predicted_peak_bytes + first
-    if (limit := budget.memory_bytes) is not None and needed > limit:
-        # Less room than the first plan lacked may lead to one beside which more weights lie, so all of them at last.
-        for more in (first, held_beside(plan, {"all": plan.components}) + 4 * plan.trainable_parameters):
-            with contextlib.suppress(BudgetError):
-                found = (
-                    made(msgspec.structs.replace(budget, memory_bytes=limit - more)) if made and more < limit else None
-                )
-                if found and found.predicted_peak_bytes + held_beside(found, alternatives_of(found)) <= limit:
-                    plan = found
-                    break
-        else:
-            raise BudgetError(
-                f"With alternatives the plan needs {format_bytes(needed)}, and its budget is {budget}: "
-                f"{format_bytes(first)} of it are weights of theirs, which a device holds in 32 bits. Leave out "
-                f"--alternatives, allow --memory {-(-needed // (1 << 20))}MiB, or give a plan that is made for less."
-            )
-    more = held_beside(plan, alternatives_of(plan))
-    return msgspec.structs.replace(plan, budget=budget, predicted_peak_bytes=plan.predicted_peak_bytes + more)
 
 
 def check_choice(choose: str, strategy: str, train: str | None, *, planned: bool) -> None:

@@ -19,6 +19,7 @@ import msgspec
 from edgeplast import verbs
 from edgeplast.arguments import BUDGET, check_kind, path_of
 from edgeplast.budget import Budget
+from edgeplast.comparing.candidates import Plans, plans_of
 from edgeplast.comparing.halving import CONFIDENCE, Halving
 from edgeplast.comparing.pace import TRIAL_LOOKS, Scale
 from edgeplast.comparing.pool import VALIDATION, Pool, open_pool
@@ -70,6 +71,8 @@ def compare(
     batch_size: int = 16,
     weight_bits: int = 8,
     frozen_compute: FrozenCompute = "fp32",
+    alternatives: bool = False,
+    merge_tokens: int = 0,
     seed: int = 0,
     force: bool = False,
     progress: Progress = silent,
@@ -99,6 +102,8 @@ def compare(
         batch_size: images an optimizer step is computed from.
         weight_bits: of frozen matrices: 32, 8 or 4.
         frozen_compute: ``"int8"``: frozen matrices before everything that trains multiply in integers.
+        alternatives: a plan leaves room for the weights of alternatives, with which it will be exported.
+        merge_tokens: a plan leaves blocks in which so many tokens each will be merged; no run merges any.
         seed: of the pictures that are held out, and of scoring.
         force: replace what is there, an unfinished contest with other arguments included.
         progress: told of each step of each run, and of the minutes that are left.
@@ -135,6 +140,8 @@ def compare(
         batch_size=batch_size,
         weight_bits=weight_bits,
         frozen_compute=frozen_compute,
+        alternatives=alternatives,
+        merge_tokens=merge_tokens,
         seed=seed,
         also=tuple(str(path_of(each, "also", PICTURES)) for each in also),
     )
@@ -206,7 +213,7 @@ class _Contest:
             self.notice(line)
         self._same_pictures(pool)
         scores = self._scores(pool)
-        plans = self._plans(scores)
+        plans = plans_of(scores, self.settings, self.model, self.notice, self.progress)
         self._announce(plans, pool)
         scale = Scale(
             learning=len(pool.learning),
@@ -271,22 +278,7 @@ class _Contest:
         scores.write(path)
         return scores
 
-    def _plans(self, scores: ScoreTable) -> dict[str, tuple[Plan, tuple[str, ...]]]:
-        from edgeplast.planning import contest
-
-        s = self.settings
-        return contest(
-            scores,
-            s.budget,
-            s.candidates,
-            optimizer=s.optimizer,
-            batch_size=s.batch_size,
-            weight_bits=s.weight_bits,
-            classes=s.classes,
-            progress=self.progress,
-        )
-
-    def _announce(self, plans: dict[str, tuple[Plan, tuple[str, ...]]], pool: Pool) -> None:
+    def _announce(self, plans: Plans, pool: Pool) -> None:
         same = [f"{name} (also {', '.join(also)})" if also else name for name, (_, also) in plans.items()]
         self.notice(f"candidates: {', '.join(same)}")
         self.notice(
@@ -315,7 +307,7 @@ class _Contest:
     def _run(
         self,
         pool: Pool,
-        plans: dict[str, tuple[Plan, tuple[str, ...]]],
+        plans: Plans,
         name: str,
         number: int,
         pictures: int,

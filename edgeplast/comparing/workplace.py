@@ -46,6 +46,8 @@ class Settings(Document, frozen=True, kw_only=True, forbid_unknown_fields=True):
     batch_size: int
     weight_bits: int
     frozen_compute: str
+    alternatives: bool = False
+    merge_tokens: int = 0
     seed: int
     pictures: str = ""
     also: tuple[str, ...] = ()

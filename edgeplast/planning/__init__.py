@@ -28,6 +28,7 @@ from edgeplast.planning.explaining import (
     Missed,
     explained,
 )
+from edgeplast.planning.leaving_room import with_room
 from edgeplast.planning.planner import HEAD, Planner
 from edgeplast.planning.refining import refined
 from edgeplast.planning.segment_costs import total_lines
@@ -54,6 +55,7 @@ __all__ = [
     "memory_alone",
     "peak_of",
     "plan",
+    "with_room",
 ]
 
 
@@ -157,7 +159,12 @@ def memory_alone(scores: ScoreTable) -> dict[str, int]:
 
 @_damage_named()
 def contest(
-    scores: ScoreTable, budget: Budget, names: Sequence[str] = (), **how: Unpack[Settings]
+    scores: ScoreTable,
+    budget: Budget,
+    names: Sequence[str] = (),
+    *,
+    alternatives: bool = False,
+    **how: Unpack[Settings],
 ) -> dict[str, tuple[Plan, tuple[str, ...]]]:
     """Return ways to choose by name, each different plan once, with the other names that come to the same plan.
 
@@ -166,6 +173,7 @@ def contest(
         budget: of the device.
         names: of ways, as in :meth:`~edgeplast.planning.planner.Planner.rival`, or finer parts such as ``lora:8``; by
             default the usual ones that fit, those of :func:`explain`.
+        alternatives: each leaves room in the budget for the weights of alternatives.
         **how: further arguments of :func:`plan`, without ``strategy`` and ``train``.
 
     Raises:
@@ -173,15 +181,17 @@ def contest(
         UsageError: a name means nothing.
     """
     planner = Planner(scores, **how)
-    made = {} if names else planner.usual(budget)
+    made = {} if names else planner.usual(budget, alternatives=alternatives)
     for name in names:
         finer, parts = refined(scores, name.replace("+", ","))
         if finer is scores:
-            made[name] = planner.rival(name, budget)
+            made[name] = planner.rival(name, budget, alternatives=alternatives)
         else:
             made[name] = Planner(finer, **how).plan(budget, "names", parts, asked=name)
+            if alternatives:
+                with_room(made[name])  # raises: they are sets of whole components
     if not made:
-        planner.rival(HEAD, budget)  # raises, and says what would do
+        planner.rival(HEAD, budget, alternatives=alternatives)  # raises, and says what would do
     found: dict[tuple[str, ...], list[str]] = {}
     for name, plan in made.items():
         found.setdefault(plan.trainable, []).append(name)

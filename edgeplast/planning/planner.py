@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import msgspec
 
@@ -15,6 +16,7 @@ from edgeplast.planning.estimates import Estimate
 from edgeplast.planning.estimating import FLOPS_PER_SECOND, Workload, micro_batches, resized
 from edgeplast.planning.fitting import does_not_fit, fastest_measured, nothing_fits
 from edgeplast.planning.focusing import focused
+from edgeplast.planning.leaving_room import with_room
 from edgeplast.planning.strategies import BEST, SEARCHES, check_strategy, is_strategy, names_of
 from edgeplast.plans import Plan, PlannedComponent
 from edgeplast.progress import Progress, silent
@@ -129,22 +131,31 @@ class Planner:
             )
         return [name for name in names if name not in closed]
 
-    def usual(self, budget: Budget) -> dict[str, Plan]:
-        """Return the plans of the usual ways to choose that fit, by name; see :data:`USUAL`."""
+    def usual(self, budget: Budget, *, alternatives: bool = False) -> dict[str, Plan]:
+        """Return the plans of the usual ways to choose that fit, by name; see :data:`USUAL` and :meth:`rival`."""
         made = {}
         for name in USUAL:
             with contextlib.suppress(BudgetError):
-                plan = self.rival(name, budget)
+                plan = self.rival(name, budget, alternatives=alternatives)
                 made[plan.strategy if name == LAST_BLOCKS else name] = plan
         return made
 
-    def rival(self, name: str, budget: Budget) -> Plan:
+    def rival(self, name: str, budget: Budget, *, alternatives: bool = False) -> Plan:
         """Return the plan of a way to choose: a strategy, ``head``, ``last-k`` (as many as fit), or ``fc1+norm2``.
+
+        Args:
+            name: of the way.
+            budget: of the device.
+            alternatives: leave room for their weights; see :func:`edgeplast.planning.leaving_room.with_room`.
 
         Raises:
             BudgetError: it does not fit.
-            UsageError: the name means nothing.
+            UsageError: the name means nothing, or there are no alternatives to such a plan.
         """
+        made = partial(self._rival, name)
+        return with_room(made(budget), made) if alternatives else made(budget)
+
+    def _rival(self, name: str, budget: Budget) -> Plan:
         outline = self.workload.outline
         if name == LAST_BLOCKS:
             last = (self._by_names(budget, f"last-k:{count}") for count in range(outline.blocks, 0, -1))

@@ -38,7 +38,7 @@ from journaled import journaled
 import edgeplast
 from edgeplast.budget import Budget
 from edgeplast.journal import holds, note, read
-from edgeplast.pipeline import with_room
+from edgeplast.planning import with_room
 from edgeplast.plans import Plan
 from edgeplast.units import parse_bytes
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from edgeplast.alternatives import held_beside
 from edgeplast.graphs.closing import closed
 from edgeplast.plans import Plan
 from edgeplast_exporters.capture import Captured
@@ -64,8 +65,12 @@ def beside(alternatives: Mapping[str, Sequence[str]], plan: Plan, captured: Capt
 
 
 def stored_for(plan: Plan, sets: Mapping[str, Sequence[str]]) -> Plan:
-    """Return a plan that says how what alternatives train is stored: as float32, also where the plan freezes it."""
+    """Return a plan that says how what alternatives train is stored, as float32 also where the plan freezes it.
+
+    Its predicted peak counts what a device holds more for that: plans are made, merged and given bits without it.
+    """
     learning = {name for components in sets.values() for name in components}
     replace = msgspec.structs.replace
     components = {n: replace(c, weight_bits=32) if n in learning else c for n, c in plan.components.items()}
-    return replace(plan, components=components) if sets else plan
+    peak = plan.predicted_peak_bytes + held_beside(plan, sets)
+    return replace(plan, components=components, predicted_peak_bytes=peak) if sets else plan

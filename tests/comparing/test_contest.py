@@ -208,6 +208,17 @@ def test_export_chooses_by_trying_and_leaves_the_page(
         edgeplast.make_bundle(blind, pictures, into=tmp_path / "c", choose="measured", train="head")
 
 
+def test_what_leaves_no_block_to_merge_tokens_in_does_not_compete(pictures: Path) -> None:
+    """The winner could not be exported, minutes later."""
+    told: list[str] = []
+    ways = {"minutes": 5, "candidates": ("head", "uniform"), "merge_tokens": 3}
+    found = edgeplast.compare(small_vit(), pictures, **ways, notice=told.append)
+    assert [candidate.name for candidate in found.candidates] == ["head"]
+    assert any(line.startswith("uniform does not compete: --merge-tokens merges tokens in") for line in told)
+    with pytest.raises(UsageError, match=r"none is left: patch_embed trains, .* or leave --merge-tokens out"):
+        edgeplast.compare(small_vit(), pictures, **ways | {"candidates": ("uniform",)})
+
+
 class TestStopping:
     """The command line, killed and interrupted."""
 

@@ -16,7 +16,8 @@ from edgeplast.budget import Budget
 from edgeplast.bundle import FROZEN, TRAINABLE, Bundle, Manifest
 from edgeplast.errors import BudgetError, InputError, UsageError
 from edgeplast.footprint import ASSUMED_RESIDENT_BYTES
-from edgeplast.pipeline import check_alternatives, make_bundle, with_room
+from edgeplast.pipeline import check_alternatives, make_bundle
+from edgeplast.planning import contest, with_room
 from edgeplast.plans import Plan
 from edgeplast_devices.rungs import choose, ladder
 from edgeplast_devices.weights import read_trainable
@@ -80,10 +81,7 @@ class TestRoom:
     def test_the_plan_leaves_room_for_weights_of_alternatives(
         self, table: edgeplast.ScoreTable, blobs: Path, tmp_path: Path
     ) -> None:
-        least, most = (edgeplast.plan(table, train=train).predicted_peak_bytes for train in ("head", "all"))
-        some = edgeplast.plan(table, Budget(memory_bytes=(least + most) // 2))
-        more = held_beside(some, alternatives(some))
-        limit = Budget(memory_bytes=some.predicted_peak_bytes + more // 2)
+        limit = _between(table)
         first = edgeplast.plan(table, limit)
         assert first.predicted_peak_bytes + held_beside(first, alternatives(first)) > (limit.memory_bytes or 0)
 
@@ -97,14 +95,66 @@ class TestRoom:
         )
         manifest = bundle.manifest
         assert manifest.plan.trainable == found.trainable and manifest.alternatives
+        assert manifest.plan.predicted_peak_bytes <= (limit.memory_bytes or 0)
         rung = choose(manifest, ladder(manifest, 16), "adamw", ASSUMED_RESIDENT_BYTES, limit.memory_bytes)
         assert rung.tier.name == "full"
+
+    def test_every_candidate_of_a_contest_leaves_it(self, table: edgeplast.ScoreTable) -> None:
+        limit = _between(table)
+        alone, found = contest(table, limit), contest(table, limit, alternatives=True)
+        assert {"focus"} < {name for name, (plan, _) in alone.items() if _beside(plan) > (limit.memory_bytes or 0)}
+        assert len(found) > 1 and all(_beside(plan) <= (limit.memory_bytes or 0) for plan, _ in found.values())
+        assert all(plan.budget == limit for plan, _ in found.values())
+        with pytest.raises(BudgetError, match="Leave out --alternatives"):
+            contest(table, _hardly(table), ("head",), alternatives=True)
+        assert contest(table, _hardly(table), ("head",))
+
+    def test_no_room_is_said_before_a_contest_and_not_after_its_minutes(
+        self, table: edgeplast.ScoreTable, blobs: Path, tmp_path: Path
+    ) -> None:
+        told: list[str] = []
+        with pytest.raises(BudgetError, match="Leave out --alternatives"):
+            make_bundle(
+                small_vit(depth=4, embed_dim=128), blobs, _hardly(table), into=tmp_path / "b",
+                pairs=4, choose="measured", minutes=5, alternatives=True, notice=told.append,
+            )  # fmt: skip
+        assert not any("first try" in line for line in told)
+
+    def test_the_peak_that_a_bundle_tells_counts_them_with_tokens_merged_too(
+        self, table: edgeplast.ScoreTable, tmp_path: Path
+    ) -> None:
+        model, plan = small_vit(depth=4, embed_dim=128), edgeplast.plan(table, train="blocks:3,norm,head")
+        for tokens in (0, 3):
+            alone, beside = (
+                edgeplast.export(model, plan, into=tmp_path / f"{more}{tokens}", alternatives=more, merge_tokens=tokens)
+                for more in (False, True)
+            )
+            sets = {tier.name: tier.components for tier in beside.manifest.alternatives}
+            more = held_beside(plan, sets)
+            assert sets and more > 0
+            assert beside.manifest.plan.predicted_peak_bytes == alone.manifest.plan.predicted_peak_bytes + more
 
     def test_no_room_says_how_much_it_takes(self, table: edgeplast.ScoreTable) -> None:
         least = edgeplast.plan(table, train="head").predicted_peak_bytes
         given = edgeplast.plan(table, Budget(memory_bytes=least + 1000))
         with pytest.raises(BudgetError, match=r"weights of theirs, .* Leave out --alternatives, allow --memory \d+MiB"):
             with_room(given)
+
+
+def _between(table: edgeplast.ScoreTable) -> Budget:
+    """Return a budget with room for the planner's choice under it, but not for half of what lies beside that."""
+    least, most = (edgeplast.plan(table, train=train).predicted_peak_bytes for train in ("head", "all"))
+    some = edgeplast.plan(table, Budget(memory_bytes=(least + most) // 2))
+    return Budget(memory_bytes=some.predicted_peak_bytes + held_beside(some, alternatives(some)) // 2)
+
+
+def _hardly(table: edgeplast.ScoreTable) -> Budget:
+    """Return a budget with room for the head, and for nothing beside it."""
+    return Budget(memory_bytes=edgeplast.plan(table, train="head,norm").predicted_peak_bytes + 1000)
+
+
+def _beside(plan: Plan) -> int:
+    return plan.predicted_peak_bytes + held_beside(plan, alternatives(plan))
 
 
 class TestRefused:
