@@ -171,12 +171,14 @@ def with_merged_tokens(model: torch.nn.Module, count: int, blocks: int) -> torch
 
 
 def check_count(count: int, patches: int, blocks: int) -> None:
-    """Raise unless each of some blocks can merge so many of an image's patches: the last needs twice as many.
+    """Raise unless each of some blocks can merge so many of an image's patches.
+
+    The last needs twice as many and one more, so that a token of its first set stays: graphs hold no empty tensors.
 
     Raises:
         UsageError: it cannot; the message says how many can be.
     """
-    most = patches // (blocks + 1)
+    most = (patches - 1) // (blocks + 1)
     if not 0 <= count <= most:
         where = "one block" if blocks == 1 else f"each of {blocks} blocks"
         raise UsageError(

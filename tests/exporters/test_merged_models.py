@@ -25,7 +25,7 @@ from small_models import hand_made_plan, small_vit
 import edgeplast
 from edgeplast.bundle import Bundle
 from edgeplast.compression.merging import with_merged_tokens
-from edgeplast.errors import InputError
+from edgeplast.errors import InputError, UsageError
 from edgeplast.graphs.graph import Graph
 from edgeplast.graphs.operators.record import ShapeError
 from edgeplast.graphs.passes.halves import halves
@@ -59,6 +59,14 @@ def test_graph_and_module_agree_and_train_alike(kind: str) -> None:
     expected = torch_step(model, names, images, answers)
     assert found.loss == pytest.approx(expected.loss, rel=1e-5)
     assert_gradients_agree(found.gradients, expected.gradients)
+
+
+@pytest.mark.parametrize(("size", "blocks", "most"), [((32, 32), 1, 7), ((32, 32), 3, 3), ((24, 40), 2, 4)])
+def test_the_most_that_can_be_merged_has_a_graph(size: tuple[int, int], blocks: int, most: int) -> None:
+    model, captured = merged(most, blocks, img_size=size)
+    check_parity(model, captured)
+    with pytest.raises(UsageError, match=rf"can merge 0 to {most}\."):
+        merged(most + 1, blocks, img_size=size)
 
 
 def test_each_image_is_merged_by_itself() -> None:

@@ -91,7 +91,7 @@ def test_what_cannot_be_merged_is_said_before_anything_is_scored(
 
     words = ("--checkpoint", checkpoint, "--data", blobs, "-o", tmp_path / "bundle")
     said = edgeplast("export", *MODEL, *words, "--merge-tokens", 40, code=2)
-    assert "--merge-tokens 40: of the 64 patches of an image one block can merge 0 to 32." in " ".join(said.split())
+    assert "--merge-tokens 40: of the 64 patches of an image one block can merge 0 to 31." in " ".join(said.split())
     save_file(import_timm().create_model("resnet10t", num_classes=5).state_dict(), tmp_path / "weights.safetensors")
     words = ("--checkpoint", tmp_path / "weights.safetensors", "--data", blobs, "-o", tmp_path / "bundle")
     said = edgeplast("export", "resnet10t", *words, "--merge-tokens", 4, code=3)
