@@ -242,8 +242,7 @@ class Contest:
             for name in self.options.sets:
                 for budget in self.options.budgets:
                     for contestant in self.options.contestants:
-                        rate = picked(read(self.options.json), contestant, budget, self.options.sets[0])
-                        self.run(name, budget, contestant, rate, seed)
+                        self.run(name, budget, contestant, self.rate_of(contestant, budget), seed)
         self.failures.leave()
 
     def run(self, name: str, budget: str, contestant: str, rate: float, seed: int) -> None:
@@ -296,6 +295,12 @@ class Contest:
         ]
         before, after = (answers(folder, others, options.weights) for folder in (bundle, adapted))
         return {"kept_answers": float((before == after).mean())}
+
+    def rate_of(self, contestant: str, budget: str) -> float:
+        """Return the rate that was picked for a contestant, or the only one that was asked for."""
+        options = self.options
+        several = len(options.rates) > 1
+        return picked(read(options.json), contestant, budget, options.sets[0]) if several else options.rates[0]
 
     def default_rate(self, key: dict[str, Any]) -> float:
         """Return the rate that a contestant took by default, with whichever seed and on whichever set."""

@@ -48,7 +48,8 @@ def draw(runs: list[dict[str, Any]], contestants: list[str], into: Path) -> None
         if len(pairs) > 1:  # one pair alone says nothing
             place = max(own), pairs.mean()
             axes.errorbar(*place, yerr=_half(pairs), fmt="o", capsize=2, color="0.3", ecolor="0.75", elinewidth=0.7)
-            beside = {"xytext": (-6, 3), "ha": "right"} if number % 2 else {"xytext": (6, 3)}
+            up = 3 if number % 4 < 2 else -10
+            beside = {"xytext": (-6, up), "ha": "right"} if number % 2 else {"xytext": (6, up)}
             axes.annotate(contestant, place, textcoords="offset points", fontsize=8, **beside)
     axes.axhline(0, color="0.8", zorder=0)
     axes.margins(x=0.15)
