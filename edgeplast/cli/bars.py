@@ -5,6 +5,7 @@ A bar moves when a verb tells something; there is no thread.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import signal
@@ -120,6 +121,8 @@ def _every(seconds: float, call: Callable[..., None] | None, first: float = 0.0)
 
 LINE = Line()
 """That of standard error; whoever prints erases it first, and the next thing that is told puts it back."""
+
+atexit.register(_every, 0, None)  # Python lets go of handlers before it ends, and a timer without one ends it with -14
 
 
 class Lines:

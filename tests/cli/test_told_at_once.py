@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -404,3 +405,23 @@ def test_without_a_terminal_long_activities_get_one_line(
             lines(activity, done, 3)
             now[0] += 1.5
     assert capsys.readouterr().err == "evaluating test: 3 in 3 s\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the system has no timer")
+def test_a_process_that_ends_below_a_moving_line_ends_as_it_would_have() -> None:
+    """Python lets go of signals' handlers while it ends: a timer that still runs would end it before."""
+    script = """
+import time
+from edgeplast.cli import bars
+
+class Slow:
+    def __del__(self, sleep=time.sleep):  # of a module that is taken down: what ends is no longer Python's own code
+        sleep(0.02)
+
+bars._STILL_SECONDS = bars._TICK_SECONDS = 0.001
+bars.LINE.show("writing")
+slow = Slow()
+raise SystemExit(5)
+"""
+    for _ in range(3):
+        assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 5
