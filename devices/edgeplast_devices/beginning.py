@@ -14,6 +14,7 @@ from edgeplast_devices.imprinting import place
 from edgeplast_devices.measuring import judgement_of_many, verdict_on
 from edgeplast_devices.reheading import REHEADS
 from edgeplast_devices.run_state import Best
+from edgeplast_devices.rungs import tier_in
 from edgeplast_devices.tethers import Tether
 from edgeplast_devices.weights import head_parameters, landmarks_in
 
@@ -66,7 +67,7 @@ def learn_from_before(run: Run) -> None:
 
 def _to_train(run: Run) -> list[str]:
     """Return the parameters that a run is to train: of the tier that it began on, and of sets that scores choose."""
-    manifest, tiers = run.bundle.manifest, {run.state.began.partition(":")[0], *run.state.sets}
+    manifest, tiers = run.bundle.manifest, {tier_in(run.state.began), *run.state.sets}
     components = {name for tier in manifest.tiers if tier.name in tiers for name in tier.components}
     return [name for name in run.parameters if manifest.parameters[name].component in components]
 

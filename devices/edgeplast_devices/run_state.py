@@ -15,6 +15,7 @@ from edgeplast.recomputation import Recompute
 from edgeplast.unknown import Unknown
 from edgeplast_devices.curves import Curve
 from edgeplast_devices.options import WITHOUT_TRAINING, TrainingOptions
+from edgeplast_devices.rungs import key_of
 
 _MOST_FAILED_STEPS = 5
 """Steps in a row with a loss or gradient that is not finite before the run counts as diverged."""
@@ -156,7 +157,7 @@ class RunState(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     @property
     def rung(self) -> str:
         """The rung in force (``Rung.key``)."""
-        return f"{self.tier}:{self.micro_batch}:{self.recompute}"
+        return key_of(self.tier, self.micro_batch, self.recompute)
 
     @property
     def has_learned(self) -> bool:

@@ -16,6 +16,16 @@ from edgeplast.recomputation import IN_WORDS
 from edgeplast.units import format_bytes
 
 
+def key_of(tier: str, micro_batch: int, recompute: str) -> str:
+    """Return the name of a rung: its tier, its micro-batch and what is computed again."""
+    return f"{tier}:{micro_batch}:{recompute}"
+
+
+def tier_in(key: str) -> str:
+    """Return the tier that a rung's name begins with; empty for an empty one."""
+    return key.partition(":")[0]
+
+
 @dataclass(frozen=True)
 class Rung:
     """One way to run an optimizer step."""
@@ -30,8 +40,8 @@ class Rung:
 
     @property
     def key(self) -> str:
-        """What ``--rung`` takes: tier, micro-batch and what is computed again."""
-        return f"{self.tier.name}:{self.micro_batch}:{self.graph.recompute}"
+        """What ``--rung`` takes; see :func:`key_of`."""
+        return key_of(self.tier.name, self.micro_batch, self.graph.recompute)
 
     @property
     def image_flops(self) -> float:

@@ -42,6 +42,7 @@ from edgeplast_devices.replaying import ReplayMemory
 from edgeplast_devices.rescoring import begin_sets, rescore
 from edgeplast_devices.retention import has_forgotten
 from edgeplast_devices.run_state import Best, Lost
+from edgeplast_devices.rungs import tier_in
 from edgeplast_devices.runtime import runtime_name
 from edgeplast_devices.schedules import learning_rate
 from edgeplast_devices.sessions import ONNXRUNTIME, Sessions
@@ -126,7 +127,7 @@ class Run:
         self.placement, self.device_memory, threads = stands.placement, stands.device_memory, stands.threads
         self.resident_bytes, self.shares = stands.resident_bytes, stands.shares
         self.rungs = stands.trainer.rungs if stands.trainer else stands.rungs
-        began = checkpoint.state.began.partition(":")[0] if checkpoint else ""
+        began = tier_in(checkpoint.state.began) if checkpoint else ""
         tier = next((tier for tier in bundle.manifest.tiers if tier.name == began), self.rungs[0].tier)
         self.options = filled_in(options, bundle, tier, self.batch, self.optimizer, threads)
         self.kept = Kept(bundle, self.splits, self.options, folder)

@@ -37,7 +37,7 @@ from edgeplast_devices.options import (
 )
 from edgeplast_devices.retention import aligned_others, check_keeps
 from edgeplast_devices.run_state import Lost, RunState
-from edgeplast_devices.rungs import STARTS_DIFFER_BYTES, Manner, Rung, choose, ladder, predicted_peak
+from edgeplast_devices.rungs import STARTS_DIFFER_BYTES, Manner, Rung, choose, ladder, predicted_peak, tier_in
 from edgeplast_devices.runtime import read_in
 from edgeplast_devices.weights import head_is_new
 
@@ -129,7 +129,7 @@ def rungs_from_here(
         BudgetError: no rung fits.
         UsageError: the bundle has no such rung as is asked for.
     """
-    asked = (options.rung or "").partition(":")[0]
+    asked = tier_in(options.rung or "")
     rungs = ladder(manifest, batch, micro_batch=options.micro_batch, tier=asked)
     if options.rung is not None and options.rung not in {rung.key for rung in rungs}:
         raise UsageError(
